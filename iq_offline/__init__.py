@@ -1,0 +1,1 @@
+"""Offline-first imitation learning on dataset standards."""

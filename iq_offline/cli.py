@@ -1,0 +1,269 @@
+"""The command line: ``iq-offline`` and the modules in ``iq_offline.recipes``. Errors are one line; torch comes late."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from pydantic import ValidationError
+
+from iq_offline.config import (
+    BCConfig,
+    DataConfig,
+    EvaluationConfig,
+    IQLearnConfig,
+    RunConfig,
+    TrainingConfig,
+    explain,
+    load_recipe,
+)
+from iq_offline.errors import UserError
+
+if TYPE_CHECKING:
+    from iq_offline.experiment import Summary
+
+Unprefixed = tyro.conf.arg(name="")
+
+MIXTURE_WARNING = (
+    "note: plain IQ-Learn on mixtures with suboptimal data is known to score near zero offline; "
+    "this command runs it as published, expect a low score"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunArguments:
+    """What a training command takes: the recipe's configuration, and what changes no result."""
+
+    data: Annotated[DataConfig, Unprefixed]
+    training: Annotated[TrainingConfig, Unprefixed]
+    iq_learn: IQLearnConfig
+    bc: BCConfig
+    evaluation: EvaluationConfig
+    algorithms: tuple[Literal["iq_learn", "bc"], ...] = ("bc", "iq_learn")
+    """Learners to train, one after another, on the same data."""
+    seed: int = 0
+    """Draws the networks, the batches and the trajectories."""
+    fast: bool = False
+    """A rehearsal of every part in seconds. Its scores are not results."""
+    output: Path | None = None
+    """Folder for the runs; default runs/RECIPE/…"""
+    download: bool = False
+    """Fetch Minari datasets that are not on this machine (needs a network)."""
+    trust_env: bool = False
+    """Evaluate in the environment that a dataset names even where no installed package registers it: runs its code."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files (needs the extra)."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
+    """A training command: the recipe of that name with overrides from the command line. Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+    def command() -> None:
+        recipe = load_recipe(name)
+        parts = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+        default = RunArguments(
+            **{key: parts[key] for key in ("data", "training", "iq_learn", "bc", "evaluation", "seed")}
+        )
+        about = (
+            f"Train on fixed data and evaluate afterwards: recipe {recipe.recipe}. Offline: no environment until then."
+        )
+        given = _parse(arguments, default, prog=f"{recipe.recipe}", description=about)
+        _train(recipe.recipe, given)
+
+    return guarded(command, "--debug" in arguments)
+
+
+def guarded(command: Callable[[], None], debug: bool = False) -> int:
+    """Run a command; turn what users can mend into one line on stderr and an exit code.
+
+    Exit codes: 0 done, 2 an error of use or data, 130 interrupted.
+    """
+    try:
+        command()
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if type(error).__name__ == "InterruptedTrainingError":  # Its class would cost the import of torch.
+            print(f"interrupted: {error}", file=sys.stderr)
+            return 130
+        if debug:
+            raise
+        print(f"error: {type(error).__name__}: {error} (a bug; --debug shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(arguments: Sequence[str], default: RunArguments, prog: str, description: str) -> RunArguments:
+    try:
+        return tyro.cli(RunArguments, args=list(arguments), default=default, prog=prog, description=description)
+    except ValidationError as error:
+        raise UserError(explain(error, RunArguments)) from error
+
+
+def _train(recipe: str, given: RunArguments) -> None:
+    configs = [
+        RunConfig(
+            recipe=recipe,
+            algorithm=algorithm,
+            seed=given.seed,
+            fast=given.fast,
+            data=given.data,
+            training=given.training,
+            iq_learn=given.iq_learn,
+            bc=given.bc,
+            evaluation=given.evaluation,
+        )
+        for algorithm in given.algorithms
+    ]
+    from iq_offline.experiment import Options, run_all
+
+    options = Options(given.download, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))
+    if given.data.suboptimal and "iq_learn" in given.algorithms:
+        options.say(MIXTURE_WARNING)
+    folder = given.output or default_folder(recipe, given)
+    summaries = run_all(configs, folder, options)
+    print_table(summaries)
+    print(f"runs, curves and policies: {folder}")
+
+
+def default_folder(recipe: str, given: RunArguments) -> Path:
+    """``runs/RECIPE/n1-k1-seed0`` and the like: what most often changes is in the name."""
+    data = given.data
+    words = [f"n{data.num_expert_trajectories}", f"k{data.subsample}", f"seed{given.seed}"]
+    words += [name.replace("/", "-") for name in data.suboptimal] + ["fast"] * given.fast
+    return Path("runs") / recipe / "-".join(words)
+
+
+def print_table(summaries: "Sequence[Summary]") -> None:
+    """Expert, random and each algorithm: returns, normalised scores, seconds of training."""
+    from rich.console import Console
+    from rich.table import Table
+
+    first = summaries[0]
+    sampled = "complete" if first["subsample"] == 1 else f"subsampled every {first['subsample']} steps"
+    count = first["num_expert_trajectories"]
+    title = f"{first['dataset_ids'][0]}: {count} expert {'trajectory' if count == 1 else 'trajectories'}, {sampled}"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in ("", "return", "± std", "normalised", "seconds"):
+        table.add_column(column, justify="right" if column else "left")
+    for name in ("expert", "random"):
+        value = first[f"{name}_return"]
+        if value is not None:
+            table.add_row(name, f"{value:.1f}", "", "1.000" if name == "expert" else "0.000", "")
+    for summary in summaries:
+        mean, score = summary["return_mean"], summary["normalized_score"]
+        cells = (f"{mean:.1f}", f"{summary['return_std']:.1f}") if mean is not None else ("not evaluated", "")
+        normalized = f"{score:.3f}" if score is not None else ""
+        label = {"bc": "BC", "iq_learn": "IQ-Learn"}[summary["algorithm"]]
+        table.add_row(label, *cells, normalized, f"{summary['seconds']:.0f}")
+    if first["fast"]:
+        table.caption = "--fast: a rehearsal, not a result"
+    Console(width=100).print(table)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListDatasets:
+    """List the built-in datasets and those in the local Minari folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildDataset:
+    """Record built-in datasets from their cards into the local Minari folder."""
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """hopper/expert, hopper/medium, …"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainExpert:
+    """Train the expert of a card again, as its weights were made (needs the [experts] extra). Resumes by itself."""
+
+    name: tyro.conf.Positional[str]
+    """The card: hopper, …"""
+    output: Path | None = None
+    """Folder of the training; default runs/experts/NAME."""
+    write_card: bool = False
+    """At the end write the tiers' weights and the card into the checkout's datasets folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Show where the cache of tensors is and how large, or empty it."""
+
+    clear: bool = False
+    """Delete it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Datasets:
+    """Datasets: list, build, train experts, look after the cache."""
+
+    action: (
+        Annotated[ListDatasets, tyro.conf.subcommand("list")]
+        | Annotated[BuildDataset, tyro.conf.subcommand("build")]
+        | Annotated[TrainExpert, tyro.conf.subcommand("train-expert")]
+        | Annotated[Cache, tyro.conf.subcommand("cache")]
+    )
+    debug: bool = False
+    """Show tracebacks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a recipe: iq-offline train RECIPE [overrides]. RECIPE is a shipped name or the path of a TOML file."""
+
+    arguments: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The recipe and its overrides; 'iq-offline train RECIPE --help' lists them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Offline-first imitation on Minari datasets."""
+
+    command: Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Datasets, tyro.conf.subcommand("datasets")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``iq-offline``."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
+        return run_recipe(arguments[1], arguments[2:])
+
+    def command() -> None:
+        chosen = tyro.cli(
+            Arguments,
+            args=list(arguments),
+            prog="iq-offline",
+            description=Arguments.__doc__,
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        ).command
+        if isinstance(chosen, Train):
+            raise UserError("which recipe? iq-offline train hopper_offline --help")
+        _datasets(chosen.action)
+
+    return guarded(command, "--debug" in arguments)
+
+
+def _datasets(action: ListDatasets | BuildDataset | TrainExpert | Cache) -> None:
+    from iq_offline import dataset_commands as commands
+
+    match action:
+        case ListDatasets():
+            commands.list_datasets()
+        case BuildDataset(names):
+            commands.build_datasets(names)
+        case TrainExpert(name, output, write):
+            commands.train_card(name, output or Path("runs/experts") / name, write)
+        case Cache(clear):
+            commands.manage_cache(clear)

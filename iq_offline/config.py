@@ -1,0 +1,222 @@
+"""The configuration of a run: data, learner, budget, evaluation. Frozen, validated, saved with every run.
+
+Defaults < a recipe (TOML) < command-line overrides. Importing this file imports neither torch nor gymnasium.
+"""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from iq_offline.errors import UserError, nearest
+from iq_offline.files import shipped
+
+STRICT = ConfigDict(extra="forbid")
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    """Which fixed data the learner sees."""
+
+    expert: str = "hopper/expert"
+    """Dataset of the demonstrations: a built-in one (hopper/expert) or any Minari id (mujoco/hopper/expert-v0)."""
+    num_expert_trajectories: Positive = 1
+    """Expert trajectories to learn from. Nested: the 5 of a seed contain its 3, which contain its 1."""
+    subsample: Positive = 1
+    """Keep every k-th transition of each trajectory, with its true next state; the first is drawn per trajectory."""
+    suboptimal: tuple[str, ...] = ()
+    """Datasets of other behaviour, mixed in without labels."""
+    suboptimal_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of each batch that comes from the suboptimal data, where there are any."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingConfig:
+    """Networks, budget and averaging: the same for every algorithm."""
+
+    gradient_steps: Positive = 10_000
+    """Updates in all. The result is the averaged policy after the last one: no checkpoint is chosen."""
+    batch_size: Positive = 256
+    """Transitions in each batch, all kinds together."""
+    hidden_sizes: tuple[Positive, ...] = (256, 256)
+    """Units in the hidden layers of every network."""
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the moving average of the actor's weights."""
+    cosine_schedule: bool = True
+    """Let the learning rates fall to zero along a cosine."""
+    normalize_observations: bool = True
+    """Shift and scale observations by the mean and deviation of the chosen data."""
+    log_every: Positive = 100
+    """Steps between rows of metrics."""
+    checkpoint_every: Positive = 2_000
+    """Steps between checkpoints."""
+    snapshots: Annotated[int, Field(ge=0)] = 10
+    """Averaged policies kept along the way, for the curve only; they are evaluated after training."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of the training."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda, cuda:1, …"""
+    torch_threads: Positive = 1
+    """Threads of torch. One is fastest for networks this small on busy machines; the last bits depend on it."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class IQLearnConfig:
+    """Coefficients of IQ-Learn with a soft actor-critic policy step."""
+
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Gamma."""
+    chi2_alpha: Annotated[float, Field(gt=0)] = 0.5
+    """The paper's alpha in phi(x) = x - x²/(4 alpha)."""
+    temperature: Annotated[float, Field(gt=0)] = 0.01
+    """Entropy coefficient, fixed."""
+    value_states: Literal["auto", "expert", "mixture", "initial"] = "auto"
+    """States of the value term; auto is expert without suboptimal data and mixture with it."""
+    chi2_states: Literal["auto", "expert", "mixture"] = "auto"
+    """Transitions of the chi-squared term; auto as above."""
+    critic_learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    actor_learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    target_update_rate: Rate = 0.005
+    """How fast the target critic follows."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class BCConfig:
+    """Coefficients of behavior cloning."""
+
+    loss: Literal["squared_error", "likelihood"] = "squared_error"
+    """Squared error of tanh(mean), or minus the log-likelihood of the squashed Gaussian."""
+    learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluationConfig:
+    """How a finished policy is scored. Nothing here reaches the training."""
+
+    episodes: Positive = 10
+    """Whole episodes with the mean action."""
+    seed: int = 10_000
+    """Seed of the first episode; the others follow."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunConfig:
+    """One learner's run, whole."""
+
+    recipe: str = "custom"
+    """Name of the recipe, which is also the folder under runs/."""
+    algorithm: Literal["iq_learn", "bc"] = "iq_learn"
+    """Which learner."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Draws the networks, the batches and the trajectories."""
+    fast: bool = False
+    """A rehearsal with a tiny budget: every part runs, the score is not a result."""
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    iq_learn: IQLearnConfig = IQLearnConfig()
+    bc: BCConfig = BCConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+Config = TypeVar("Config")
+
+
+def from_table(kind: type[Config], table: dict[str, Any], source: str) -> Config:
+    """A configuration dataclass from a TOML table.
+
+    Raises:
+        UserError: a key does not exist (the nearest is suggested) or a value does not fit; ``source`` names the file.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(table)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_first_problem(error, kind)}") from error
+
+
+def explain(error: ValidationError, kind: type) -> str:
+    """The first problem of a failed validation in one line."""
+    return _first_problem(error, kind)
+
+
+def to_table(config: Any) -> dict[str, Any]:
+    """Plain tables and values for TOML or JSON."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def to_toml(config: Any) -> str:
+    """The resolved configuration as TOML text."""
+    return tomli_w.dumps(to_table(config))
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The configuration with every ``auto`` decided and ``fast`` applied.
+
+    Raises:
+        UserError: terms over the mixture without suboptimal data.
+    """
+    iq_learn = config.iq_learn
+    default = "mixture" if config.data.suboptimal else "expert"
+    chosen = {
+        name: default if getattr(iq_learn, name) == "auto" else getattr(iq_learn, name)
+        for name in ("value_states", "chi2_states")
+    }
+    for name, value in chosen.items():
+        if value == "mixture" and not config.data.suboptimal:
+            raise UserError(f"iq_learn.{name} = 'mixture' needs suboptimal data: give --suboptimal, or use 'expert'")
+    config = dataclasses.replace(config, iq_learn=dataclasses.replace(iq_learn, **chosen))
+    if config.fast:
+        training = dataclasses.replace(
+            config.training, gradient_steps=200, checkpoint_every=100, log_every=20, snapshots=2
+        )
+        evaluation = dataclasses.replace(config.evaluation, episodes=2)
+        config = dataclasses.replace(config, training=training, evaluation=evaluation)
+    return config
+
+
+def load_recipe(name: str, kind: type[Config] = RunConfig) -> Config:
+    """A shipped recipe by name, or any by the path of its TOML file.
+
+    Raises:
+        UserError: no such recipe (near names suggested), not TOML, or a wrong key or value in it.
+    """
+    folder = shipped("recipes")
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not path.is_file():
+        known = [file.stem for file in folder.glob("*.toml")]
+        raise UserError(f"no recipe {name!r}{nearest(name, known)} (shipped: {', '.join(sorted(known))})")
+    return from_table(kind, read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        UserError: it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def _first_problem(error: ValidationError, kind: Any) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        for part in problem["loc"][:-1]:
+            kind = next(field.type for field in dataclasses.fields(kind) if field.name == part)
+        known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), known)}"
+    return f"{where} = {problem['input']!r}: {problem['msg'].lower()}"

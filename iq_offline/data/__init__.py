@@ -1,0 +1,1 @@
+"""From Minari datasets to batches."""

@@ -1,0 +1,166 @@
+"""The tensors of a dataset, converted once and memory-mapped ever after.
+
+A cache is a memory-mapped TensorDict (``TensorDict.load_memmap`` opens it) of R = steps + episodes rows:
+
+    observation  (R, observation size) float32    T+1 rows an episode, stored once
+    action       (R, action size)      float32    the last row of an episode is zero and never sampled
+    terminated   (R,)                  float32    1 where the episode ended for good in the next row
+
+and a manifest: what it was made from, the episodes' lengths, the sizes of its files. It is filled in a temporary
+folder, one episode in memory at a time, and renamed at the end; of two processes that build it at once both end up
+with a whole one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from iq_offline.data.spaces import check_learnable
+from iq_offline.data.stream import Source, episodes
+from iq_offline.errors import UserError
+from iq_offline.files import cache_folder, disk_errors, new_folder, sync, write_atomically
+
+LAYOUT = 1
+MANIFEST = "manifest.json"
+LEAVES = ("observation", "action", "terminated")
+
+Progress = Callable[[int, int], None]
+"""Called with (episodes done, episodes in all)."""
+
+
+@dataclass(frozen=True)
+class CachedSource:
+    """A dataset as tensors on disk, shared by every run that reads it."""
+
+    source: Source
+    steps: dict[str, Tensor]
+    """Row tensors, memory-mapped: see the head of this file."""
+    lengths: np.ndarray
+    """Transitions of each episode, shape ``(episodes,)``."""
+    manifest: dict[str, Any]
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Row of each episode's first observation, shape ``(episodes,)``."""
+        return np.concatenate([[0], np.cumsum(self.lengths[:-1] + 1)])
+
+
+def cached(source: Source, on_progress: Progress = lambda done, total: None) -> CachedSource:
+    """Open the cache of a dataset, making it first where it is missing, outdated or damaged.
+
+    Raises:
+        UserError: the data cannot be learned from, hold values that are not finite, or do not fit on the disk.
+    """
+    fingerprint = _fingerprint(source)
+    key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:20]
+    folder = cache_folder() / key
+    manifest = _whole_manifest(folder)
+    if manifest is None:
+        with disk_errors("caching " + source.id, cache_folder()):
+            if folder.exists():
+                shutil.rmtree(folder)
+            with new_folder(folder) as temporary:
+                _fill(source, temporary, fingerprint, on_progress)
+        manifest = _whole_manifest(folder)
+        if manifest is None:
+            raise UserError(f"the cache {folder} is damaged as soon as it is written: check the disk")
+    mapped = TensorDict.load_memmap(folder)
+    steps = {name: mapped[name].as_subclass(Tensor) for name in LEAVES}
+    return CachedSource(source, steps, np.array(manifest["lengths"], np.int64), manifest)
+
+
+def clear() -> int:
+    """Delete every cache, also half-written ones. Returns the bytes freed."""
+    folder = cache_folder()
+    freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
+    for entry in folder.iterdir() if folder.exists() else ():
+        if (entry / MANIFEST).is_file() or entry.name.startswith("."):
+            shutil.rmtree(entry)
+    return freed
+
+
+def _fingerprint(source: Source) -> dict[str, Any]:
+    """What a cache is the cache of: another size or time of the files is another dataset."""
+    files = sorted(file for file in source.path.rglob("*") if file.is_file())
+    sizes = [(file.relative_to(source.path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    return {"layout": LAYOUT, "dataset": source.id, "path": str(source.path.resolve()), "files": digest}
+
+
+def _whole_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest, if every file it names is there with its size."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
+    except (OSError, ValueError, KeyError):
+        return None
+    return manifest if sizes == manifest["files"] else None
+
+
+def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress: Progress) -> None:
+    observation_space, action_space = check_learnable(source)
+    rows = source.total_steps + source.total_episodes
+    action_size = int(np.prod(action_space.shape))
+    sizes = (int(np.prod(observation_space.shape)), action_size)
+    empty = {"observation": torch.zeros(sizes[0]), "action": torch.zeros(sizes[1]), "terminated": torch.zeros(())}
+    TensorDict({name: value.expand(rows, *value.shape) for name, value in empty.items()}, [rows]).memmap_like(folder)
+
+    lengths: list[int] = []
+    not_finite: dict[str, int] = {"observations": 0, "actions": 0}
+    outside = 0
+    first_bad: int | None = None
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(folder / f"{name}.memmap", "r+b")) for name in LEAVES]
+        for file in files:  # A full disk is an error here; in a memory map it would be a fatal signal.
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        for index, episode in enumerate(episodes(source)):
+            steps = len(episode.actions)
+            lengths.append(steps)
+            if sum(lengths) + len(lengths) > rows:
+                break
+            with np.errstate(over="ignore"):
+                observations = np.ascontiguousarray(episode.observations.reshape(steps + 1, sizes[0]), np.float32)
+                actions = np.zeros((steps + 1, sizes[1]), np.float32)
+                actions[:-1] = episode.actions.reshape(steps, sizes[1])
+            terminated = np.zeros(steps + 1, np.float32)
+            terminated[:-1] = episode.terminations
+            for name, array in (("observations", observations), ("actions", actions)):
+                bad = array.size - int(np.isfinite(array).sum())
+                not_finite[name] += bad
+                if bad and first_bad is None:
+                    first_bad = index
+            flat = episode.actions.reshape(steps, *action_space.shape)
+            outside += int(((flat < action_space.low) | (flat > action_space.high)).reshape(steps, -1).any(-1).sum())
+            for file, array in zip(files, (observations, actions, terminated), strict=True):
+                file.write(array.data)
+            on_progress(index + 1, source.total_episodes)
+        for file in files:
+            file.flush()
+            sync(Path(file.name))
+    if first_bad is not None:
+        counts = " and ".join(f"{count} in {name}" for name, count in not_finite.items() if count)
+        raise UserError(f"{source.id} holds values that are not finite: {counts}, first in episode {first_bad}")
+    if (len(lengths), sum(lengths)) != (source.total_episodes, source.total_steps):
+        raise UserError(
+            f"{source.id}: its metadata promise {source.total_episodes} episodes of {source.total_steps} steps in "
+            f"all, its file holds {len(lengths)} of {sum(lengths)}: it was cut; download or build it again"
+        )
+    manifest = fingerprint | {
+        "observation_shape": list(observation_space.shape),
+        "action_shape": list(action_space.shape),
+        "actions_outside_box": outside,
+        "files": {f"{name}.memmap": (folder / f"{name}.memmap").stat().st_size for name in LEAVES},
+        "lengths": lengths,
+    }
+    write_atomically(folder / MANIFEST, json.dumps(manifest))

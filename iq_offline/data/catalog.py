@@ -1,0 +1,184 @@
+"""Which datasets there are: the built-in ones, each described by a card, and those of the local Minari root."""
+
+import difflib
+import os
+import re
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from iq_offline.config import STRICT, Positive, from_table, read_toml
+from iq_offline.errors import UserError, nearest
+from iq_offline.files import shipped
+
+NAMESPACE = "iq-offline"
+RANDOM = "random"
+"""The policy of a tier that draws its actions uniformly from the action space."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExpertTraining:
+    """How the policies of a card were trained: a stable-baselines3 algorithm and its arguments."""
+
+    algorithm: str = "TD3"
+    steps: Positive = 1_000_000
+    seed: int = 0
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    action_noise: float = 0.0
+    """Standard deviation of the exploration noise added to the actions, in units of the action space."""
+    evaluate_every: Positive = 10_000
+    save_every: Positive = 50_000
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the algorithm's class."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the packages that the shipped policies were trained with."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class References:
+    """What normalised scores are measured against: score = (return - random) / (expert - random)."""
+
+    expert_return: float
+    random_return: float
+    source: str
+    """How the two were measured."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class DatasetCard:
+    """One dataset as it is recorded: who acts, how long, from which seed, and what came out."""
+
+    policy: str
+    """A file in ``datasets/policies``, or ``random``."""
+    episodes: Positive
+    seed: int
+    action_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of Gaussian noise on the actions, as a fraction of half the action box."""
+    training_steps: Annotated[int, Field(ge=0)] = 0
+    """Environment steps of training behind the policy."""
+    return_mean: float | None = None
+    return_std: float | None = None
+    length_mean: float | None = None
+    content_hash: str = ""
+    """SHA-256 of all recorded arrays on the machine and versions that the card was written with."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Card:
+    """An environment's built-in datasets, from ``datasets/NAME.toml``."""
+
+    environment: str
+    references: References
+    datasets: dict[str, DatasetCard]
+    training: ExpertTraining = ExpertTraining()
+    recorded_with: dict[str, str] = field(default_factory=dict)
+    """Versions of the packages that the content hashes belong to."""
+
+
+def card_names() -> list[str]:
+    """Names of the cards, such as hopper."""
+    return sorted(file.stem for file in shipped("datasets").glob("*.toml"))
+
+
+def load_card(name: str) -> Card:
+    """The card of that name.
+
+    Raises:
+        UserError: there is none (near names suggested), or it is malformed.
+    """
+    path = shipped("datasets") / f"{name}.toml"
+    if name not in card_names():
+        raise UserError(f"no dataset card {name!r}{nearest(name, card_names())} (there are: {', '.join(card_names())})")
+    return from_table(Card, read_toml(path), str(path))
+
+
+def builtin_names() -> list[str]:
+    """Names of the built-in datasets, such as hopper/expert."""
+    return [f"{name}/{tier}" for name in card_names() for tier in load_card(name).datasets]
+
+
+def minari_id(name: str) -> str:
+    """The Minari id behind a built-in dataset's name; any other name is an id already."""
+    return f"{NAMESPACE}/{name}-v0" if name in builtin_names() else name
+
+
+def builtin_of(identifier: str) -> tuple[Card, str] | None:
+    """The card and the tier behind a built-in dataset's name or id, or None for any other dataset."""
+    for name in builtin_names():
+        if identifier in (name, minari_id(name)):
+            stem, tier = name.split("/")
+            return load_card(stem), tier
+    return None
+
+
+def minari_root() -> Path:
+    """Minari's own folder of datasets: ``MINARI_DATASETS_PATH``, else ``~/.minari/datasets``."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def local_ids() -> list[str]:
+    """Ids of the datasets in the local Minari root."""
+    root = minari_root()
+    found = (folder.parent for folder in root.glob("**/data") if (folder / "metadata.json").is_file())
+    return sorted(folder.relative_to(root).as_posix() for folder in found if not _hidden(folder.relative_to(root)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def locate(name: str) -> Path | None:
+    """The data folder of a dataset in the local Minari root, or None when it is not there.
+
+    Raises:
+        UserError: the name is not a dataset id, or would leave the root.
+    """
+    identifier = re.sub(r"^\w+://", "", minari_id(name))
+    if not re.fullmatch(r"(?!.*\.\.)[\w.][\w\-./]*-v\d+", identifier):
+        raise UserError(
+            f"{name!r} is neither a built-in dataset nor a Minari id (namespace/name-vN)" + _suggestion(name)
+        )
+    folder = minari_root() / identifier / "data"
+    return folder if folder.is_dir() else None
+
+
+def not_found(name: str) -> UserError:
+    """The error for a dataset that is not on this machine, with the nearest names and what to do."""
+    return UserError(
+        f"no dataset {name!r} in {minari_root()}{_suggestion(name)}; "
+        "--download fetches it from the Minari server (needs a network)"
+    )
+
+
+def _suggestion(name: str) -> str:
+    known = [*builtin_names(), *local_ids()]
+    stem = re.sub(r"-v\d+$", "", name)
+    near = nearest(name, known)
+    if near:
+        return near
+    by_stem = [item for item in known if difflib.SequenceMatcher(None, stem, item).ratio() > 0.4]
+    return f" (here: {', '.join((by_stem or known)[:5])})" if known else ""
+
+
+def download(identifier: str) -> Path:
+    """Fetch a dataset from the Minari server, or from ``hf://`` and ``gcp://`` remotes, into the local root.
+
+    Minari 0.5 looks for a prefixed id in the wrong place after downloading it, so the prefix is taken off here.
+
+    Raises:
+        UserError: the server cannot be reached or has no such dataset.
+    """
+    import minari
+
+    try:
+        minari.download_dataset(identifier)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"could not download {identifier!r}: {reason} (is there a network?)") from error
+    folder = locate(identifier)
+    if folder is None:
+        raise UserError(f"{identifier!r} was downloaded but is not in {minari_root()}: its id on the server may differ")
+    return folder

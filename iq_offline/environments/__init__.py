@@ -1,0 +1,1 @@
+"""Everything that builds or steps an environment."""

@@ -1,0 +1,96 @@
+"""From a finished expert training to a dataset card: choosing the tiers, measuring them, writing them down."""
+
+import dataclasses
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from iq_offline.config import to_table
+from iq_offline.data.catalog import Card, References
+from iq_offline.environments.experts import policy_file
+from iq_offline.environments.record import Recording, datasets_in, record, versions
+from iq_offline.errors import UserError
+from iq_offline.files import shipped, write_atomically
+
+TARGETS = {"medium": 0.5, "simple": 0.2}
+"""Normalised scores that the lesser tiers are chosen nearest to."""
+
+
+def tiers_from(rows: list[dict[str, Any]], random_return: float) -> dict[str, dict[str, Any]]:
+    """The evaluations that become tiers.
+
+    ``expert`` has the highest mean minus standard deviation; ``medium`` and ``simple`` are the earlier ones nearest to
+    half and to a fifth of its normalised score.
+    """
+    if not rows:
+        raise UserError("the training has no evaluations yet: nothing to choose tiers from")
+    expert = max(rows, key=lambda row: row["return_mean"] - row["return_std"])
+    earlier = [row for row in rows if row["steps"] < expert["steps"]]
+    tiers = {"expert": expert}
+    for tier, target in TARGETS.items():
+        wanted = random_return + target * (expert["return_mean"] - random_return)
+        if earlier:
+            tiers[tier] = min(earlier, key=lambda row, wanted=wanted: abs(row["return_mean"] - wanted))
+    return tiers
+
+
+def write_card(name: str, card: Card, folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """Put the tiers' weights and what they achieve into the ``datasets`` folder of the checkout.
+
+    Every dataset is recorded once in a temporary Minari root, for its content hash and returns; the references are
+    the mean returns of the recorded ``expert`` and ``random`` datasets.
+    """
+    datasets = shipped("datasets")
+    tiers = tiers_from(rows, card.references.random_return)
+    for tier, row in tiers.items():
+        target = datasets / "policies" / card.datasets[tier].policy
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(policy_file(folder, row["steps"]), target)
+        target.chmod(0o644)
+    measured = {tier: _record_once(name, tier, card) for tier in card.datasets}
+    described = {
+        tier: dataclasses.replace(
+            about,
+            training_steps=tiers[tier]["steps"] if tier in tiers else 0,
+            return_mean=round(float(measured[tier].returns.mean()), 2),
+            return_std=round(float(measured[tier].returns.std()), 2),
+            length_mean=round(float(measured[tier].lengths.mean()), 2),
+            content_hash=measured[tier].content_hash,
+        )
+        for tier, about in card.datasets.items()
+    }
+    references = References(
+        expert_return=round(float(np.mean(measured["expert"].returns)), 2),
+        random_return=round(float(np.mean(measured["random"].returns)), 2),
+        source=f"mean returns of iq-offline/{name}/expert-v0 and iq-offline/{name}/random-v0 in {card.environment}",
+    )
+    trained_with = versions() | {"stable_baselines3": version("stable_baselines3")}
+    card = dataclasses.replace(
+        card,
+        references=references,
+        datasets=described,
+        training=dataclasses.replace(card.training, versions=trained_with),
+        recorded_with=versions(),
+    )
+    path = datasets / f"{name}.toml"
+    head = f"# Dataset card, written by: iq-offline datasets train-expert {name} --write-card\n\n"
+    write_atomically(path, head + tomli_w.dumps(_without_none(to_table(card))))
+    return path
+
+
+def _record_once(name: str, tier: str, card: Card) -> Recording:
+    with tempfile.TemporaryDirectory() as root, datasets_in(Path(root)):
+        return record(name, tier, card)
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }

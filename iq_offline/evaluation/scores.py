@@ -1,0 +1,89 @@
+"""Scoring finished policies: whole episodes, returns, and returns normalised by named references."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from iq_offline.data.catalog import References, builtin_of, card_names, load_card
+from iq_offline.data.stream import Source, episode_returns
+from iq_offline.environments.make import make
+from iq_offline.environments.rollout import Episode, rollout
+from iq_offline.errors import UserError
+from iq_offline.learning.policy import Policy
+
+RANDOM_EPISODES = 100
+RANDOM_SEED = 2_000_000
+SIDE_BY_SIDE = 10
+
+
+def evaluate(
+    policy: Policy,
+    environment: str | EnvSpec,
+    episodes: int,
+    seed: int,
+    on_episode: Callable[[Episode], None] = lambda episode: None,
+) -> list[float]:
+    """Returns of ``episodes`` whole episodes with the mean action; episode i starts from seed ``seed + i``.
+
+    Raises:
+        UserError: the environment cannot be built, or it is not the one the policy was trained for.
+    """
+    environments = make(environment, min(SIDE_BY_SIDE, episodes))
+    for name in ("observation_space", "action_space"):
+        theirs, ours = getattr(environments[0], name).shape, getattr(policy, name).shape
+        if theirs != ours:
+            raise UserError(f"the environment's {name.replace('_', ' ')} has shape {theirs}, the policy's {ours}")
+    seeds = range(seed, seed + episodes)
+    act = lambda observations, _: policy(observations)  # noqa: E731
+    return [episode.total_return for episode in rollout(environments, act, seeds, on_episode)]
+
+
+def random_return(environment: str | EnvSpec) -> float:
+    """Mean return of uniformly random actions over 100 episodes."""
+    environments = make(environment, SIDE_BY_SIDE)
+    for index, each in enumerate(environments):
+        each.action_space.seed(RANDOM_SEED + index)
+
+    def act(observations: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
+        return np.stack([environments[0].action_space.sample() for _ in generators])
+
+    seeds = range(RANDOM_SEED, RANDOM_SEED + RANDOM_EPISODES)
+    return float(np.mean([episode.total_return for episode in rollout(environments, act, seeds)]))
+
+
+def references(source: Source, environment: str | EnvSpec) -> References:
+    """What 0 and 1 mean for a dataset: its card's, else its metadata's, else measured.
+
+    Measured means: expert, the mean return of the dataset's own episodes; random, the card's value for the same
+    environment where there is a card, else 100 random episodes.
+    """
+    builtin = builtin_of(source.id)
+    if builtin:
+        return builtin[0].references
+    low, high = source.metadata.get("ref_min_score"), source.metadata.get("ref_max_score")
+    if low is not None and high is not None:
+        return References(float(high), float(low), "reference scores in the dataset's metadata")
+    own = float(episode_returns(source).mean())
+    name = environment if isinstance(environment, str) else environment.id
+    for card in map(load_card, card_names()):
+        if card.environment == name:
+            return References(
+                own, card.references.random_return, f"mean of the dataset; random from the card of {name}"
+            )
+    return References(own, random_return(environment), "mean of the dataset; 100 random episodes")
+
+
+def normalized_score(value: float, references: References) -> float | None:
+    """(return - random) / (expert - random); None where the references are not finite or do not differ."""
+    width = references.expert_return - references.random_return
+    if not np.isfinite(width) or width == 0:
+        return None
+    return (value - references.random_return) / width
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """Mean of the middle half (25% trimmed from each end), the protocol's summary over learners."""
+    from scipy.stats import trim_mean
+
+    return float(trim_mean(np.asarray(values, float), 0.25))

@@ -1,0 +1,95 @@
+"""Where things live on disk, and writing them so that a reader never sees half a file."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from iq_offline.errors import UserError
+
+PACKAGE = Path(__file__).parent
+
+
+def shipped(kind: str) -> Path:
+    """The folder of shipped data, ``datasets`` or ``recipes``: inside the wheel, or else in the checkout."""
+    installed = PACKAGE / f"_{kind}"
+    return installed if installed.is_dir() else PACKAGE.parent / kind
+
+
+def cache_folder() -> Path:
+    """The user's cache of tensors: ``IQ_OFFLINE_CACHE``, else ``XDG_CACHE_HOME/iq_offline``, else ``~/.cache``."""
+    override = os.environ.get("IQ_OFFLINE_CACHE")
+    if override:
+        return Path(override).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iq_offline"
+
+
+@contextmanager
+def disk_errors(doing: str, where: Path) -> Iterator[None]:
+    """Turn a full or forbidden disk into one line that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"no space left while {doing} in {where}: free some space or choose another folder"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"not allowed to write while {doing} in {where}: choose another folder") from error
+        raise
+
+
+def sync(path: Path) -> None:
+    """Ask the system to put a file or a folder on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace ``path`` by ``content``: whoever reads sees the old file or the new one, whole."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder beside ``path`` and rename it to ``path`` at the end, or leave nothing.
+
+    When another process was faster, its folder stays and this one's is dropped: both end with a whole one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            sync(file)
+        sync(temporary)
+        os.chmod(temporary, 0o755)
+        try:
+            os.rename(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            shutil.rmtree(temporary)
+        sync(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

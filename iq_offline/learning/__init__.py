@@ -1,0 +1,1 @@
+"""The objective, the networks, the algorithms."""

@@ -1,0 +1,81 @@
+"""The algorithms, one file each. An agent holds no state: parameters, batch and noise come in, losses go out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Metrics = dict[str, Tensor]
+Loss = Callable[[TensorDict, TensorDict, TensorDict], tuple[Tensor, Metrics]]
+"""(parameters, batch, noise) -> (scalar loss, scalar metrics)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser step: the group of parameters it moves, its loss, and its learning rate at the start."""
+
+    group: str
+    loss: Loss
+    learning_rate: float
+
+
+class Agent(Protocol):
+    """What a learner needs of an algorithm.
+
+    Parameters are a TensorDict of groups: the networks (``actor``, …), their targets (``target_critic``, …) and the
+    constants of the observations (``normalizer``: mean and std).
+    """
+
+    phases: tuple[Phase, ...]
+    target_update_rate: float
+    kinds: tuple[str, ...]
+    noise_shape: tuple[int, ...]
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """Fresh parameters, drawn from torch's global generator."""
+        ...
+
+
+def call(network: nn.Module, parameters: TensorDict, inputs: Tensor) -> Tensor:
+    """The network's outputs with parameters from outside, also under ``torch.vmap``."""
+    return functional_call(network, tensors(parameters), (inputs,))
+
+
+def tensors(group: TensorDict) -> dict[str, Tensor]:
+    """A flat group of parameters as a dictionary."""
+    return cast(dict[str, Tensor], dict(group.items()))
+
+
+def normalized(parameters: TensorDict, observation: Tensor) -> Tensor:
+    """Observations of the dataset as the networks read them."""
+    return (observation - parameters["normalizer", "mean"]) / parameters["normalizer", "std"]
+
+
+def fresh(network: nn.Module) -> TensorDict:
+    """The network's layers drawn anew, as a flat TensorDict with the module's own names."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    return TensorDict({name: value.detach().clone() for name, value in network.named_parameters()})
+
+
+class UnitBox:
+    """The dataset's action box [low, high] seen as [-1, 1]; actions outside it are clipped to its faces."""
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        self.center = (high + low) / 2
+        self.half_width = (high - low) / 2
+
+    def __call__(self, action: Tensor) -> Tensor:
+        """Actions of shape ``(batch, size)`` in the unit box."""
+        return ((action - self.center) / self.half_width).clamp(-1, 1)
+
+
+def rows_of(batch: TensorDict, kinds: tuple[str, ...], *key: str) -> Tensor:
+    """The rows of several kinds below each other, in the order of ``kinds``."""
+    values = [batch[(kind, *key)] for kind in kinds]
+    return values[0] if len(values) == 1 else torch.cat(values)

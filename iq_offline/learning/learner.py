@@ -1,0 +1,138 @@
+"""The state of one learner, or of many trained as one: parameters, targets, averages and optimisers."""
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from iq_offline.learning.agents import Agent, Loss, Metrics
+
+AVERAGED = "actor"
+"""The group whose running average is the result of training."""
+
+
+class Learner:
+    """Applies an agent's losses to parameters.
+
+    With ``population`` every tensor has a leading dimension, one slice a learner, and each loss is lifted by
+    ``torch.vmap``: the learners share a program and nothing else. Adam works element by element, so each slice goes
+    the way it would have gone alone.
+
+    Args:
+        agent: the algorithm.
+        parameters: from ``agent.initial_parameters``, or several of these stacked.
+        gradient_steps: the budget, which the learning rates' cosine schedule ends with.
+        average_decay: of the exponential moving average, in [0, 1); warmed up as (1 + step) / (10 + step).
+        population: whether the parameters are stacked.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        parameters: TensorDict,
+        gradient_steps: int,
+        average_decay: float,
+        cosine_schedule: bool = True,
+        population: bool = False,
+    ) -> None:
+        self.agent = agent
+        self.parameters = parameters
+        self.average = parameters[AVERAGED].clone()
+        self.gradient_steps = gradient_steps
+        self.average_decay = average_decay
+        self.cosine_schedule = cosine_schedule
+        self.step = 0
+        self._losses = [lifted(phase.loss) if population else phase.loss for phase in agent.phases]
+        self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
+        for leaves in self._leaves:
+            for leaf in leaves:
+                leaf.requires_grad_()
+        self._optimizers = [
+            torch.optim.Adam(leaves, phase.learning_rate, fused=True)
+            for phase, leaves in zip(agent.phases, self._leaves, strict=True)
+        ]
+        names = [name for name in map(str, parameters.keys()) if name.startswith("target_")]
+        self._targets = [leaf for name in names for leaf in leaves_of(parameters[name])]
+        self._followed = [leaf for name in names for leaf in leaves_of(parameters[name.removeprefix("target_")])]
+        self._averages = leaves_of(self.average)
+        self._averaged = leaves_of(parameters[AVERAGED])
+
+    def update(self, batch: TensorDict, noise: TensorDict) -> Metrics:
+        """One gradient step of every phase, then targets and averages. Metrics are tensors: nothing waits for them.
+
+        The metrics are means, or one number a learner in a population.
+        """
+        metrics: Metrics = {}
+        factor = 0.5 * (1 + math.cos(math.pi * self.step / self.gradient_steps)) if self.cosine_schedule else 1.0
+        phases = zip(self.agent.phases, self._losses, self._leaves, self._optimizers, strict=True)
+        for phase, compute, leaves, optimizer in phases:
+            loss, values = compute(self.parameters, batch, noise)
+            gradients = torch.autograd.grad(loss.sum(), leaves)
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                leaf.grad = gradient
+            optimizer.param_groups[0]["lr"] = phase.learning_rate * factor
+            optimizer.step()
+            metrics |= values
+        self.step += 1
+        with torch.no_grad():
+            if self._targets:
+                _follow(self._targets, self._followed, self.agent.target_update_rate)
+            decay = min(self.average_decay, (1 + self.step) / (10 + self.step))
+            _follow(self._averages, self._averaged, 1 - decay)
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that :meth:`load_state` needs to go on bit for bit, as flat named tensors."""
+        tensors = {f"parameters/{name}": leaf.detach() for name, leaf in named_leaves(self.parameters)}
+        tensors |= {f"average/{name}": leaf for name, leaf in named_leaves(self.average)}
+        tensors["step"] = torch.tensor(self.step)
+        for phase, leaves, optimizer in zip(self.agent.phases, self._leaves, self._optimizers, strict=True):
+            for index, leaf in enumerate(leaves):
+                for name, value in optimizer.state.get(leaf, {}).items():
+                    tensors[f"optimizer/{phase.group}/{index}/{name}"] = value
+        return tensors
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Go back to a state that :meth:`state` gave."""
+        with torch.no_grad():
+            for name, leaf in named_leaves(self.parameters):
+                leaf.copy_(tensors[f"parameters/{name}"])
+            for name, leaf in named_leaves(self.average):
+                leaf.copy_(tensors[f"average/{name}"])
+        self.step = int(tensors["step"])
+        for phase, leaves, optimizer in zip(self.agent.phases, self._leaves, self._optimizers, strict=True):
+            for index, leaf in enumerate(leaves):
+                prefix = f"optimizer/{phase.group}/{index}/"
+                saved = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+                if saved:
+                    optimizer.state[leaf] = {name: value.clone() for name, value in saved.items()}
+
+
+def lifted(loss: Loss) -> Loss:
+    """The loss of one learner made into the losses of a population, over a leading dimension of every argument."""
+    return torch.vmap(loss)
+
+
+def stacked(members: Sequence[TensorDict]) -> TensorDict:
+    """Parameters, batches or noise of several learners as one, with a leading dimension."""
+    return cast(TensorDict, torch.stack(list(members)))  # type: ignore[arg-type]
+
+
+def _follow(followers: list[Tensor], leaders: list[Tensor], rate: float) -> None:
+    """Move every follower towards its leader by that share of the way, all in one call."""
+    torch._foreach_lerp_(followers, leaders, rate)  # type: ignore[reportPrivateImportUsage]
+
+
+def leaves_of(parameters: TensorDict) -> list[Tensor]:
+    """The tensors of a group, in the order of their names."""
+    return [leaf for _, leaf in named_leaves(parameters)]
+
+
+def named_leaves(parameters: TensorDict) -> list[tuple[str, Tensor]]:
+    """Names like ``actor/0.weight`` and the tensors themselves, sorted by name."""
+    keys = parameters.keys(include_nested=True, leaves_only=True)
+    named = [("/".join(key) if isinstance(key, tuple) else key, parameters[key]) for key in keys]
+    return sorted(named, key=lambda pair: pair[0])

@@ -1,0 +1,74 @@
+"""The IQ-Learn objective (Garg et al., NeurIPS 2021, arXiv:2106.12142), beside the paper.
+
+    max_Q  E_E[phi(Q(s,a) - gamma V(s'))] - (1 - gamma) E_{s0}[V(s0)]          (eqs. 9 and 10)
+
+With chi-squared, phi(x) = x - x²/(4 alpha), and minimised, this is three terms:
+
+    -E_E[r]  +  value term  +  E_R[r²] / (4 alpha),        r = Q(s,a) - gamma (1 - terminated) V(s')
+
+Each expectation is an argument here; which states it was taken over is the caller's choice (``agents/iq_learn.py``).
+Every value has shape ``(batch,)``. ``terminated`` cuts the bootstrap; a truncation never does.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Values = Float[Tensor, " batch"]
+
+
+def implied_reward(q: Values, next_value: Values, terminated: Values, discount: float) -> Values:
+    """r(s,a,s') = Q(s,a) - discount (1 - terminated) V(s'): the inverse soft Bellman operator (eq. 11).
+
+    Args:
+        q: Q(s, a).
+        next_value: V(s').
+        terminated: 1 where the episode ended in s' for good, else 0.
+        discount: in [0, 1).
+    """
+    return q - discount * (1 - terminated) * next_value
+
+
+def iq_loss(
+    expert_reward: Values, value_term: Float[Tensor, ""], regularized_reward: Values, chi2_alpha: float
+) -> Float[Tensor, ""]:
+    """-E_E[r] + value term + E_R[r²] / (4 chi2_alpha), to be minimised (eq. 10 with chi-squared; eq. 12 offline).
+
+    Args:
+        expert_reward: r on transitions of the expert (the mean is over the expert's distribution).
+        value_term: :func:`telescoped_value` over the expert's or the mixture's transitions, or :func:`initial_value`.
+        regularized_reward: r on the transitions that the chi-squared term is taken over: the expert's (the paper
+            offline) or the mixture's (the paper online; there the reward is bounded by 4 chi2_alpha, LS-IQ).
+        chi2_alpha: the paper's alpha, positive; small means a strong penalty.
+    """
+    return -expert_reward.mean() + value_term + regularized_reward.square().mean() / (4 * chi2_alpha)
+
+
+def telescoped_value(value: Values, next_value: Values, terminated: Values, discount: float) -> Float[Tensor, ""]:
+    """E_mu[V(s) - discount (1 - terminated) V(s')], which is (1 - discount) E[V(s0)] (corollary 2.1).
+
+    Equal only where mu is the discounted occupancy of some policy with the same start states. Uniform sampling from
+    finite episodes, as here and in the authors' experiments, gives (1 - discount) times the mean V plus terms at
+    the ends of the episodes.
+    """
+    return (value - discount * (1 - terminated) * next_value).mean()
+
+
+def initial_value(start_value: Values, discount: float) -> Float[Tensor, ""]:
+    """(1 - discount) E_{s0}[V(s0)] over start states (eq. 9)."""
+    return (1 - discount) * start_value.mean()
+
+
+def soft_value(q: Values, log_probability: Values, temperature: float) -> Values:
+    """V(s) = E_{a~pi}[Q(s,a) - temperature log pi(a|s)], by the one sample that q and log_probability come from."""
+    return q - temperature * log_probability
+
+
+def discrete_soft_value(q: Float[Tensor, "batch actions"], temperature: float) -> Values:
+    """V(s) = temperature logsumexp(Q(s,·) / temperature): the exact soft value for finitely many actions (eq. 3)."""
+    return temperature * torch.logsumexp(q / temperature, dim=-1)
+
+
+def soft_policy_loss(q: Values, log_probability: Values, temperature: float) -> Float[Tensor, ""]:
+    """E_s[temperature log pi(a|s) - Q(s,a)]: minimised, pi moves towards exp(Q / temperature) (section 4.2)."""
+    return (temperature * log_probability - q).mean()

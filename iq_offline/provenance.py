@@ -1,0 +1,37 @@
+"""What a result was made with: package versions and the commit of the code."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+from iq_offline.files import PACKAGE
+
+PACKAGES = ("iq-offline", "torch", "tensordict", "numpy", "gymnasium", "mujoco", "minari", "h5py", "safetensors")
+
+
+def package_versions() -> dict[str, str]:
+    """Python's version and those of the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, with ``+changes`` where files differ; None outside one."""
+    root = PACKAGE.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

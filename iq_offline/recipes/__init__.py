@@ -1,0 +1,1 @@
+"""Runnable modules, one a shipped recipe."""

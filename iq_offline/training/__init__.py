@@ -1,0 +1,1 @@
+"""Loops, checkpoints and what they tell."""

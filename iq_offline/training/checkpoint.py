@@ -1,0 +1,60 @@
+"""Checkpoints: one safetensors file of tensors with JSON in its header, replaced as a whole. No pickle."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from iq_offline.errors import UserError
+from iq_offline.files import disk_errors, write_atomically
+
+FORMAT = "iq_offline.checkpoint/1"
+
+
+def save(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Replace the checkpoint by this state; until the last moment the old one stays.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        values: anything JSON holds.
+
+    Raises:
+        UserError: no space, or no permission; the old checkpoint is still there.
+    """
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    header = {"format": FORMAT, "values": json.dumps(values), "sha256": _digest(contiguous)}
+    with disk_errors("writing a checkpoint", path.parent):
+        write_atomically(path, safetensors.torch.save(contiguous, header))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the values that :func:`save` wrote.
+
+    Raises:
+        UserError: the file is damaged or of another version.
+    """
+    advice = "delete it to begin again"
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot read the checkpoint {path} ({error}): {advice}") from error
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path} is a checkpoint of another version ({header.get('format')}): {advice}")
+    if header["sha256"] != _digest(tensors):
+        raise UserError(f"the checkpoint {path} is damaged, its checksum does not fit: {advice}")
+    return tensors, json.loads(header["values"])
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
