@@ -1,15 +1,18 @@
 """The command line: ``iq-offline`` and the modules in ``iq_offline.recipes``. Errors are one line; torch comes late."""
 
+import contextlib
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
 
 from iq_offline.config import (
+    Algorithm,
     BCConfig,
     DataConfig,
     EvaluationConfig,
@@ -17,12 +20,15 @@ from iq_offline.config import (
     RunConfig,
     TrainingConfig,
     explain,
+    from_table,
     load_recipe,
 )
 from iq_offline.errors import UserError
 
 if TYPE_CHECKING:
     from iq_offline.experiment import Summary
+
+Arguments_ = TypeVar("Arguments_")
 
 Unprefixed = tyro.conf.arg(name="")
 
@@ -41,7 +47,7 @@ class RunArguments:
     iq_learn: IQLearnConfig
     bc: BCConfig
     evaluation: EvaluationConfig
-    algorithms: tuple[Literal["iq_learn", "bc"], ...] = ("bc", "iq_learn")
+    algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
     """Learners to train, one after another, on the same data."""
     seed: int = 0
     """Draws the networks, the batches and the trajectories."""
@@ -64,15 +70,21 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def command() -> None:
-        recipe = load_recipe(name)
-        parts = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+        recipe, algorithms = load_recipe(name)
         default = RunArguments(
-            **{key: parts[key] for key in ("data", "training", "iq_learn", "bc", "evaluation", "seed")}
+            data=recipe.data,
+            training=recipe.training,
+            iq_learn=recipe.iq_learn,
+            bc=recipe.bc,
+            evaluation=recipe.evaluation,
+            algorithms=algorithms,  # type: ignore[arg-type]
+            seed=recipe.seed,
+            fast=recipe.fast,
         )
         about = (
-            f"Train on fixed data and evaluate afterwards: recipe {recipe.recipe}. Offline: no environment until then."
+            f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}; no environment exists while it trains."
         )
-        given = _parse(arguments, default, prog=f"{recipe.recipe}", description=about)
+        given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
         _train(recipe.recipe, given)
 
     return guarded(command, "--debug" in arguments)
@@ -104,28 +116,29 @@ def guarded(command: Callable[[], None], debug: bool = False) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str], default: RunArguments, prog: str, description: str) -> RunArguments:
+def _parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> Arguments_:
+    """What tyro reads from the command line, its complaints as one line."""
+    complaint = io.StringIO()
     try:
-        return tyro.cli(RunArguments, args=list(arguments), default=default, prog=prog, description=description)
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(arguments), **options)
     except ValidationError as error:
-        raise UserError(explain(error, RunArguments)) from error
+        raise UserError(explain(error, kind)) from error
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        lines = [line.strip("│ ") for line in complaint.getvalue().splitlines() if line.startswith("│")]
+        raise UserError(" ".join(line for line in lines if line.strip("─"))) from None
 
 
 def _train(recipe: str, given: RunArguments) -> None:
-    configs = [
-        RunConfig(
-            recipe=recipe,
-            algorithm=algorithm,
-            seed=given.seed,
-            fast=given.fast,
-            data=given.data,
-            training=given.training,
-            iq_learn=given.iq_learn,
-            bc=given.bc,
-            evaluation=given.evaluation,
-        )
-        for algorithm in given.algorithms
-    ]
+    shared = {
+        name: getattr(given, name) for name in ("seed", "fast", "data", "training", "iq_learn", "bc", "evaluation")
+    }
+    table = shared | {"recipe": recipe}
+    configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in given.algorithms]
+    if not configs:
+        raise UserError("--algorithms names none: give bc, iq_learn or both")
     from iq_offline.experiment import Options, run_all
 
     options = Options(given.download, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))
@@ -215,8 +228,6 @@ class Datasets:
         | Annotated[TrainExpert, tyro.conf.subcommand("train-expert")]
         | Annotated[Cache, tyro.conf.subcommand("cache")]
     )
-    debug: bool = False
-    """Show tracebacks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +240,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Offline-first imitation on Minari datasets."""
+    """Offline-first imitation on Minari datasets. Anywhere, --debug shows tracebacks."""
 
     command: Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Datasets, tyro.conf.subcommand("datasets")]
 
@@ -241,13 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_recipe(arguments[1], arguments[2:])
 
     def command() -> None:
-        chosen = tyro.cli(
-            Arguments,
-            args=list(arguments),
-            prog="iq-offline",
-            description=Arguments.__doc__,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        ).command
+        given = [argument for argument in arguments if argument != "--debug"]
+        flat = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+        chosen = _parse(Arguments, given, prog="iq-offline", description=Arguments.__doc__, config=flat).command
         if isinstance(chosen, Train):
             raise UserError("which recipe? iq-offline train hopper_offline --help")
         _datasets(chosen.action)

@@ -6,7 +6,7 @@ Defaults < a recipe (TOML) < command-line overrides. Importing this file imports
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -14,6 +14,9 @@ from pydantic.dataclasses import dataclass
 
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
+
+Algorithm = Literal["iq_learn", "bc"]
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -105,7 +108,7 @@ class EvaluationConfig:
 
     episodes: Positive = 10
     """Whole episodes with the mean action."""
-    seed: int = 10_000
+    seed: Annotated[int, Field(ge=0)] = 10_000
     """Seed of the first episode; the others follow."""
 
 
@@ -115,7 +118,7 @@ class RunConfig:
 
     recipe: str = "custom"
     """Name of the recipe, which is also the folder under runs/."""
-    algorithm: Literal["iq_learn", "bc"] = "iq_learn"
+    algorithm: Algorithm = "iq_learn"
     """Which learner."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Draws the networks, the batches and the trajectories."""
@@ -183,8 +186,10 @@ def resolved(config: RunConfig) -> RunConfig:
     return config
 
 
-def load_recipe(name: str, kind: type[Config] = RunConfig) -> Config:
-    """A shipped recipe by name, or any by the path of its TOML file.
+def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
+    """A shipped recipe by name, or any by the path of its TOML file, and the algorithms it compares.
+
+    A recipe is a run's configuration whose ``algorithm`` may be a list, ``algorithms``.
 
     Raises:
         UserError: no such recipe (near names suggested), not TOML, or a wrong key or value in it.
@@ -194,7 +199,10 @@ def load_recipe(name: str, kind: type[Config] = RunConfig) -> Config:
     if not path.is_file():
         known = [file.stem for file in folder.glob("*.toml")]
         raise UserError(f"no recipe {name!r}{nearest(name, known)} (shipped: {', '.join(sorted(known))})")
-    return from_table(kind, read_toml(path), str(path))
+    table = read_toml(path)
+    algorithms = table.pop("algorithms", None) or [table.get("algorithm", RunConfig().algorithm)]
+    configs = [from_table(RunConfig, table | {"algorithm": algorithm}, str(path)) for algorithm in algorithms]
+    return configs[0], tuple(algorithms)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -216,7 +224,8 @@ def _first_problem(error: ValidationError, kind: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "unexpected_keyword_argument":
         for part in problem["loc"][:-1]:
-            kind = next(field.type for field in dataclasses.fields(kind) if field.name == part)
+            fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+            kind = next((field.type for field in fields if field.name == part), None)
         known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
         return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), known)}"
     return f"{where} = {problem['input']!r}: {problem['msg'].lower()}"

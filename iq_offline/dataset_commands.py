@@ -36,9 +36,13 @@ def list_datasets() -> None:
         for column in ("id", "environment", "episodes", "steps"):
             table.add_column(column)
         for name in others:
-            source = open_source(catalog.minari_root() / name / "data")
-            numbers = (str(source.total_episodes), str(source.total_steps))
-            table.add_row(name, source.environment_id or "", *numbers)
+            try:
+                source = open_source(catalog.minari_root() / name / "data")
+            except UserError as error:
+                table.add_row(name, f"not usable: {error}", "", "")
+            else:
+                numbers = (str(source.total_episodes), str(source.total_steps))
+                table.add_row(name, source.environment_id or "", *numbers)
         console.print(table)
 
 
@@ -71,5 +75,4 @@ def manage_cache(clear: bool) -> None:
     if clear:
         print(f"{folder}: {cache.clear() / 1e6:.1f} MB freed")
         return
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
-    print(f"{folder}: {size / 1e6:.1f} MB")
+    print(f"{folder}: {cache.size() / 1e6:.1f} MB")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from iq_offline.config import RunConfig, from_table, read_toml, resolved, to_table, to_toml
+from iq_offline.config import ALGORITHMS, RunConfig, from_table, read_toml, resolved, to_table, to_toml
 from iq_offline.data import catalog
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.replay import Selection
@@ -27,7 +27,7 @@ from iq_offline.data.stream import open_source
 from iq_offline.environments.make import evaluation_environment
 from iq_offline.environments.record import record
 from iq_offline.errors import UserError
-from iq_offline.evaluation.plots import plot_run
+from iq_offline.evaluation.plots import plot_comparison, plot_run
 from iq_offline.evaluation.scores import evaluate, normalized_score, references
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
@@ -181,12 +181,12 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     meaning = "not evaluated"
     try:
         environment = evaluation_environment(source, options.trust_env)
+        known = references(source, environment)
+        returns, curve = _score_all(config, policy, environment, folder)
     except UserError as error:
         options.say(f"trained, but not evaluated: {error}")
     else:
-        known = references(source, environment)
         meaning = known.source
-        returns, curve = _score_all(config, policy, environment, folder)
         score = normalized_score(float(np.mean(returns)), known)
         expert, random = (
             value if math.isfinite(value) else None for value in (known.expert_return, known.random_return)
@@ -267,10 +267,23 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def run_all(configs: Sequence[RunConfig], folder: Path, options: Options = Options()) -> list[Summary]:
-    """Several algorithms on the same data, each in a folder of its name, and a picture of all of them."""
-    from iq_offline.evaluation.plots import plot_comparison
+COMPARISON = "comparison.png"
 
+
+def run_all(configs: Sequence[RunConfig], folder: Path, options: Options = Options()) -> list[Summary]:
+    """Several algorithms on the same data, each in a folder of its name, and a picture of all of them.
+
+    Raises:
+        UserError: as :func:`run`; every folder is looked at before anything starts.
+    """
+    ours = {COMPARISON, *ALGORITHMS}
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --output")
+    if folder.exists() and not ours.issuperset(entry.name for entry in folder.iterdir()):
+        raise UserError(f"{folder} holds other things than runs: choose another --output")
+    for config in configs:
+        require_same_run(resolved(config), folder / config.algorithm)
     summaries = [run(config, folder / config.algorithm, options) for config in configs]
-    plot_comparison(folder / "comparison.png", summaries)
+    with disk_errors("drawing the comparison", folder):
+        plot_comparison(folder / COMPARISON, summaries)
     return summaries

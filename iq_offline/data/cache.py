@@ -14,6 +14,7 @@ with a whole one.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,12 +28,14 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.data.spaces import check_learnable
-from iq_offline.data.stream import Source, episodes
+from iq_offline.data.stream import EpisodeArrays, Source, episodes
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder, disk_errors, new_folder, sync, write_atomically
 
 LAYOUT = 1
 MANIFEST = "manifest.json"
+NAME = re.compile(r"[0-9a-f]{20}|\.[0-9a-f]{20}\.\w+")
+"""Of a cache's folder, and of the temporary one it is filled in."""
 LEAVES = ("observation", "action", "terminated")
 
 Progress = Callable[[int, int], None]
@@ -65,16 +68,16 @@ def cached(source: Source, on_progress: Progress = lambda done, total: None) -> 
     fingerprint = _fingerprint(source)
     key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:20]
     folder = cache_folder() / key
-    manifest = _whole_manifest(folder)
-    if manifest is None:
+    for _ in range(3):  # Another process may remove a damaged cache just when this one has mended it.
+        manifest = _whole_manifest(folder)
+        if manifest is not None:
+            break
         with disk_errors("caching " + source.id, cache_folder()):
-            if folder.exists():
-                shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             with new_folder(folder) as temporary:
                 _fill(source, temporary, fingerprint, on_progress)
-        manifest = _whole_manifest(folder)
-        if manifest is None:
-            raise UserError(f"the cache {folder} is damaged as soon as it is written: check the disk")
+    else:
+        raise UserError(f"the cache {folder} is damaged as soon as it is written: check the disk")
     mapped = TensorDict.load_memmap(folder)
     steps = {name: mapped[name].as_subclass(Tensor) for name in LEAVES}
     return CachedSource(source, steps, np.array(manifest["lengths"], np.int64), manifest)
@@ -82,12 +85,22 @@ def cached(source: Source, on_progress: Progress = lambda done, total: None) -> 
 
 def clear() -> int:
     """Delete every cache, also half-written ones. Returns the bytes freed."""
-    folder = cache_folder()
-    freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.exists() else 0
-    for entry in folder.iterdir() if folder.exists() else ():
-        if (entry / MANIFEST).is_file() or entry.name.startswith("."):
-            shutil.rmtree(entry)
+    freed = size()
+    for cache in _caches():
+        shutil.rmtree(cache)
     return freed
+
+
+def size() -> int:
+    """Bytes of all caches."""
+    return sum(file.stat().st_size for cache in _caches() for file in cache.rglob("*") if file.is_file())
+
+
+def _caches() -> list[Path]:
+    """The folders that this module made, by their names: nothing else in the cache folder is ever touched."""
+    folder = cache_folder()
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return [entry for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir()]
 
 
 def _fingerprint(source: Source) -> dict[str, Any]:
@@ -108,6 +121,15 @@ def _whole_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if sizes == manifest["files"] else None
 
 
+def _check_shapes(source: Source, index: int, episode: EpisodeArrays) -> None:
+    for name, array in (("observation", episode.observations), ("action", episode.actions)):
+        expected = getattr(source, f"{name}_space").shape
+        if array.shape[1:] != expected:
+            raise UserError(
+                f"{source.id}: episode {index} holds {name}s of shape {array.shape[1:]}, its space has {expected}"
+            )
+
+
 def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress: Progress) -> None:
     observation_space, action_space = check_learnable(source)
     rows = source.total_steps + source.total_episodes
@@ -117,6 +139,7 @@ def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress
     TensorDict({name: value.expand(rows, *value.shape) for name, value in empty.items()}, [rows]).memmap_like(folder)
 
     lengths: list[int] = []
+    filled = 0
     not_finite: dict[str, int] = {"observations": 0, "actions": 0}
     outside = 0
     first_bad: int | None = None
@@ -127,8 +150,10 @@ def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress
         for index, episode in enumerate(episodes(source)):
             steps = len(episode.actions)
             lengths.append(steps)
-            if sum(lengths) + len(lengths) > rows:
+            filled += steps + 1
+            if filled > rows:
                 break
+            _check_shapes(source, index, episode)
             with np.errstate(over="ignore"):
                 observations = np.ascontiguousarray(episode.observations.reshape(steps + 1, sizes[0]), np.float32)
                 actions = np.zeros((steps + 1, sizes[1]), np.float32)
@@ -136,12 +161,13 @@ def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress
             terminated = np.zeros(steps + 1, np.float32)
             terminated[:-1] = episode.terminations
             for name, array in (("observations", observations), ("actions", actions)):
-                bad = array.size - int(np.isfinite(array).sum())
-                not_finite[name] += bad
-                if bad and first_bad is None:
-                    first_bad = index
-            flat = episode.actions.reshape(steps, *action_space.shape)
-            outside += int(((flat < action_space.low) | (flat > action_space.high)).reshape(steps, -1).any(-1).sum())
+                finite = np.isfinite(array)
+                if not finite.all():
+                    not_finite[name] += finite.size - int(finite.sum())
+                    first_bad = index if first_bad is None else first_bad
+            beyond = (episode.actions < action_space.low) | (episode.actions > action_space.high)
+            if beyond.any():
+                outside += int(beyond.reshape(steps, -1).any(-1).sum())
             for file, array in zip(files, (observations, actions, terminated), strict=True):
                 file.write(array.data)
             on_progress(index + 1, source.total_episodes)
@@ -160,7 +186,7 @@ def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress
         "observation_shape": list(observation_space.shape),
         "action_shape": list(action_space.shape),
         "actions_outside_box": outside,
-        "files": {f"{name}.memmap": (folder / f"{name}.memmap").stat().st_size for name in LEAVES},
+        "files": {file.name: file.stat().st_size for file in folder.iterdir()},
         "lengths": lengths,
     }
     write_atomically(folder / MANIFEST, json.dumps(manifest))

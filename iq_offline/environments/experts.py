@@ -54,11 +54,11 @@ def train_expert(
     except ImportError as error:
         raise UserError("training an expert needs stable-baselines3: pip install 'iq-offline[experts]'") from error
     torch.set_num_threads(1)
-    settings = {"environment": environment_id, **asdict(replace(training, versions={}))}
+    settings = json.dumps({"environment": environment_id, **asdict(replace(training, versions={}))}, indent=2)
     settings_file = folder / "training.json"
-    if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
+    if settings_file.exists() and settings_file.read_text() != settings:
         raise UserError(f"{folder} holds a training with other settings: choose another --output")
-    write_atomically(settings_file, json.dumps(settings, indent=2))
+    write_atomically(settings_file, settings)
 
     algorithm = getattr(stable_baselines3, training.algorithm)
     environment = gymnasium.make(environment_id)

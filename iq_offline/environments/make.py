@@ -1,5 +1,8 @@
 """Which environments may be built, and building them."""
 
+import dataclasses
+import json
+
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, registry
 
@@ -23,7 +26,7 @@ def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec
     text = source.metadata.get("eval_env_spec") or source.metadata.get("env_spec")
     if not text:
         raise UserError(f"{source.id} names no environment, so its policies cannot be evaluated here")
-    specification = EnvSpec.from_json(text.replace('"autoreset": false, ', ""))
+    specification = _specification(source, text)
     if trust:
         return specification
     known = registry.get(specification.id)
@@ -37,8 +40,16 @@ def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec
             f"{source.id} names other code for {specification.id} ({specification.entry_point}) than is registered "
             f"({known.entry_point}): give --trust-env to run it"
         )
-    specification.additional_wrappers = ()
     return specification
+
+
+def _specification(source: Source, text: str) -> EnvSpec:
+    """An EnvSpec from metadata of any gymnasium version; fields that are gone or are wrappers are left out."""
+    fields = {field.name for field in dataclasses.fields(EnvSpec) if field.init} - {"additional_wrappers"}
+    try:
+        return EnvSpec(**{key: value for key, value in json.loads(text).items() if key in fields})
+    except (ValueError, TypeError, AttributeError, gymnasium.error.Error) as error:
+        raise UserError(f"{source.id} names an environment that cannot be understood: {error}") from error
 
 
 def make(environment: str | EnvSpec, count: int) -> list[gymnasium.Env]:

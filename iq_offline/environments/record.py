@@ -1,5 +1,6 @@
 """Recording a built-in dataset: the policy of its card acts, Minari writes."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -68,10 +69,14 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
         _write(identifier, card, about, episodes)
         target = root / identifier
         target.parent.mkdir(parents=True, exist_ok=True)
-        _namespace_files(temporary, root, target.parent)
+        _namespace_files(temporary, root)
         if target.exists():
-            shutil.rmtree(target)
-        os.rename(temporary / identifier, target)
+            os.rename(target, temporary / "replaced")
+        try:
+            os.rename(temporary / identifier, target)
+        except OSError as error:  # Another process has just recorded the same dataset: keep that one.
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
     return Recording(
         identifier,
         target / "data",
@@ -150,8 +155,8 @@ def _write(identifier: str, card: Card, about: DatasetCard, episodes: list[Episo
             algorithm_name=about.policy if about.policy == RANDOM else card.training.algorithm,
             author=AUTHOR,
             description=(
-                f"{about.episodes} episodes of {card.environment} by {about.policy}, "
-                f"action noise {about.action_noise}, {about.training_steps} steps of training, first seed {about.seed}. "
+                f"{about.episodes} episodes of {card.environment} by {about.policy}, first seed {about.seed}, "
+                f"action noise {about.action_noise}, {about.training_steps} steps of training. "
                 f"Reference scores: {card.references.source}"
             ),
             ref_min_score=card.references.random_return,
@@ -183,7 +188,7 @@ def _temporary_root(root: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _namespace_files(temporary: Path, root: Path, folder: Path) -> None:
+def _namespace_files(temporary: Path, root: Path) -> None:
     """Minari keeps a file of metadata in every folder of a namespace: bring those that are not there yet."""
     for file in temporary.rglob("namespace_metadata.json"):
         target = root / file.relative_to(temporary)

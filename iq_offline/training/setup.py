@@ -11,6 +11,7 @@ from iq_offline.config import RunConfig
 from iq_offline.data.cache import CachedSource
 from iq_offline.data.replay import Replay, Selection, observation_statistics, select
 from iq_offline.data.spaces import check_compatible, check_learnable
+from iq_offline.errors import UserError
 from iq_offline.learning.agents import Agent, Metrics, UnitBox, tensors
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.iq_learn import IQLearn
@@ -45,6 +46,8 @@ def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[Ca
         check_compatible(expert.source, data.source)
         labelled = chosen.trajectories.tolist() if data.source.path == expert.source.path else ()
         others.append(select(data, None, 1, generator, without=labelled))
+        if not len(others[-1].rows):
+            raise UserError(f"{data.source.id} has no trajectories left as suboptimal data: all are labelled expert")
     return Data(chosen, tuple(others))
 
 
@@ -66,6 +69,11 @@ def prepare(config: RunConfig, data: Data) -> Training:
     if data.suboptimal:
         rows["suboptimal"] = round(options.batch_size * config.data.suboptimal_fraction)
         rows["expert"] -= rows["suboptimal"]
+        if not all(rows.values()):
+            raise UserError(
+                f"batch_size {options.batch_size} with suboptimal_fraction {config.data.suboptimal_fraction} "
+                f"leaves {rows['expert']} expert and {rows['suboptimal']} suboptimal rows: both need some"
+            )
     kinds = {"expert": [data.expert], "initial": [data.expert], "suboptimal": list(data.suboptimal)}
     replay = Replay(
         {kind: kinds[kind] for kind in agent.kinds},

@@ -87,13 +87,12 @@ class MetricsLog:
         rows = [row for row in read_metrics(self.path) if row["gradient_steps"] <= from_step]
         with disk_errors("writing metrics", folder):
             write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-            self._file = open(self.path, "a")  # noqa: SIM115
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, row: Row) -> None:
         """Append one row; its step is ``gradient_steps``."""
         with disk_errors("writing metrics", self.path.parent):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            self._file.write((json.dumps(row) + "\n").encode())
         if self._board:
             for name, value in row.items():
                 self._board.add_scalar(name, value, int(row["gradient_steps"]))
