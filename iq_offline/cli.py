@@ -100,7 +100,7 @@ def guarded(command: Callable[[], None], debug: bool = False) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -111,7 +111,8 @@ def guarded(command: Callable[[], None], debug: bool = False) -> int:
             return 130
         if debug:
             raise
-        print(f"error: {type(error).__name__}: {error} (a bug; --debug shows where)", file=sys.stderr)
+        words = " ".join(str(error).split())
+        print(f"error: {type(error).__name__}: {words} (a bug; --debug shows where)", file=sys.stderr)
         return 1
     return 0
 

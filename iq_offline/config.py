@@ -84,6 +84,8 @@ class IQLearnConfig:
     """States of the value term; auto is expert without suboptimal data and mixture with it."""
     chi2_states: Literal["auto", "expert", "mixture"] = "auto"
     """Transitions of the chi-squared term; auto as above."""
+    gradient_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of |dQ/da|² at the expert's actions, added to the critic's loss."""
     critic_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
     actor_learning_rate: Rate = 3e-4
@@ -201,6 +203,8 @@ def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
         raise UserError(f"no recipe {name!r}{nearest(name, known)} (shipped: {', '.join(sorted(known))})")
     table = read_toml(path)
     algorithms = table.pop("algorithms", None) or [table.get("algorithm", RunConfig().algorithm)]
+    if not isinstance(algorithms, list):
+        raise UserError(f"{path}: algorithms = {algorithms!r}: must be a list of names, such as ['bc', 'iq_learn']")
     configs = [from_table(RunConfig, table | {"algorithm": algorithm}, str(path)) for algorithm in algorithms]
     return configs[0], tuple(algorithms)
 

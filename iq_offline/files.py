@@ -12,6 +12,9 @@ from iq_offline.errors import UserError
 
 PACKAGE = Path(__file__).parent
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 def shipped(kind: str) -> Path:
     """The folder of shipped data, ``datasets`` or ``recipes``: inside the wheel, or else in the checkout."""
@@ -32,14 +35,16 @@ def disk_errors(doing: str, where: Path) -> Iterator[None]:
     """Turn a full or forbidden disk into one line that names the folder."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"no space left while {doing} in {where}: free some space or choose another folder"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"not allowed to write while {doing} in {where}: choose another folder") from error
-        raise
+    except (OSError, RuntimeError) as error:  # h5py gives a full disk as a RuntimeError.
+        if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+            message = f"no space left while {doing} in {where}: free some space or choose another folder"
+        elif getattr(error, "errno", None) in FORBIDDEN:
+            message = f"not allowed to write while {doing} in {where}: choose another folder"
+        elif isinstance(error, (FileExistsError, NotADirectoryError)):
+            message = f"{error.filename} is a file where a folder is needed, while {doing} in {where}"
+        else:
+            raise
+        raise UserError(message) from error
 
 
 def sync(path: Path) -> None:

@@ -136,6 +136,10 @@ def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress
     action_size = int(np.prod(action_space.shape))
     sizes = (int(np.prod(observation_space.shape)), action_size)
     empty = {"observation": torch.zeros(sizes[0]), "action": torch.zeros(sizes[1]), "terminated": torch.zeros(())}
+    with ExitStack() as stack:
+        for name, value in empty.items():  # A full disk is an error here; in a memory map it would be a fatal signal.
+            file = stack.enter_context(open(folder / f"{name}.memmap", "wb"))
+            os.posix_fallocate(file.fileno(), 0, rows * value.numel() * value.element_size())
     TensorDict({name: value.expand(rows, *value.shape) for name, value in empty.items()}, [rows]).memmap_like(folder)
 
     lengths: list[int] = []
@@ -145,8 +149,6 @@ def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress
     first_bad: int | None = None
     with ExitStack() as stack:
         files = [stack.enter_context(open(folder / f"{name}.memmap", "r+b")) for name in LEAVES]
-        for file in files:  # A full disk is an error here; in a memory map it would be a fatal signal.
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         for index, episode in enumerate(episodes(source)):
             steps = len(episode.actions)
             lengths.append(steps)

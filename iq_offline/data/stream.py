@@ -66,12 +66,12 @@ def open_source(path: Path) -> Source:
     try:
         metadata = MinariStorage.read_raw_metadata(path)
         identifier = str(metadata["dataset_id"])
-    except (OSError, ValueError, KeyError) as error:
+        spaces = [metadata.get(name) for name in ("observation_space", "action_space")]
+        if None in spaces:
+            raise UserError(f"{identifier}: metadata.json lacks its spaces, and training builds no environment to ask")
+        observation_space, action_space = (cast(gymnasium.Space, deserialize_space(str(space))) for space in spaces)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"{path} is not a readable Minari dataset ({type(error).__name__}: {error})") from error
-    spaces = [metadata.get(name) for name in ("observation_space", "action_space")]
-    if None in spaces:
-        raise UserError(f"{identifier}: metadata.json lacks its spaces, and training builds no environment to ask")
-    observation_space, action_space = (cast(gymnasium.Space, deserialize_space(cast(str, space))) for space in spaces)
     source = Source(identifier, path, metadata, observation_space, action_space)
     if not metadata.get("total_episodes") or not metadata.get("total_steps"):
         raise UserError(f"{identifier} is empty: it holds no episodes")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from iq_offline.errors import UserError
 from iq_offline.files import disk_errors, write_atomically
@@ -13,6 +13,7 @@ from iq_offline.files import disk_errors, write_atomically
 Row = dict[str, float]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A bar that someone watches."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from tensordict import TensorDict
@@ -23,6 +23,7 @@ class Phase:
     learning_rate: float
 
 
+@runtime_checkable
 class Agent(Protocol):
     """What a learner needs of an algorithm.
 

@@ -3,6 +3,7 @@
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch.func import grad
 
 from iq_offline.config import IQLearnConfig
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of
@@ -86,12 +87,17 @@ class IQLearn:
             value_term = telescoped_value(value, next_value[:rows], terminated[:rows], config.discount)
         regularized = reward[:experts] if config.chi2_states == "expert" else reward
         loss = iq_loss(reward[:experts], value_term, regularized, config.chi2_alpha)
+        penalty = torch.zeros(())
+        if config.gradient_penalty:
+            penalty = self._slope(parameters["critic"], state[:experts], action[:experts])
+            loss = loss + config.gradient_penalty * penalty
         return loss, {
             "critic/loss": loss,
             "critic/expert_reward": reward[:experts].mean(),
             "critic/value_term": value_term,
             "critic/chi2": regularized.square().mean() / (4 * config.chi2_alpha),
             "critic/q": q.mean(),
+            "critic/slope": penalty,
         }
 
     def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
@@ -111,6 +117,11 @@ class IQLearn:
 
     def _q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         return call(self.critic, critic, torch.cat([state, action], -1)).squeeze(-1)
+
+    def _slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """E_E[|dQ/da|²] at the expert's actions, where a soft-optimal expert has its maximum."""
+        slope = grad(lambda at: self._q(critic, state, at).sum())(action)
+        return slope.square().sum(-1).mean()
 
     def _value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         mean, std = gaussian(call(self.actor, parameters["actor"].detach(), state))

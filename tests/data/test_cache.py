@@ -1,0 +1,381 @@
+"""The tensors on disk: equal to Minari's values, made once, never half."""
+
+import errno
+import itertools
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import minari
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from iq_offline.data import cache
+from iq_offline.data.cache import CachedSource, cached
+from iq_offline.data.stream import Source, open_source
+from iq_offline.errors import UserError
+from iq_offline.files import cache_folder
+from tests.data_helpers import (
+    cached_dataset,
+    change_metadata,
+    counting_episodes,
+    python,
+    random_episodes,
+    small_dataset,
+    start_python,
+    tmpfs,
+    write_spaces_dataset,
+)
+from tests.helpers import write_dataset
+
+NUMBER = itertools.count()
+
+MAKE = """
+import sys
+from pathlib import Path
+from iq_offline.data.cache import cached
+from iq_offline.data.stream import open_source
+from iq_offline.errors import UserError
+def slowly(done, total):
+    print(done, flush=True)
+    if len(sys.argv) > 2 and done == 2:
+        input()
+try:
+    data = cached(open_source(Path(sys.argv[1])), slowly)
+except UserError as error:
+    sys.exit(f"error: {error}")
+print("sum", float(data.steps["observation"].double().sum()))
+"""
+"""Make a cache in a process of its own; with a second argument, wait in the middle for a line of input."""
+
+
+def expected_rows(identifier: str) -> dict[str, np.ndarray]:
+    """The cache's rows, put together from Minari's own episodes."""
+    rows: dict[str, list[np.ndarray]] = {"observation": [], "action": [], "terminated": []}
+    for episode in minari.load_dataset(identifier).iterate_episodes():
+        steps = len(episode.actions)
+        actions = np.asarray(episode.actions).reshape(steps, -1)
+        rows["observation"].append(np.asarray(episode.observations).reshape(steps + 1, -1))
+        rows["action"].append(np.concatenate([actions, np.zeros_like(actions[:1])]))
+        rows["terminated"].append(np.append(episode.terminations, False))
+    return {name: np.concatenate(parts).astype(np.float32) for name, parts in rows.items()}
+
+
+def assert_whole(data: CachedSource, identifier: str) -> None:
+    """The cache holds what Minari reads, in memory and when opened by any reader of TensorDicts."""
+    expected = expected_rows(identifier)
+    opened = TensorDict.load_memmap(folder_of(data))
+    assert set(data.steps) == set(expected) == set(map(str, opened.keys()))
+    for name, values in expected.items():
+        assert data.steps[name].dtype == torch.float32
+        np.testing.assert_array_equal(data.steps[name].numpy(), values)
+        np.testing.assert_array_equal(opened[name].numpy(), values)
+
+
+def folders() -> list[Path]:
+    """Everything in the cache's folder, hidden or not."""
+    return sorted(cache_folder().iterdir())
+
+
+def folder_of(data: CachedSource) -> Path:
+    """The only cache there is."""
+    visible = [folder for folder in folders() if not folder.name.startswith(".")]
+    assert len(visible) == 1
+    assert visible[0] / "manifest.json"
+    return visible[0]
+
+
+def changed_times(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    shapes=st.tuples(*[st.lists(st.integers(1, 3), min_size=1, max_size=2).map(tuple)] * 2),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    data_format=st.sampled_from(["hdf5"] * 7 + ["arrow"]),
+)
+def test_cache_holds_minaris_values(
+    seed: int,
+    lengths: list[int],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    dtype: type,
+    data_format: str,
+) -> None:
+    identifier = f"test/cached{next(NUMBER)}-v0"
+    written = random_episodes(np.random.default_rng(seed), lengths, *shapes, dtype)
+    shutil.rmtree(cache_folder())
+    data = cached_dataset(identifier, written, data_format=data_format, observation_dtype=dtype)
+    assert_whole(data, identifier)
+    assert data.lengths.tolist() == lengths
+    assert data.starts.tolist() == [sum(length + 1 for length in lengths[:i]) for i in range(len(lengths))]
+    assert data.manifest["lengths"] == lengths
+    assert data.manifest["observation_shape"] == list(shapes[0])
+    assert data.manifest["action_shape"] == list(shapes[1])
+    assert data.manifest["actions_outside_box"] == 0
+
+
+def test_reopened_without_refilling() -> None:
+    source = small_dataset()
+    first = cached(source)
+    before = changed_times(folder_of(first))
+    calls: list[int] = []
+    second = cached(open_source(source.path), lambda done, total: calls.append(done))
+    assert calls == []
+    assert changed_times(folder_of(second)) == before
+    assert_whole(second, source.id)
+
+
+def test_progress_counts_episodes() -> None:
+    calls: list[tuple[int, int]] = []
+    cached(small_dataset(episodes=3), lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_rebuilt_when_the_dataset_changes() -> None:
+    source = small_dataset()
+    before = cached(source).steps["observation"].clone()
+    time.sleep(0.02)
+    with h5py.File(source.path / "main_data.hdf5", "r+") as file:
+        file["episode_0"]["observations"][3] = 7.0  # The size stays the same.
+    after = cached(open_source(source.path)).steps["observation"]
+    assert after[3].tolist() == [7.0] * 4
+    assert torch.equal(after[4:], before[4:])
+    np.testing.assert_array_equal(after.numpy(), expected_rows(source.id)["observation"])
+
+
+def test_rebuilt_when_an_episode_is_added() -> None:
+    old = cached_dataset("test/grows-v0", counting_episodes([3, 4]))
+    assert old.lengths.tolist() == [3, 4]
+    minari.delete_dataset("test/grows-v0")
+    new = cached_dataset("test/grows-v0", counting_episodes([3, 4, 5]))
+    assert new.lengths.tolist() == [3, 4, 5]
+    np.testing.assert_array_equal(new.steps["action"].numpy(), expected_rows("test/grows-v0")["action"])
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "no manifest", "half manifest", "no leaf", "no meta.json", "half meta.json", "empty"]
+)
+def test_a_damaged_cache_is_made_again(damage: str) -> None:
+    source = small_dataset()
+    folder = folder_of(cached(source))
+    assert (folder / "meta.json").is_file()
+    if damage == "truncated":
+        os.truncate(folder / "observation.memmap", 100)
+    elif damage.startswith("no "):
+        (folder / {"manifest": "manifest.json", "leaf": "action.memmap"}.get(damage[3:], damage[3:])).unlink()
+    elif damage.startswith("half "):
+        file = folder / {"manifest": "manifest.json"}.get(damage[5:], damage[5:])
+        file.write_bytes(file.read_bytes()[:20])
+    else:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    assert_whole(cached(source), source.id)
+    assert len(folders()) == 1
+
+
+def test_killed_while_filling() -> None:
+    source = small_dataset(episodes=4)
+    process = start_python("-c", MAKE, str(source.path), "wait", stdin=subprocess.PIPE)
+    assert process.stdout
+    assert [process.stdout.readline().strip() for _ in range(2)] == ["1", "2"]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    left = folders()
+    assert all(folder.name.startswith(".") for folder in left), "a half cache stands under its real name"
+    assert_whole(cached(source), source.id)
+    cache.clear()
+    assert folders() == []
+
+
+def test_two_processes_fill_at_the_same_time() -> None:
+    """Both are in the middle before either goes on; a third that comes late finds the same cache."""
+    source = small_dataset(episodes=4)
+    processes = [start_python("-c", MAKE, str(source.path), "wait", stdin=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        assert process.stdout
+        assert [process.stdout.readline().strip() for _ in range(2)] == ["1", "2"]
+    assert len(folders()) == 2
+    outputs = [process.communicate("\n", timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    before = changed_times(folders()[0])
+    data = cached(source)
+    assert changed_times(folder_of(data)) == before
+    assert_whole(data, source.id)
+    total = f"sum {float(data.steps['observation'].double().sum())}"
+    assert [output.splitlines()[-1] for output, _ in outputs] == [total, total]
+    assert len(folders()) == 1, "the slower one left its temporary folder"
+
+
+def test_not_finite_values_are_counted() -> None:
+    written = counting_episodes([4, 5, 6])
+    written[1][0][2] = np.nan
+    written[2][0][0, 1] = np.inf
+    written[2][1][3, 0] = -np.inf
+    with pytest.raises(UserError, match=r"not finite: 3 in observations and 1 in actions, first in episode 1$"):
+        cached_dataset("test/bad-v0", written)
+    assert folders() == []
+
+
+def test_numbers_too_large_for_float32_are_not_finite() -> None:
+    written = counting_episodes([4])
+    written[0][0][1, 1] = 1e39
+    with pytest.raises(UserError, match=r"not finite: 1 in observations, first in episode 0$"):
+        cached_dataset("test/large-v0", written)
+
+
+def test_actions_outside_the_box_are_counted_by_row() -> None:
+    written = counting_episodes([4, 5])
+    written[0][1][1] = (2.0, -2.0)
+    written[1][1][4] = (0.0, 1.0001)
+    data = cached_dataset("test/outside-v0", written)
+    assert data.manifest["actions_outside_box"] == 2
+    assert data.steps["action"][1].tolist() == [2.0, -2.0], "the cache keeps what was recorded"
+
+
+def test_exact_bounds_are_inside() -> None:
+    written = counting_episodes([4])
+    written[0][1][:2] = [[1.0, -1.0], [-1.0, 1.0]]
+    assert cached_dataset("test/bounds-v0", written).manifest["actions_outside_box"] == 0
+
+
+@pytest.mark.parametrize("promise", [{"total_steps": 61}, {"total_steps": 59}, {"total_episodes": 2}])
+def test_a_promise_of_the_metadata_that_is_not_kept(promise: dict[str, int]) -> None:
+    source = small_dataset()
+    change_metadata(source.path, **promise)
+    with pytest.raises(UserError, match="its metadata promise"):
+        cached(open_source(source.path))
+    assert folders() == []
+
+
+def test_a_box_of_another_size_than_the_rows() -> None:
+    source = small_dataset()
+    other = write_dataset("test/other-v0", counting_episodes([3]))
+    shape_of_two = json.loads((other / "metadata.json").read_text())["observation_space"]
+    change_metadata(source.path, observation_space=shape_of_two)
+    with pytest.raises(UserError, match="test/small-v0"):
+        cached(open_source(source.path))
+    assert folders() == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-np.inf, 1.0), (-1.0, np.inf), (-np.inf, np.inf), (1.0, 1.0)],
+    ids=["low", "high", "both", "flat"],
+)
+def test_action_boxes_without_a_width(low: float, high: float) -> None:
+    with pytest.raises(UserError, match="no finite, positive width"):
+        cached_dataset("test/box-v0", counting_episodes([3]), low=low, high=high)
+    assert folders() == []
+
+
+def test_integer_observations_are_refused() -> None:
+    path = write_spaces_dataset("test/pixels-v0", Box(0, 255, (3,), np.uint8), Box(-1, 1, (1,)))
+    with pytest.raises(UserError, match="observation space holds uint8"):
+        cached(open_source(path))
+
+
+def test_clear() -> None:
+    source = small_dataset()
+    cached(source)
+    size = sum(file.stat().st_size for file in cache_folder().rglob("*") if file.is_file())
+    assert cache.clear() == size > 0
+    assert folders() == []
+    assert cache.clear() == 0
+    shutil.rmtree(cache_folder())
+    assert cache.clear() == 0
+
+
+def test_clear_removes_damaged_caches_too() -> None:
+    folder = folder_of(cached(small_dataset()))
+    (folder / "manifest.json").unlink()
+    cache.clear()
+    assert folders() == []
+
+
+def test_clear_leaves_everything_else() -> None:
+    """IQ_OFFLINE_CACHE may point to a folder with other things in it, a home folder even."""
+    cached(small_dataset())
+    others = {cache_folder() / ".ssh" / "key", cache_folder() / ".profile", cache_folder() / "notes" / "text"}
+    for file in others:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("precious")
+    cache.clear()
+    left = {file for file in cache_folder().rglob("*") if file.is_file()}
+    assert left == others
+
+
+def full_disk_source() -> Source:
+    """A dataset whose cache is larger than three megabytes."""
+    generator = np.random.default_rng(0)
+    return open_source(write_dataset("test/wide-v0", random_episodes(generator, [400] * 5, (400,), (2,), np.float32)))
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = full_disk_source()
+    with tmpfs(tmp_path / "small", "1m") as disk:
+        monkeypatch.setenv("IQ_OFFLINE_CACHE", str(disk))
+        done = python("-c", MAKE, str(source.path))  # In a process of its own: a fatal signal would end the tests.
+        assert done.returncode == 1, done
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith(f"error: no space left while caching test/wide-v0 in {disk}")
+        assert list(disk.iterdir()) == []
+
+
+def test_full_disk_leaves_the_other_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = small_dataset()
+    source = full_disk_source()
+    with tmpfs(tmp_path / "small", "1m") as disk:
+        monkeypatch.setenv("IQ_OFFLINE_CACHE", str(disk))
+        cached(small)
+        with pytest.raises(UserError, match="no space left"):
+            cached(source)
+        assert_whole(cached(small), small.id)
+        assert len(folders()) == 1
+
+
+def test_file_size_limit() -> None:
+    source = full_disk_source()
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # noqa: E731
+    done = python("-c", MAKE, str(source.path), preexec_fn=limit)
+    assert done.returncode == 1, done
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: no space left while caching test/wide-v0")
+    assert folders() == []
+
+
+def test_read_only_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = small_dataset()
+    with tmpfs(tmp_path / "small") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        monkeypatch.setenv("IQ_OFFLINE_CACHE", str(disk))
+        with pytest.raises(UserError, match=f"not allowed to write while caching test/small-v0 in {disk}"):
+            cached(source)
+
+
+def test_a_file_in_place_of_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IQ_OFFLINE_CACHE", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UserError, match="file"):
+        cached(small_dataset())
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_other_errors_of_the_disk_are_not_hidden() -> None:
+    with pytest.raises(OSError, match="Input/output") as caught, cache.disk_errors("testing", Path("x")):
+        raise OSError(errno.EIO, "Input/output error")
+    assert caught.value.errno == errno.EIO

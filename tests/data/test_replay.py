@@ -1,0 +1,335 @@
+"""Which transitions are chosen, and what the batches drawn from them hold."""
+
+from typing import Any
+
+import minari
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from tensordict import TensorDict
+
+from iq_offline.config import DataConfig, RunConfig
+from iq_offline.data.cache import CachedSource
+from iq_offline.data.replay import Replay, Selection, observation_statistics, select
+from iq_offline.errors import UserError
+from iq_offline.training.setup import choose_data
+from tests.data_helpers import cached_dataset, counting_episodes, random_episodes
+
+LENGTHS = [7, 1, 12, 5, 30, 9, 3, 11]
+
+
+@pytest.fixture
+def data() -> CachedSource:
+    """Eight counting episodes, every other one terminated."""
+    return cached_dataset("test/counting-v0", counting_episodes(LENGTHS, terminated=[True, False] * 4))
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def times(selection: Selection) -> dict[int, list[int]]:
+    """For each chosen episode the times of its chosen transitions, by what the stored numbers say."""
+    chosen: dict[int, list[int]] = {int(episode): [] for episode in selection.trajectories}
+    for row in selection.rows:
+        episode, time = selection.data.steps["observation"][row].int().tolist()
+        chosen[episode].append(time)
+    return chosen
+
+
+def rows_of(batch: TensorDict) -> list[tuple[Any, ...]]:
+    """A batch as plain rows: episode, time, next episode, next time, action, terminated."""
+    following = batch["next", "observation"]
+    parts = batch["observation"], following, batch["action"], batch["next", "terminated"][:, None]
+    return [tuple(row) for row in torch.cat(parts, 1).tolist()]
+
+
+# ---------------------------------------------------------------------------------------------------- selections
+
+
+def test_everything_is_every_transition_once(data: CachedSource) -> None:
+    chosen = times(select(data, None, 1, generator()))
+    assert chosen == {episode: list(range(length)) for episode, length in enumerate(LENGTHS)}
+
+
+@pytest.mark.parametrize("subsample", [1, 2, 4, 20])
+def test_selections_are_nested(data: CachedSource, subsample: int) -> None:
+    picked = {count: select(data, count, subsample, generator(3)) for count in (1, 3, 5, 8)}
+    whole = times(picked[8])
+    for count, selection in picked.items():
+        assert selection.trajectories.tolist() == picked[8].trajectories[:count].tolist()
+        assert len(set(selection.trajectories.tolist())) == count
+        assert selection.rows.tolist() == picked[8].rows[: len(selection.rows)].tolist()
+        assert times(selection) == {episode: whole[episode] for episode in selection.trajectories.tolist()}
+
+
+def test_seeds_choose_differently(data: CachedSource) -> None:
+    orders = {tuple(select(data, 5, 1, generator(seed)).trajectories.tolist()) for seed in range(100)}
+    assert len(orders) > 95
+    assert {order[0] for order in orders} == set(range(8)), "some trajectory never comes first"
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(subsample=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+def test_subsampling_keeps_every_kth(data: CachedSource, subsample: int, seed: int) -> None:
+    selection = select(data, None, subsample, generator(seed))
+    for episode, chosen in times(selection).items():
+        assert chosen[0] < subsample, "a transition was skipped at the start"
+        assert chosen == list(range(chosen[0], LENGTHS[episode], subsample))
+        assert len(chosen) >= 1, "a short trajectory was lost"
+
+
+def test_the_first_kept_transition_is_drawn_for_each_trajectory(data: CachedSource) -> None:
+    """Of trajectory 4 (30 transitions), one in five: the first is uniform over the five."""
+    firsts = [times(select(data, None, 5, generator(seed)))[4][0] for seed in range(400)]
+    counts = np.bincount(firsts, minlength=5)
+    assert len(counts) == 5
+    assert chisquare(counts).pvalue > 1e-4
+
+
+def test_the_first_kept_transition_differs_between_trajectories(data: CachedSource) -> None:
+    firsts = {episode: chosen[0] for episode, chosen in times(select(data, None, 3, generator(1))).items()}
+    assert len({firsts[episode] for episode in (0, 2, 3, 4, 5, 7)}) > 1
+
+
+def test_too_many_trajectories(data: CachedSource) -> None:
+    with pytest.raises(UserError, match="test/counting-v0 holds 8 trajectories, 9 were asked for"):
+        select(data, 9, 1, generator())
+    with pytest.raises(UserError, match="holds 6 trajectories, 7 were asked for"):
+        select(data, 7, 1, generator(), without=[0, 1])
+
+
+def test_without_leaves_out(data: CachedSource) -> None:
+    selection = select(data, None, 1, generator(), without=[2, 5])
+    assert set(times(selection)) == {0, 1, 3, 4, 6, 7}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labelled_trajectories_are_never_suboptimal(data: CachedSource, seed: int) -> None:
+    name = data.source.id
+    config = RunConfig(seed=seed, data=DataConfig(expert=name, num_expert_trajectories=3, suboptimal=(name,)))
+    chosen = choose_data(config, data, [data])
+    (other,) = chosen.suboptimal
+    assert len(chosen.expert.trajectories) == 3
+    assert set(times(chosen.expert)) | set(times(other)) == set(range(8))
+    assert set(times(chosen.expert)).isdisjoint(times(other))
+    assert set(chosen.expert.rows.tolist()).isdisjoint(other.rows.tolist())
+    assert len(other.rows) == sum(LENGTHS) - len(chosen.expert.rows)
+
+
+def test_the_experts_choice_does_not_depend_on_the_suboptimal_data(data: CachedSource) -> None:
+    other = cached_dataset("test/other-v0", counting_episodes([4, 4]))
+    config = RunConfig(seed=1, data=DataConfig(num_expert_trajectories=3))
+    alone, mixed = choose_data(config, data, []), choose_data(config, data, [other])
+    assert alone.expert.rows.tolist() == mixed.expert.rows.tolist()
+
+
+def test_no_trajectory_left_for_the_suboptimal_part(data: CachedSource) -> None:
+    config = RunConfig(data=DataConfig(num_expert_trajectories=8, suboptimal=("test/counting-v0",)))
+    with pytest.raises(UserError, match="test/counting-v0"):
+        choose_data(config, data, [data])
+
+
+# ---------------------------------------------------------------------------------------------------- batches
+
+
+def test_rows_hold_their_true_next_observation(data: CachedSource) -> None:
+    """Also the last transition of an episode; and terminated is the episode's end for good, truncated is not."""
+    replay = Replay({"expert": [select(data, None, 1, generator())]}, {"expert": 2000}, seed=0)
+    batch = replay.sample()["expert"]
+    seen = set()
+    for episode, time, next_episode, next_time, first, second, terminated in rows_of(batch):
+        assert (next_episode, next_time) == (episode, time + 1)
+        assert (first, second) == (np.float32(episode / 100), np.float32(time / 1000))
+        assert terminated == float(episode % 2 == 0 and time + 1 == LENGTHS[int(episode)])
+        seen.add((episode, time))
+    assert len(seen) == sum(LENGTHS), "2000 draws of 78 transitions met not all of them"
+
+
+def test_batches_hold_minaris_values() -> None:
+    written = random_episodes(np.random.default_rng(0), [5, 8, 3], (2, 2), (3,))
+    data = cached_dataset("test/random-v0", written)
+    selection = select(data, None, 1, generator())
+    batch = Replay({"expert": [selection]}, {"expert": 500}, seed=0).sample()["expert"]
+    expected = {}
+    for episode in minari.load_dataset("test/random-v0").iterate_episodes():
+        states = episode.observations.reshape(len(episode.observations), 4).astype(np.float32)
+        for t, action in enumerate(episode.actions):
+            row = *states[t], *states[t + 1], *action, np.float32(episode.terminations[t])
+            expected[tuple(map(float, row))] = 0
+    for row in rows_of(batch):
+        expected[row] += 1  # A row that is none of the dataset's transitions is a KeyError.
+    assert all(expected.values())
+
+
+def test_subsampled_rows_keep_their_true_next_state(data: CachedSource) -> None:
+    selection = select(data, None, 4, generator(2))
+    batch = Replay({"expert": [selection]}, {"expert": 1000}, seed=0).sample()["expert"]
+    seen: dict[int, set[int]] = {}
+    for episode, time, next_episode, next_time, *_ in rows_of(batch):
+        assert (next_episode, next_time) == (episode, time + 1)
+        seen.setdefault(int(episode), set()).add(int(time))
+    assert {episode: sorted(chosen) for episode, chosen in seen.items()} == times(selection)
+
+
+def test_initial_states(data: CachedSource) -> None:
+    """The first states of the chosen trajectories alone, whatever the subsampling, and nothing else of them."""
+    selection = select(data, 4, 6, generator())
+    batch = Replay({"initial": [selection]}, {"initial": 300}, seed=0).sample()["initial"]
+    assert set(batch.keys()) == {"observation"}
+    assert {tuple(row) for row in batch["observation"].tolist()} == {(e, 0.0) for e in selection.trajectories.tolist()}
+
+
+def test_exact_numbers_of_rows_in_every_batch(data: CachedSource) -> None:
+    other = cached_dataset("test/other-v0", counting_episodes([400]))
+    kinds = {
+        "expert": [select(data, 2, 1, generator())],
+        "suboptimal": [select(data, None, 1, generator()), select(other, None, 1, generator())],
+        "initial": [select(data, 2, 1, generator())],
+    }
+    sizes = {"expert": 13, "suboptimal": 29, "initial": 7}
+    replay = Replay(kinds, sizes, seed=0)
+    for _ in range(30):
+        batch = replay.sample()
+        assert {kind: batch[kind].batch_size for kind in batch.keys()} == {  # noqa: SIM118
+            kind: torch.Size([size]) for kind, size in sizes.items()
+        }
+        for kind in ("expert", "suboptimal"):
+            leaves = set(batch[kind].keys(include_nested=True, leaves_only=True))
+            assert leaves == {"observation", "action", ("next", "observation"), ("next", "terminated")}
+            assert batch[kind]["next", "terminated"].shape == (sizes[kind],)
+
+
+def drawn(replay: Replay, kind: str, batches: int) -> np.ndarray:
+    """Observations of many batches, (episode, time) each."""
+    return torch.cat([replay.sample()[kind]["observation"] for _ in range(batches)]).int().numpy()
+
+
+def test_draws_are_uniform(data: CachedSource) -> None:
+    """Over transitions, not over trajectories; and independent of one another."""
+    replay = Replay({"expert": [select(data, None, 1, generator())]}, {"expert": 500}, seed=5)
+    seen = drawn(replay, "expert", 40)
+    starts = np.concatenate([[0], np.cumsum(LENGTHS)])
+    index = starts[seen[:, 0]] + seen[:, 1]
+    counts = np.bincount(index, minlength=sum(LENGTHS))
+    assert len(counts) == sum(LENGTHS)
+    assert chisquare(counts).pvalue > 1e-4
+    pairs = np.bincount(seen[:-1, 0] * 8 + seen[1:, 0], minlength=64)
+    shares = np.outer(LENGTHS, LENGTHS).ravel() / sum(LENGTHS) ** 2
+    assert chisquare(pairs, shares * pairs.sum()).pvalue > 1e-4
+
+
+def test_several_sources_are_drawn_from_as_one() -> None:
+    """In the proportion of their transitions: 10, 30 and 60 of a hundred; each transition as likely as any other."""
+    sources = []
+    for index, lengths in enumerate(([10], [10, 20], [25, 35])):
+        written = counting_episodes(lengths)
+        for episode in written:
+            episode[0][:, 0] += 10 * index
+        sources.append(cached_dataset(f"test/part{index}-v0", written))
+    selections = [select(source, None, 1, generator()) for source in sources]
+    seen = drawn(Replay({"suboptimal": selections}, {"suboptimal": 400}, seed=1), "suboptimal", 50)
+    counts = np.bincount(seen[:, 0] // 10, minlength=3)
+    assert chisquare(counts, np.array([0.1, 0.3, 0.6]) * counts.sum()).pvalue > 1e-4
+    each = np.unique(seen, axis=0, return_counts=True)[1]
+    assert len(each) == 100
+    assert chisquare(each).pvalue > 1e-4
+
+
+def test_rows_of_several_sources_stay_whole() -> None:
+    """State, action and next state of a row come from the same source."""
+    first = cached_dataset("test/first-v0", counting_episodes([20]))
+    written = counting_episodes([20, 20])[1:]
+    second = cached_dataset("test/second-v0", written)
+    selections = [select(source, None, 1, generator()) for source in (first, second)]
+    batch = Replay({"suboptimal": selections}, {"suboptimal": 200}, seed=0).sample()["suboptimal"]
+    for episode, time, next_episode, next_time, first_action, second_action, terminated in rows_of(batch):
+        assert (next_episode, next_time) == (episode, time + 1)
+        assert (first_action, second_action) == (np.float32(episode / 100), np.float32(time / 1000))
+        assert terminated == float(time == 19)
+
+
+def test_the_same_seed_draws_the_same_batches(data: CachedSource) -> None:
+    def batches(seed: int) -> list[TensorDict]:
+        selection = select(data, None, 1, generator())
+        kinds = {"expert": [selection], "suboptimal": [selection, selection]}
+        replay = Replay(kinds, {"expert": 16, "suboptimal": 16}, seed)
+        return [replay.sample() for _ in range(3)]
+
+    for one, other in zip(batches(7), batches(7), strict=True):
+        assert (one == other).all()
+    assert not (batches(7)[0] == batches(8)[0]).all()
+    assert not (batches(7)[0] == batches(7)[1]).all()
+
+
+def test_draws_leave_torchs_global_generator_alone(data: CachedSource) -> None:
+    state = torch.get_rng_state()
+    replay = Replay({"expert": [select(data, None, 1, generator())]}, {"expert": 16}, seed=0)
+    first = replay.sample()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    again = Replay({"expert": [select(data, None, 1, generator())]}, {"expert": 16}, seed=0)
+    assert (again.sample() == first).all()
+
+
+def test_float64_batches(data: CachedSource) -> None:
+    selection = select(data, None, 1, generator())
+    single, double = (
+        Replay({"expert": [selection]}, {"expert": 50}, 0, dtype).sample() for dtype in (torch.float32, torch.float64)
+    )
+    leaves = list(double.items(include_nested=True, leaves_only=True))
+    assert len(leaves) == 4
+    for name, value in leaves:
+        assert value.dtype == torch.float64
+        assert torch.equal(value.float(), single[name])
+
+
+# ---------------------------------------------------------------------------------------------------- statistics
+
+
+def test_observation_statistics_are_numpys() -> None:
+    written = random_episodes(np.random.default_rng(1), [50, 70, 31], (4,), (1,))
+    other = random_episodes(np.random.default_rng(2), [90], (4,), (1,))
+    for episode in other:
+        episode[0][:] = episode[0] * 100 + 1000
+    one, two = cached_dataset("test/one-v0", written), cached_dataset("test/two-v0", other)
+    selections = [select(one, 2, 3, generator()), select(two, None, 1, generator())]
+    mean, std = observation_statistics(selections)
+    values = np.concatenate([s.data.steps["observation"].numpy()[s.rows] for s in selections]).astype(np.float64)
+    assert len(values) == 90 + sum(len(chosen) for chosen in times_of_rows(selections[0]).values())
+    np.testing.assert_allclose(mean.numpy(), values.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std.numpy(), values.std(0), rtol=1e-9)
+    assert mean.dtype == std.dtype == torch.float64
+
+
+def times_of_rows(selection: Selection) -> dict[int, np.ndarray]:
+    """For each chosen episode its chosen rows, by the cache's own bounds."""
+    starts, lengths = selection.data.starts, selection.data.lengths
+    inside = [(selection.rows >= starts[e]) & (selection.rows < starts[e] + lengths[e]) for e in selection.trajectories]
+    return {int(e): selection.rows[mask] for e, mask in zip(selection.trajectories, inside, strict=True)}
+
+
+def test_statistics_do_not_see_unchosen_data() -> None:
+    written = counting_episodes([10, 10])
+    data = cached_dataset("test/two-v0", written)
+    selection = select(data, 1, 1, generator())
+    mean, std = observation_statistics([selection])
+    episode = float(selection.trajectories[0])
+    assert mean.tolist() == pytest.approx([episode, 4.5])
+    assert std.tolist() == pytest.approx([1e-3, np.std(np.arange(10))]), "a constant dimension counts as 1e-3"
+
+
+def test_statistics_of_large_numbers() -> None:
+    """Far from zero with a small spread: what the mean square minus the squared mean would lose in float32."""
+    values = 1000 + np.random.default_rng(0).standard_normal((5001, 1))
+    empty = np.zeros((5000, 1), np.float32)
+    ends = np.arange(5000) == 4999
+    path_data = [(values, empty, np.zeros(5000), np.zeros(5000, bool), ends)]
+    data = cached_dataset("test/far2-v0", path_data)
+    mean, std = observation_statistics([select(data, None, 1, generator())])
+    stored = values[:-1].astype(np.float32).astype(np.float64)
+    np.testing.assert_allclose(mean.numpy(), stored.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std.numpy(), stored.std(0), rtol=1e-6)

@@ -1,0 +1,181 @@
+"""Reading Minari datasets from disk, held against Minari's own reading."""
+
+import itertools
+from pathlib import Path
+
+import h5py
+import minari
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from iq_offline.data.stream import episode_returns, episodes, open_source
+from iq_offline.errors import UserError
+from tests.data_helpers import change_metadata, counting_episodes, random_episodes, small_dataset
+from tests.helpers import write_dataset
+
+SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=2).map(tuple)
+NUMBER = itertools.count()
+
+drawn = given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    observation_shape=SHAPES,
+    action_shape=SHAPES,
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+
+
+def examples(count: int) -> settings:
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
+
+def assert_reads_like_minari(
+    data_format: str,
+    seed: int,
+    lengths: list[int],
+    observation_shape: tuple[int, ...],
+    action_shape: tuple[int, ...],
+    dtype: type,
+) -> None:
+    generator = np.random.default_rng(seed)
+    identifier = f"test/{data_format}{next(NUMBER)}-v0"
+    written = random_episodes(generator, lengths, observation_shape, action_shape, dtype)
+    source = open_source(write_dataset(identifier, written, data_format=data_format, observation_dtype=dtype))
+    theirs = list(minari.load_dataset(identifier).iterate_episodes())
+    ours = list(episodes(source))
+
+    assert source.id == identifier
+    assert (source.total_episodes, source.total_steps) == (len(lengths), sum(lengths))
+    assert [len(episode.actions) for episode in ours] == lengths
+    for mine, other, (observations, actions, _, terminations, _) in zip(ours, theirs, written, strict=True):
+        np.testing.assert_array_equal(mine.observations, other.observations)
+        np.testing.assert_array_equal(mine.actions, other.actions)
+        np.testing.assert_array_equal(mine.terminations, other.terminations)
+        np.testing.assert_array_equal(mine.observations, observations)
+        np.testing.assert_array_equal(mine.actions, actions)
+        np.testing.assert_array_equal(mine.terminations, terminations)
+        assert mine.observations.dtype == dtype
+    expected = [episode.rewards.sum() for episode in theirs]
+    np.testing.assert_allclose(episode_returns(source), expected, rtol=1e-12)
+
+
+@examples(20)
+@drawn
+def test_hdf5_reads_like_minari(
+    seed: int, lengths: list[int], observation_shape: tuple[int, ...], action_shape: tuple[int, ...], dtype: type
+) -> None:
+    assert_reads_like_minari("hdf5", seed, lengths, observation_shape, action_shape, dtype)
+
+
+@examples(4)
+@drawn
+def test_arrow_reads_like_minari(
+    seed: int, lengths: list[int], observation_shape: tuple[int, ...], action_shape: tuple[int, ...], dtype: type
+) -> None:
+    pytest.importorskip("pyarrow")
+    assert_reads_like_minari("arrow", seed, lengths, observation_shape, action_shape, dtype)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_more_than_ten_episodes_come_in_the_order_of_their_numbers(data_format: str) -> None:
+    if data_format == "arrow":
+        pytest.importorskip("pyarrow")
+    source = open_source(write_dataset("test/order-v0", counting_episodes([2] * 12), data_format=data_format))
+    assert [episode.observations[0, 0] for episode in episodes(source)] == list(range(12))
+
+
+def test_terminations_are_not_truncations() -> None:
+    source = open_source(write_dataset("test/ends-v0", counting_episodes([3, 4], terminated=[True, False])))
+    first, second = episodes(source)
+    assert first.terminations.tolist() == [False, False, True]
+    assert second.terminations.tolist() == [False] * 4
+
+
+@pytest.mark.parametrize(("leaf", "rows"), [("observations", 20), ("actions", 19), ("terminations", 21)])
+def test_lengths_that_do_not_fit_are_refused(leaf: str, rows: int) -> None:
+    source = small_dataset()
+    with h5py.File(source.path / "main_data.hdf5", "r+") as file:
+        values = file["episode_1"][leaf][()]
+        del file["episode_1"][leaf]
+        file["episode_1"][leaf] = np.resize(values, (rows, *values.shape[1:]))
+    reading = episodes(source)
+    next(reading)
+    with pytest.raises(UserError, match=r"test/small-v0: episode 1 has \d+ observations, \d+ actions and"):
+        next(reading)
+
+
+def test_a_missing_episode_is_named_as_damage() -> None:
+    source = small_dataset()
+    with h5py.File(source.path / "main_data.hdf5", "r+") as file:
+        del file["episode_2"]
+    with pytest.raises(UserError, match=r"test/small-v0: .*cut or damaged.*episode_2"):
+        list(episodes(source))
+    with pytest.raises(UserError, match=r"cut or damaged"):
+        episode_returns(source)
+
+
+def test_a_cut_arrow_episode_is_refused() -> None:
+    """Minari (upstream pull request 352) hands out Arrow episodes over 32,767 steps cut: their promise is checked."""
+    pytest.importorskip("pyarrow")
+    folder = write_dataset("test/arrow-v0", counting_episodes([4, 5]), data_format="arrow")
+    about = folder / "1" / "metadata.json"
+    assert '"total_steps": 5' in about.read_text()
+    about.write_text(about.read_text().replace('"total_steps": 5', '"total_steps": 40000'))
+    with pytest.raises(UserError, match=r"episode 1 comes back with 5 of its 40000 steps"):
+        list(episodes(open_source(folder)))
+
+
+def test_one_episode_is_read_at_a_time() -> None:
+    source = small_dataset()
+    reading = episodes(source)
+    next(reading)
+    with h5py.File(source.path / "main_data.hdf5") as file:
+        expected = file["episode_1"]["observations"][()]
+    np.testing.assert_array_equal(next(reading).observations, expected)
+
+
+@pytest.mark.parametrize("damage", ["missing folder", "no metadata", "half metadata", "no id", "a list", "bad space"])
+def test_unreadable_metadata_are_one_clear_error(damage: str, tmp_path: Path) -> None:
+    folder = small_dataset().path
+    file = folder / "metadata.json"
+    if damage == "missing folder":
+        folder = tmp_path / "nothing"
+    elif damage == "no metadata":
+        file.unlink()
+    elif damage == "half metadata":
+        file.write_text(file.read_text()[:50])
+    elif damage == "no id":
+        change_metadata(folder, dataset_id=None)
+    elif damage == "a list":
+        file.write_text("[]")
+    else:
+        change_metadata(folder, action_space='{"type": "Box"}')
+    with pytest.raises(UserError):
+        open_source(folder)
+
+
+def test_spaces_must_be_in_the_metadata() -> None:
+    folder = small_dataset().path
+    change_metadata(folder, action_space=None)
+    with pytest.raises(UserError, match="lacks its spaces"):
+        open_source(folder)
+
+
+def test_an_empty_dataset_is_refused() -> None:
+    folder = small_dataset().path
+    change_metadata(folder, total_episodes=0, total_steps=0)
+    with pytest.raises(UserError, match="test/small-v0 is empty"):
+        open_source(folder)
+
+
+def test_environment_id() -> None:
+    written = counting_episodes([3])
+    assert open_source(write_dataset("test/a-v0", written)).environment_id is None
+    assert open_source(write_dataset("test/b-v0", written, env_spec_id="Pendulum-v1")).environment_id == "Pendulum-v1"

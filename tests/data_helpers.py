@@ -1,0 +1,184 @@
+"""Helpers for the tests of the data path and of whole commands: odd datasets, small disks, real processes."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+from minari.data_collector import EpisodeBuffer
+
+from iq_offline.data.cache import CachedSource, cached
+from iq_offline.data.stream import Source, open_source
+from tests.helpers import Episode, point_mass_dataset, write_dataset
+
+CHECKOUT = Path(__file__).parent.parent
+
+QUICK = ("--gradient-steps", "20", "--hidden-sizes", "8", "--batch-size", "8", "--checkpoint-every", "10")
+"""A training of a moment."""
+
+PROGRESS = re.compile(r"(training|recording|caching|evaluating) \S+: \d+/\d+")
+"""Lines of progress on stderr."""
+
+NOTES = ("trained, but not evaluated: ", "note: ")
+"""How lines on stderr begin that are neither progress nor errors."""
+
+
+def random_episodes(
+    generator: np.random.Generator,
+    lengths: Sequence[int],
+    observation_shape: tuple[int, ...] = (3,),
+    action_shape: tuple[int, ...] = (2,),
+    dtype: type = np.float64,
+) -> list[Episode]:
+    """Episodes of random numbers; about half end in a terminal state, some are also truncated there."""
+    episodes = []
+    for length in lengths:
+        terminations, truncations = np.zeros(length, bool), np.zeros(length, bool)
+        terminations[-1] = generator.random() < 0.5
+        truncations[-1] = not terminations[-1] or generator.random() < 0.2
+        episodes.append(
+            (
+                generator.standard_normal((length + 1, *observation_shape)).astype(dtype),
+                generator.uniform(-1, 1, (length, *action_shape)).astype(np.float32),
+                generator.standard_normal(length),
+                terminations,
+                truncations,
+            )
+        )
+    return episodes
+
+
+def counting_episodes(lengths: Sequence[int], terminated: Sequence[bool] | None = None) -> list[Episode]:
+    """Episodes whose numbers say where they stand: observation t of episode e is (e, t), its action (e/100, t/1000)."""
+    episodes = []
+    for index, length in enumerate(lengths):
+        times = np.arange(length + 1)
+        last = times[1:] == length
+        ends = last if terminated is None or terminated[index] else np.zeros(length, bool)
+        episodes.append(
+            (
+                np.stack([np.full(length + 1, index), times], -1).astype(np.float64),
+                np.stack([np.full(length, index / 100), times[:-1] / 1000], -1).astype(np.float32),
+                np.full(length, np.nan),
+                ends,
+                last & ~ends,
+            )
+        )
+    return episodes
+
+
+def cached_dataset(identifier: str, episodes: Sequence[Episode], **options: Any) -> CachedSource:
+    """Write a dataset and open its cache."""
+    return cached(open_source(write_dataset(identifier, episodes, **options)))
+
+
+def write_spaces_dataset(
+    identifier: str,
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    episodes: int = 2,
+    steps: int = 5,
+) -> Path:
+    """Write a Minari dataset of samples from any spaces."""
+    observation_space.seed(0)
+    action_space.seed(0)
+    buffers = [
+        EpisodeBuffer(
+            id=index,
+            seed=index,
+            observations=np.array([observation_space.sample() for _ in range(steps + 1)]),  # type: ignore[arg-type]
+            actions=np.array([action_space.sample() for _ in range(steps)]),  # type: ignore[arg-type]
+            rewards=[0.0] * steps,
+            terminations=[False] * steps,
+            truncations=[False] * (steps - 1) + [True],
+        )
+        for index in range(episodes)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = minari.create_dataset_from_buffers(
+            identifier, buffers, observation_space=observation_space, action_space=action_space
+        )
+    return Path(str(dataset.storage.data_path))
+
+
+def change_metadata(folder: Path, **changes: Any) -> None:
+    """Set keys of a dataset's metadata; None removes one."""
+    file = folder / "metadata.json"
+    metadata = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in metadata.items() if value is not None}))
+
+
+def small_dataset(identifier: str = "test/small-v0", episodes: int = 3, **options: Any) -> Source:
+    """A point-mass dataset of 20 steps an episode; it names no environment."""
+    return open_source(point_mass_dataset(identifier, episodes, 20, 0, **options))
+
+
+def snapshot(*folders: Path) -> dict[str, str]:
+    """Every file below the folders, with a hash of its content; folders with none."""
+    found = {}
+    for folder in folders:
+        for path in folder.rglob("*"):
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return found
+
+
+@contextmanager
+def tmpfs(path: Path, size: str = "16m") -> Iterator[Path]:
+    """A small disk of its own at ``path``; skips the test where mounting is not permitted."""
+    path.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(path)]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command here")
+    if done.returncode:
+        pytest.skip(f"mounting a small disk is not permitted here: {done.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True)
+
+
+def make_read_only(path: Path) -> None:
+    """Remount a disk made by :func:`tmpfs` so that nobody can write on it, root included."""
+    subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True, capture_output=True)
+
+
+def python(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the tests' Python with these arguments from the checkout; the environment is the test's."""
+    options = {"check": False, "cwd": CHECKOUT, "capture_output": True, "text": True, "timeout": 300} | options
+    return subprocess.run([sys.executable, *arguments], **options)  # noqa: PLW1510
+
+
+def start_python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """The same without waiting for the end."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        **options,
+    )
+
+
+def the_error(stderr: str) -> str:
+    """The one error line of a failed command, after checking that it is the only one and no traceback is near."""
+    lines = [line for line in stderr.splitlines() if not PROGRESS.match(line) and not line.startswith(NOTES)]
+    assert len(lines) == 1, f"not one line:\n{stderr}"
+    assert lines[0].startswith("error: "), stderr
+    assert "(a bug; --debug shows where)" not in lines[0], stderr
+    return lines[0]

@@ -1,0 +1,151 @@
+"""Which environments are built: those that are installed, never code that a dataset names unasked."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+
+from iq_offline.data.cache import cached
+from iq_offline.data.stream import Source, episode_returns, open_source
+from iq_offline.environments.make import evaluation_environment, make
+from iq_offline.errors import UserError
+from tests.data_helpers import change_metadata, counting_episodes
+from tests.helpers import write_dataset
+
+EVIL = """
+from pathlib import Path
+import gymnasium
+Path({mark!r}).write_text("was here")
+class Env(gymnasium.envs.classic_control.PendulumEnv): pass
+class Wrapper(gymnasium.Wrapper): pass
+"""
+
+
+def specification(**changes: Any) -> str:
+    """JSON of Pendulum's specification with changes."""
+    return json.dumps(json.loads(gymnasium.spec("Pendulum-v1").to_json()) | changes)
+
+
+def source_with(data_format: str | None = None, **metadata: str) -> Source:
+    folder = write_dataset("test/small-v0", counting_episodes([3]), data_format=data_format)
+    change_metadata(folder, **metadata)
+    return open_source(folder)
+
+
+@pytest.fixture
+def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that the importable module ``evil_module`` writes when somebody imports it."""
+    (tmp_path / "code").mkdir()
+    mark = tmp_path / "mark"
+    (tmp_path / "code" / "evil_module.py").write_text(EVIL.format(mark=str(mark)))
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.delitem(sys.modules, "evil_module", raising=False)
+    return mark
+
+
+def test_the_environment_it_was_recorded_in() -> None:
+    found = evaluation_environment(source_with(env_spec=specification()))
+    (environment,) = make(found, 1)
+    assert isinstance(environment.unwrapped, gymnasium.envs.classic_control.PendulumEnv)
+    assert environment.spec is not None
+    assert (environment.spec.id, environment.spec.max_episode_steps) == ("Pendulum-v1", 200)
+
+
+def test_the_evaluation_environment_comes_first() -> None:
+    other = gymnasium.spec("MountainCarContinuous-v0").to_json()
+    (environment,) = make(evaluation_environment(source_with(env_spec=specification(), eval_env_spec=other)), 1)
+    assert environment.spec is not None
+    assert environment.spec.id == "MountainCarContinuous-v0"
+
+
+def test_arguments_and_time_limits_of_the_dataset_are_kept() -> None:
+    text = specification(kwargs={"g": 3.0}, max_episode_steps=17)
+    (environment,) = make(evaluation_environment(source_with(env_spec=text)), 1)
+    assert environment.unwrapped.g == 3.0  # type: ignore[attr-defined]
+    environment.reset(seed=0)
+    ends = [environment.step(environment.action_space.sample())[3] for _ in range(17)]
+    assert ends == [False] * 16 + [True]
+
+
+def test_specifications_of_older_gymnasium() -> None:
+    """As in datasets recorded with Gymnasium 0.28 and 0.29."""
+    text = specification(autoreset=False, apply_api_compatibility=False)
+    (environment,) = make(evaluation_environment(source_with(env_spec=text)), 1)
+    assert isinstance(environment.unwrapped, gymnasium.envs.classic_control.PendulumEnv)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", "{}", '{"id": 5}', '{"id": "no version and no entry"}'])
+def test_malformed_specifications(text: str) -> None:
+    source = source_with(env_spec=specification(), eval_env_spec=text)
+    with pytest.raises(UserError):
+        make(evaluation_environment(source), 1)
+
+
+def test_no_environment_named() -> None:
+    with pytest.raises(UserError, match="test/small-v0 names no environment"):
+        evaluation_environment(source_with())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"id": "Evil-v0", "entry_point": "evil_module:Env"}, "Evil-v0, which no installed package registers.*trust"),
+        ({"entry_point": "evil_module:Env"}, "other code for Pendulum-v1.*evil_module:Env.*--trust-env"),
+        ({"id": "evil_module:Pendulum-v1", "entry_point": "evil_module:Env"}, "registers"),
+        ({"id": "evil_module:Pendulum-v1"}, "registers"),
+        ({"entry_point": None}, "Pendulum-v1"),
+    ],
+)
+@pytest.mark.parametrize("key", ["env_spec", "eval_env_spec"])
+def test_code_that_is_not_installed_is_not_run(key: str, changes: dict[str, Any], expected: str, mark: Path) -> None:
+    source = source_with(**({"env_spec": specification()} | {key: specification(**changes)}))
+    with pytest.raises(UserError, match=expected):
+        make(evaluation_environment(source), 1)
+    assert not mark.exists()
+
+
+def test_wrappers_that_a_dataset_names_are_not_run(mark: Path) -> None:
+    wrapper = {"name": "Wrapper", "entry_point": "evil_module:Wrapper", "kwargs": None}
+    source = source_with(env_spec=specification(additional_wrappers=[wrapper]))
+    (environment,) = make(evaluation_environment(source), 1)
+    assert isinstance(environment.unwrapped, gymnasium.envs.classic_control.PendulumEnv)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_reading_data_runs_nothing(data_format: str, mark: Path) -> None:
+    if data_format == "arrow":
+        pytest.importorskip("pyarrow")
+    text = specification(id="Evil-v0", entry_point="evil_module:Env")
+    source = source_with(data_format, env_spec=text, eval_env_spec=text)
+    assert cached(source).steps["observation"][3].tolist() == [0.0, 3.0]
+    episode_returns(source)
+    assert not mark.exists()
+
+
+def test_trust_runs_it(mark: Path) -> None:
+    source = source_with(env_spec=specification(entry_point="evil_module:Env"))
+    (environment,) = make(evaluation_environment(source, trust=True), 1)
+    assert mark.exists()
+    assert type(environment.unwrapped).__module__ == "evil_module"
+
+
+def test_environments_that_cannot_be_built() -> None:
+    with pytest.raises(UserError, match="cannot build the environment Nothing-v0"):
+        make("Nothing-v0", 1)
+    broken = evaluation_environment(source_with(env_spec=specification(kwargs={"no_such_argument": 1})))
+    with pytest.raises(UserError, match="cannot build the environment Pendulum-v1") as caught:
+        make(broken, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_instances_are_independent() -> None:
+    one, two = make("Pendulum-v1", 2)
+    one.reset(seed=0)
+    two.reset(seed=0)
+    state = two.unwrapped.state.copy()  # type: ignore[attr-defined]
+    one.step(one.action_space.sample())
+    assert (two.unwrapped.state == state).all()  # type: ignore[attr-defined]

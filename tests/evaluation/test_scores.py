@@ -1,0 +1,157 @@
+"""Returns, what they are measured against, and their summary."""
+
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from iq_offline.data.catalog import References, load_card
+from iq_offline.data.stream import open_source
+from iq_offline.errors import UserError
+from iq_offline.evaluation.scores import evaluate, interquartile_mean, normalized_score, random_return, references
+from iq_offline.learning.networks import mlp
+from iq_offline.learning.policy import Policy
+from tests.data_helpers import change_metadata, counting_episodes
+from tests.helpers import Episode, write_dataset
+
+
+def pendulum_policy(size: int = 3) -> Policy:
+    torch.manual_seed(1)
+    return Policy(mlp(size, 8, 1), Box(-np.inf, np.inf, (size,)), Box(-2.0, 2.0, (1,)))
+
+
+def plain_return(policy: Policy, seed: int) -> float:
+    """One episode by an independent loop."""
+    environment = gymnasium.make("Pendulum-v1")
+    observation, total, done = environment.reset(seed=seed)[0], 0.0, False
+    while not done:
+        observation, reward, terminated, truncated, _ = environment.step(policy(observation[None])[0])
+        total, done = total + float(reward), terminated or truncated
+    return total
+
+
+def test_evaluate_is_whole_episodes_from_the_seeds() -> None:
+    """More episodes than stand side by side; the numbers are those of an independent loop up to the last bits."""
+    policy = pendulum_policy()
+    returns = evaluate(policy, "Pendulum-v1", 13, 500)
+    expected = [plain_return(policy, seed) for seed in range(500, 513)]
+    assert len(set(expected)) == 13
+    np.testing.assert_allclose(returns, expected, rtol=1e-4)
+    assert evaluate(policy, "Pendulum-v1", 13, 500) == returns
+    assert evaluate(policy, "Pendulum-v1", 1, 505)[0] == pytest.approx(plain_return(policy, 505), rel=1e-12)
+
+
+def test_evaluate_counts_episodes() -> None:
+    seeds: list[int] = []
+    evaluate(pendulum_policy(), "Pendulum-v1", 3, 7, lambda episode: seeds.append(episode.seed))
+    assert seeds == [7, 8, 9]
+
+
+def test_a_policy_for_another_environment_is_refused() -> None:
+    with pytest.raises(UserError, match=r"observation space has shape \(3,\), the policy's \(4,\)"):
+        evaluate(pendulum_policy(4), "Pendulum-v1", 1, 0)
+    wide = Policy(mlp(3, 8, 2), Box(-np.inf, np.inf, (3,)), Box(-2.0, 2.0, (2,)))
+    with pytest.raises(UserError, match=r"action space has shape \(1,\), the policy's \(2,\)"):
+        evaluate(wide, "Pendulum-v1", 1, 0)
+
+
+def test_random_return_is_that_of_uniform_actions() -> None:
+    """Against an independent sample of random episodes; the two means differ by chance only."""
+    environment = gymnasium.make("Pendulum-v1")
+    environment.action_space.seed(0)
+    totals = []
+    for seed in range(60):
+        environment.reset(seed=seed)
+        totals.append(sum(float(environment.step(environment.action_space.sample())[1]) for _ in range(200)))
+    value = random_return("Pendulum-v1")
+    error = np.std(totals) * math.sqrt(1 / 60 + 1 / 100)
+    assert abs(value - np.mean(totals)) < 4 * error
+    assert random_return("Pendulum-v1") == value
+
+
+def test_normalized_score() -> None:
+    about = References(expert_return=3000.0, random_return=20.0, source="")
+    assert normalized_score(3000.0, about) == 1.0
+    assert normalized_score(20.0, about) == 0.0
+    assert normalized_score(1510.0, about) == pytest.approx(0.5)
+    assert normalized_score(-576.0, about) == pytest.approx(-0.2)
+    assert normalized_score(5980.0, about) == pytest.approx(2.0)
+    below = References(expert_return=-150.0, random_return=-1200.0, source="")
+    assert normalized_score(-675.0, below) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("expert", "random"), [(1.0, 1.0), (math.nan, 0.0), (1.0, math.nan), (math.inf, 0.0)])
+def test_no_score_without_references(expert: float, random: float) -> None:
+    assert normalized_score(0.5, References(expert, random, "")) is None
+
+
+def rewarded(rewards: list[list[float]]) -> list[Episode]:
+    """Episodes with these rewards."""
+    episodes = counting_episodes([len(each) for each in rewards])
+    return [(o, a, np.array(r), t, u) for (o, a, _, t, u), r in zip(episodes, rewards, strict=True)]
+
+
+REWARDS = [[1.0, 2.0], [10.0, 20.0, 30.0]]
+
+
+def test_the_card_comes_before_the_metadata() -> None:
+    folder = write_dataset("iq-offline/hopper/expert-v0", rewarded(REWARDS), env_spec_id="Hopper-v5")
+    change_metadata(folder, ref_min_score=-5.0, ref_max_score=5.0)
+    assert references(open_source(folder), "Hopper-v5") == load_card("hopper").references
+
+
+def test_the_metadata_come_before_a_measurement() -> None:
+    folder = write_dataset("mujoco/hopper/expert-v0", rewarded(REWARDS), env_spec_id="Hopper-v5")
+    change_metadata(folder, ref_min_score=-5, ref_max_score=5.5)
+    found = references(open_source(folder), "Hopper-v5")
+    assert (found.random_return, found.expert_return) == (-5.0, 5.5)
+    assert "metadata" in found.source
+
+
+def test_scores_of_zero_in_the_metadata_count() -> None:
+    folder = write_dataset("test/zero-v0", rewarded(REWARDS), env_spec_id="Pendulum-v1")
+    change_metadata(folder, ref_min_score=0.0, ref_max_score=10.0)
+    found = references(open_source(folder), "Pendulum-v1")
+    assert (found.random_return, found.expert_return) == (0.0, 10.0)
+
+
+def test_measured_with_the_random_return_of_a_card() -> None:
+    folder = write_dataset("mujoco/hopper/expert-v0", rewarded(REWARDS), env_spec_id="Hopper-v5")
+    change_metadata(folder, ref_min_score=-5.0)  # One of the two is none.
+    found = references(open_source(folder), "Hopper-v5")
+    assert found.expert_return == (3 + 60) / 2
+    assert found.random_return == load_card("hopper").references.random_return
+    assert "card of Hopper-v5" in found.source
+
+
+def test_measured_with_random_episodes() -> None:
+    folder = write_dataset("test/pendulum-v0", rewarded(REWARDS), env_spec_id="Pendulum-v1")
+    found = references(open_source(folder), "Pendulum-v1")
+    assert found.expert_return == (3 + 60) / 2
+    assert found.random_return == random_return("Pendulum-v1")
+    assert "100 random episodes" in found.source
+
+
+def test_datasets_without_rewards_have_no_score() -> None:
+    folder = write_dataset("test/nan-v0", counting_episodes([3]), env_spec_id="Hopper-v5")
+    assert normalized_score(10.0, references(open_source(folder), "Hopper-v5")) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([7.0], 7.0),
+        ([1.0, 2.0], 1.5),
+        ([0.0, 1.0, 5.0], 2.0),
+        ([100.0, 2.0, -50.0, 4.0], 3.0),
+        ([0.0, 3.0, 1.0, 100.0, 2.0], 2.0),
+        ([8.0, 1.0, 2.0, 7.0, 3.0, 6.0, -90.0, 900.0], (2 + 3 + 6 + 7) / 4),
+        (list(range(10)), (2 + 3 + 4 + 5 + 6 + 7) / 6),
+    ],
+)
+def test_interquartile_mean_by_hand(values: list[float], expected: float) -> None:
+    assert interquartile_mean(values) == pytest.approx(expected)
+    assert interquartile_mean(values[::-1]) == pytest.approx(expected)

@@ -1,0 +1,619 @@
+"""What goes wrong for users is one line that names the thing, a non-zero exit code, and nothing lost on the disk.
+
+Most commands run in this process, through the same function as ``iq-offline``; some in processes of their own.
+"""
+
+import json
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+
+from iq_offline.cli import main
+from iq_offline.errors import UserError
+from iq_offline.files import cache_folder
+from tests.data_helpers import (
+    PROGRESS,
+    QUICK,
+    change_metadata,
+    make_read_only,
+    python,
+    random_episodes,
+    small_dataset,
+    snapshot,
+    start_python,
+    the_error,
+    tmpfs,
+    write_spaces_dataset,
+)
+from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
+
+NAME = "test/small-v0"
+RUN_FILES = {"config.toml", "data.json", "metrics.ndjson", "policy.safetensors", "summary.json", "curve.png"}
+
+
+def train(*arguments: object, expert: str = NAME) -> list[str]:
+    """The arguments of a short training."""
+    return ["train", "hopper_offline", "--expert", expert, *QUICK, *map(str, arguments)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The Minari root with one good dataset in it, ``test/small-v0``."""
+    small_dataset(NAME)
+    return tmp_path / "minari"
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where runs go; the current folder is elsewhere, and empty."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "runs" / "one"
+
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Run a command that must fail as the user's mistakes do; returns its one line."""
+
+    def run(arguments: list[str], code: int = 2) -> str:
+        before = snapshot(root, output, Path.cwd())
+        capsys.readouterr()
+        assert main(arguments) == code
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert snapshot(root, output, Path.cwd()) == before, "a failed command changed something on the disk"
+        assert [path.name for path in cache_folder().glob(".*")] == [], "left in the cache"
+        with pytest.raises(UserError):
+            main([*arguments, "--debug"])
+        return the_error(printed.err)
+
+    return run
+
+
+def succeeds(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, list[str]]:
+    """Run a command that must work; returns what it prints and its notes on stderr, progress aside."""
+    capsys.readouterr()
+    code = main(arguments)
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return printed.out, [line for line in printed.err.splitlines() if not PROGRESS.match(line)]
+
+
+# ---------------------------------------------------------------------------------------------- names of datasets
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("test/smal-v0", r"no dataset 'test/smal-v0'.*did you mean.*'test/small-v0'.*--download"),
+        ("hopper/exprt-v0", r"no dataset.*did you mean.*'hopper/expert'"),
+        ("hoper/expert", r"neither a built-in dataset nor a Minari id.*did you mean.*'hopper/expert'"),
+        ("small", r"neither a built-in dataset nor a Minari id"),
+        ("../x-v0", r"'\.\./x-v0' is neither a built-in dataset nor a Minari id"),
+        ("test/../../x-v0", r"neither a built-in dataset nor a Minari id"),
+        ("/tmp/x-v0", r"neither a built-in dataset nor a Minari id"),
+        ("", r"neither a built-in dataset nor a Minari id"),
+    ],
+)
+def test_unknown_and_malformed_names(name: str, expected: str, fails: Fails, output: Path) -> None:
+    assert re.search(expected, fails(train("--output", output, expert=name)))
+    assert not output.exists()
+
+
+def test_unknown_suboptimal_dataset(fails: Fails, output: Path) -> None:
+    line = fails(train("--output", output, "--suboptimal", NAME, "test/smal-v0"))
+    assert "no dataset 'test/smal-v0'" in line
+    assert not output.exists()
+
+
+# ---------------------------------------------------------------------------------------------- bad data
+
+
+def test_suboptimal_data_of_another_environment(fails: Fails, output: Path) -> None:
+    written = point_mass_episodes(2, 5, 0)
+    write_dataset("test/hopper-v0", written, env_spec_id="Hopper-v5")
+    write_dataset("test/walker-v0", written, env_spec_id="Walker2d-v5")
+    line = fails(train("--output", output, "--suboptimal", "test/walker-v0", expert="test/hopper-v0"))
+    assert "test/walker-v0 cannot be mixed with test/hopper-v0" in line
+    assert "Walker2d-v5" in line
+    assert "Hopper-v5" in line
+
+
+@pytest.mark.parametrize(("observation", "action"), [((3,), (2,)), ((4,), (1,)), ((2, 2), (2,))])
+def test_suboptimal_data_of_other_shapes(
+    observation: tuple[int, ...], action: tuple[int, ...], fails: Fails, output: Path
+) -> None:
+    write_dataset("test/other-v0", random_episodes(np.random.default_rng(0), [4, 5], observation, action))
+    line = fails(train("--output", output, "--suboptimal", "test/other-v0"))
+    assert "test/other-v0 cannot be mixed with test/small-v0" in line
+    assert str(observation if observation != (4,) else action) in line
+
+
+def test_values_that_are_not_finite(fails: Fails, output: Path) -> None:
+    written = point_mass_episodes(3, 20, 0)
+    written[1][0][4:6, 1] = np.nan
+    written[2][1][3, 0] = np.inf
+    write_dataset("test/nan-v0", written)
+    expected = "test/nan-v0 holds values that are not finite: 2 in observations and 1 in actions, first in episode 1"
+    assert fails(train("--output", output, expert="test/nan-v0")) == f"error: {expected}"
+    assert fails(train("--output", output, "--suboptimal", "test/nan-v0")) == f"error: {expected}"
+
+
+def test_rewards_do_not_matter(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With every reward NaN the same weights come out, bit for bit."""
+    written = point_mass_episodes(3, 20, 0)
+    write_dataset("test/with-v0", written)
+    write_dataset("test/without-v0", [(o, a, r * np.nan, t, u) for o, a, r, t, u in written])
+    for name in ("with", "without"):
+        succeeds(train("--output", output / name, expert=f"test/{name}-v0"), capsys)
+    for algorithm in ("bc", "iq_learn"):
+        one, other = ((output / name / algorithm / "policy.safetensors").read_bytes() for name in ("with", "without"))
+        assert one == other
+
+
+def test_an_empty_dataset(fails: Fails, output: Path) -> None:
+    change_metadata(small_dataset("test/empty-v0").path, total_episodes=0, total_steps=0)
+    assert "test/empty-v0 is empty" in fails(train("--output", output, expert="test/empty-v0"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_a_truncated_hdf5_file(share: float, fails: Fails, output: Path) -> None:
+    file = small_dataset("test/cut-v0").path / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    line = fails(train("--output", output, expert="test/cut-v0"))
+    assert line.startswith("error: test/cut-v0: ")
+    assert "cut or damaged" in line
+
+
+def test_damage_inside_an_hdf5_file(fails: Fails, output: Path) -> None:
+    """The size is right, but a third of the file holds nothing."""
+    file = small_dataset("test/hole-v0", episodes=20).path / "main_data.hdf5"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3 : 2 * len(content) // 3] = b"\xff" * (2 * len(content) // 3 - len(content) // 3)
+    file.write_bytes(content)
+    assert "test/hole-v0" in fails(train("--output", output, expert="test/hole-v0"))
+
+
+def test_missing_files(fails: Fails, output: Path) -> None:
+    folder = small_dataset("test/none-v0").path
+    (folder / "main_data.hdf5").unlink()
+    assert "cut or damaged" in fails(train("--output", output, expert="test/none-v0"))
+    (folder / "metadata.json").unlink()
+    assert "not a readable Minari dataset" in fails(train("--output", output, expert="test/none-v0"))
+
+
+def test_a_missing_episode(fails: Fails, output: Path) -> None:
+    folder = small_dataset("test/less-v0").path
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        del file["episode_1"]
+    line = fails(train("--output", output, expert="test/less-v0"))
+    assert "test/less-v0" in line
+    assert "episode_1" in line
+
+
+def test_more_trajectories_than_there_are(fails: Fails, output: Path) -> None:
+    line = fails(train("--output", output, "--num-expert-trajectories", 4))
+    assert line == f"error: {NAME} holds 3 trajectories, 4 were asked for"
+    line = fails(train("--output", output, "--num-expert-trajectories", 3, "--suboptimal", NAME))
+    assert NAME in line
+    assert not output.exists()
+
+
+def test_spaces_that_cannot_be_learned(fails: Fails, output: Path) -> None:
+    box = Box(-1, 1, (3,))
+    cases: dict[str, tuple[gymnasium.Space, gymnasium.Space, str]] = {
+        "discrete": (box, Discrete(3), "its action space is Discrete"),
+        "numbers": (Discrete(5), box, "its observation space is Discrete"),
+        "unbounded": (box, Box(-np.inf, np.inf, (2,)), "its action box has no finite, positive width"),
+        "half": (box, Box(np.array([-1, -np.inf], np.float32), 1, (2,)), "its action box has no finite"),
+    }
+    for name, (observation, action, expected) in cases.items():
+        write_spaces_dataset(f"test/{name}-v0", observation, action)
+        assert f"test/{name}-v0: {expected}" in fails(train("--output", output, expert=f"test/{name}-v0"))
+    folder = small_dataset("test/dict-v0").path
+    from minari.serialization import serialize_space
+
+    change_metadata(folder, observation_space=serialize_space(Dict({"a": box})))
+    assert "its observation space is Dict" in fails(train("--output", output, expert="test/dict-v0"))
+
+
+def test_actions_outside_the_box_are_clipped(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says how many; and training on them is training on the clipped ones."""
+    written = point_mass_episodes(2, 20, 0)
+    clipped = [episode[1].copy() for episode in written]
+    for index, (row, values) in enumerate([(3, (5.0, 0.1)), (7, (-3.0, 2.0)), (19, (0.2, -1.5))]):
+        written[index % 2][1][row] = values
+        clipped[index % 2][row] = np.clip(values, -1, 1)
+    write_dataset("test/wide-v0", written)
+    write_dataset("test/clipped-v0", [(o, a, r, t, u) for (o, _, r, t, u), a in zip(written, clipped, strict=True)])
+    policies = []
+    for name in ("wide", "clipped"):
+        folder = output / name
+        arguments = train("--output", folder, "--num-expert-trajectories", 2, expert=f"test/{name}-v0")
+        _, notes = succeeds(arguments, capsys)
+        said = [line for line in notes if "clipped" in line and "outside" in line]
+        if name == "wide":
+            assert set(said) == {"test/wide-v0: 3 of 40 actions are outside the box and clipped"}
+        else:
+            assert said == []
+        policies.append([(folder / each / "policy.safetensors").read_bytes() for each in ("bc", "iq_learn")])
+    assert policies[0] == policies[1]
+
+
+# ---------------------------------------------------------------------------------------------- bad commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--gradient-steps", "0"], "gradient_steps = 0"),
+        (["--gradient-steps", "many"], "gradient-steps"),
+        (["--hidden-sizes", "8", "x"], "hidden-sizes"),
+        (["--hidden-sizes", "0"], "hidden_sizes"),
+        (["--seed", "-1"], "seed = -1"),
+        (["--evaluation.seed", "-1"], "seed = -1"),
+        (["--dtype", "float16"], "dtype"),
+        (["--device", "nonsense"], "nonsense"),
+        (["--device", "cuda:77"], "cuda:77"),
+        (["--algorithms", "gail"], "algorithms"),
+        (["--subsample", "0"], "subsample = 0"),
+        (["--iq-learn.discount", "1.0"], "discount = 1"),
+        (["--iq-learn.value-states", "mixture"], "iq_learn.value_states = 'mixture' needs suboptimal data"),
+        (["--iq-learn.chi2-states", "mixture"], "iq_learn.chi2_states = 'mixture' needs suboptimal data"),
+        (["--suboptimal", NAME, "--suboptimal-fraction", "1.0"], "suboptimal_fraction = 1"),
+        (["--suboptimal", NAME, "--suboptimal-fraction", "0.999"], "suboptimal"),
+        (["--suboptimal", NAME, "--batch-size", "1"], "suboptimal"),
+        (["--gradient-stepz", "5"], "--gradient-steps"),
+        (["--output"], "output"),
+        (["surprise"], "surprise"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_values_on_the_command_line(arguments: list[str], expected: str, fails: Fails, output: Path) -> None:
+    assert expected in fails([*train("--output", output), *arguments])
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trane"], "train"),
+        (["train", "hoper_offline"], "no recipe 'hoper_offline'; did you mean 'hopper_offline'"),
+        (["train", "nothing.toml"], "nothing.toml"),
+        (["train"], "which recipe?"),
+        ([], "train"),
+        (["datasets", "lst"], "list"),
+        (["datasets"], "list"),
+        (["datasets", "build"], "hopper/expert"),
+        (["datasets", "build", "hopper/exprt"], "no built-in dataset 'hopper/exprt'; did you mean 'hopper/expert'"),
+        (["datasets", "build", "hopper/random", "hopper/exprt"], "did you mean 'hopper/expert'"),
+        (["datasets", "train-expert", "hoper"], "no dataset card 'hoper'; did you mean 'hopper'"),
+        (["datasets", "cache", "--cleer"], "--clear"),
+        (["--surprise"], "surprise"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_commands(arguments: list[str], expected: str, fails: Fails) -> None:
+    assert expected in fails(arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[training]\ngradient_step = 5\n", "unknown key 'training.gradient_step'; did you mean 'gradient_steps'"),
+        ("seeds = 5\n", "unknown key 'seeds'; did you mean 'seed'"),
+        ("[iq_lern]\n", "unknown key 'iq_lern'; did you mean 'iq_learn'"),
+        ("[data]\nsubsample = 0\n", "data.subsample = 0"),
+        ("[data\n", "is not valid TOML"),
+    ],
+)
+def test_mistakes_in_a_recipe_file(content: str, expected: str, fails: Fails, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(content)
+    line = fails(["train", str(file), "--expert", NAME])
+    assert expected in line
+    assert str(file) in line
+
+
+def test_recipe_files_are_followed(
+    root: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also a run's own config.toml: it repeats the run, to the same weights."""
+    file = tmp_path / "mine.toml"
+    training = "gradient_steps = 30\nhidden_sizes = [4]\nbatch_size = 4\nsnapshots = 0"
+    file.write_text(f'recipe = "mine"\nalgorithm = "bc"\nseed = 3\n[data]\nexpert = "{NAME}"\n[training]\n{training}\n')
+    printed, _ = succeeds(["train", str(file)], capsys)
+    folder = Path("runs/mine/n1-k1-seed3")
+    assert str(folder) in printed
+    assert [path.name for path in sorted(folder.iterdir()) if path.is_dir()] == ["bc"]
+    summary = json.loads((folder / "bc" / "summary.json").read_text())
+    assert (summary["recipe"], summary["seed"], summary["gradient_steps"]) == ("mine", 3, 30)
+    succeeds(["train", str(folder / "bc" / "config.toml"), "--output", str(output)], capsys)
+    assert (output / "bc" / "config.toml").read_text() == (folder / "bc" / "config.toml").read_text()
+    one, other = ((where / "bc" / "policy.safetensors").read_bytes() for where in (folder, output))
+    assert one == other
+
+
+# ---------------------------------------------------------------------------------------------- output folders
+
+
+def test_a_finished_run_is_not_trained_again(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = random_episodes(np.random.default_rng(0), [20, 30], (3,), (1,))
+    folder = write_dataset("test/pendulum-v0", written, low=-2, high=2, env_spec_id="Pendulum-v1")
+    change_metadata(folder, ref_min_score=-1200.0, ref_max_score=-150.0)
+    arguments = train("--output", output, "--evaluation.episodes", 2, expert="test/pendulum-v0")
+    first, _ = succeeds(arguments, capsys)
+    times = {path: path.stat().st_mtime_ns for path in output.glob("*/*") if path.is_file()}
+    assert {path.name for path in times} == RUN_FILES
+    again, notes = succeeds(arguments, capsys)
+    assert again == first
+    assert [line for line in notes if "finished already: nothing to train" in line] == [
+        f"{output / name} is finished already: nothing to train" for name in ("bc", "iq_learn")
+    ]
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*/*") if path.is_file()} == times
+    for name, label in (("bc", "BC"), ("iq_learn", "IQ-Learn")):
+        summary = json.loads((output / name / "summary.json").read_text())
+        assert summary["return_mean"] == pytest.approx(np.mean(summary["returns"]))
+        assert summary["normalized_score"] == pytest.approx((summary["return_mean"] + 1200) / 1050)
+        (row,) = [line for line in first.splitlines() if f" {label} " in line]
+        assert f"{summary['return_mean']:.1f}" in row
+        assert f"{summary['normalized_score']:.3f}" in row
+
+
+def test_an_output_folder_with_another_configuration(
+    root: Path, output: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    succeeds(train("--output", output, "--algorithms", "bc"), capsys)
+    line = fails(train("--output", output, "--algorithms", "bc", "--average-decay", 0.5))
+    assert f"{output / 'bc'} holds another configuration" in line
+    assert "training.average_decay is 0.999 there and 0.5 here" in line
+    line = fails(train("--output", output, "--algorithms", "bc", "--seed", 1, "--batch-size", 16))
+    assert "1 more" in line
+
+
+def test_an_output_folder_of_a_run_on_other_data(
+    root: Path, output: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dataset was replaced while the run was unfinished: going on would mix the two."""
+    arguments = train("--output", output, "--algorithms", "bc")
+    succeeds(arguments, capsys)
+    (output / "bc" / "summary.json").unlink()
+    shutil.rmtree(root / "test")
+    point_mass_dataset(NAME, 3, 20, seed=5)
+    assert "was begun on other data" in fails(arguments)
+
+
+@pytest.mark.parametrize("inside", ["notes.txt", "bc/notes.txt"])
+def test_an_output_folder_that_is_no_run(inside: str, fails: Fails, output: Path) -> None:
+    (output / inside).parent.mkdir(parents=True)
+    (output / inside).write_text("precious")
+    line = fails(train("--output", output))
+    assert "not empty" in line
+    assert str(output) in line
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_an_output_folder_that_is_a_file(depth: int, fails: Fails, output: Path) -> None:
+    output.parent.mkdir()
+    output.write_text("precious")
+    target = output if depth == 0 else output / "inner"
+    assert str(output) in fails(train("--output", target))
+    assert output.read_text() == "precious"
+
+
+def test_an_empty_output_folder_is_used(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output.mkdir(parents=True)
+    (output / ".hidden").write_text("")
+    succeeds(train("--output", output, "--algorithms", "bc"), capsys)
+    assert {path.name for path in (output / "bc").iterdir() if path.is_file()} == RUN_FILES
+
+
+def test_a_read_only_output_folder(fails: Fails, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk") as disk:
+        make_read_only(disk)
+        line = fails(train("--output", disk / "run"))
+        assert "not allowed to write" in line
+        assert str(disk) in line
+
+
+# ---------------------------------------------------------------------------------------------- full disks
+
+
+def test_full_disk_while_caching(fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Path) -> None:
+    write_dataset("test/large-v0", random_episodes(np.random.default_rng(0), [300] * 3, (400,), (2,)))
+    with tmpfs(tmp_path / "disk", "1m") as disk:
+        monkeypatch.setenv("IQ_OFFLINE_CACHE", str(disk))
+        line = fails(train("--output", output, expert="test/large-v0"))
+        assert line.startswith(f"error: no space left while caching test/large-v0 in {disk}")
+        assert list(disk.iterdir()) == []
+
+
+def test_full_disk_while_checkpointing(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line; the older checkpoint stays, nothing half beside it; with space again the command goes on and ends."""
+    with tmpfs(tmp_path / "disk", "1m") as disk:
+        arguments = train("--output", disk / "run", "--algorithms", "iq_learn", "--hidden-sizes", 160)
+        folder = disk / "run" / "iq_learn"
+        assert main(arguments) == 2
+        line = the_error(capsys.readouterr().err)
+        assert line.startswith(f"error: no space left while writing a checkpoint in {folder}"), line
+        assert [path for path in folder.rglob(".*")] == []
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        succeeds(arguments, capsys)
+        whole = tmp_path / "whole"
+        succeeds([*arguments, "--output", str(whole)], capsys)
+        one, other = ((each / "iq_learn" / "policy.safetensors").read_bytes() for each in (disk / "run", whole))
+        assert one == other
+
+
+def test_disks_of_every_size(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever in the run the disk is full, the failure is one line, leaves nothing half, and can be mended."""
+    outcomes = []
+    with tmpfs(tmp_path / "disk", "4m") as disk:
+        for free in range(0, 400_000, 24_576):
+            block = disk / "block"
+            block.unlink(missing_ok=True)
+            shutil.rmtree(disk / "run", ignore_errors=True)
+            available = shutil.disk_usage(disk).free
+            block.write_bytes(b"\0" * (available - free))
+            arguments = train("--output", disk / "run", "--algorithms", "bc", "--snapshots", 2)
+            code = main(arguments)
+            printed = capsys.readouterr()
+            if code:
+                assert (code, free) == (2, free)
+                line = the_error(printed.err)
+                assert "no space left while" in line
+                outcomes.append(line.split(" while ")[1].split(" in ")[0])
+                assert not [path for path in disk.rglob(".*")]
+                block.unlink()
+                succeeds(arguments, capsys)
+            else:
+                outcomes.append("finished")
+    assert outcomes[0] == "starting a run"
+    assert outcomes[-1] == "finished"
+    assert len(set(outcomes)) >= 4, outcomes
+
+
+def test_file_size_limit_while_logging(root: Path, output: Path) -> None:
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    arguments = train("--output", output, "--algorithms", "bc", "--gradient-steps", 3000, "--log-every", 1)
+    arguments += ["--checkpoint-every", "3000", "--snapshots", "0", "--hidden-sizes", "2"]
+    done = python("-m", "iq_offline", *arguments, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert the_error(done.stderr).startswith("error: no space left while writing metrics")
+
+
+# ---------------------------------------------------------------------------------------------- environments
+
+
+EVIL = "from pathlib import Path\nPath({mark!r}).write_text('was here')\n"
+
+
+def test_untrusted_environments_are_not_run(
+    root: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dataset that names code: trained, said so, not evaluated; with --trust-env it runs."""
+    mark = tmp_path / "mark"
+    (tmp_path / "code").mkdir()
+    evil = "from gymnasium.envs.classic_control import PendulumEnv\n" + EVIL.format(mark=str(mark))
+    (tmp_path / "code" / "evil_env.py").write_text(evil)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    written = random_episodes(np.random.default_rng(0), [20], (3,), (1,))
+    folder = write_dataset("test/evil-v0", written, low=-2, high=2)
+    specification = json.loads(gymnasium.spec("Pendulum-v1").to_json())
+    specification |= {"id": "Evil-v0", "entry_point": "evil_env:PendulumEnv"}
+    change_metadata(folder, env_spec=json.dumps(specification), ref_min_score=0.0, ref_max_score=1.0)
+    arguments = train("--algorithms", "bc", "--evaluation.episodes", 1, "--snapshots", 1, expert="test/evil-v0")
+    printed, notes = succeeds([*arguments, "--output", str(output)], capsys)
+    assert not mark.exists()
+    assert "not evaluated" in printed
+    (note,) = [line for line in notes if line.startswith("trained, but not evaluated: ")]
+    assert "--trust-env" in note
+    summary = json.loads((output / "bc" / "summary.json").read_text())
+    assert (summary["returns"], summary["normalized_score"], summary["curve"]) == ([], None, [])
+    printed, notes = succeeds([*arguments, "--output", str(tmp_path / "trusted"), "--trust-env"], capsys)
+    assert mark.exists()
+    assert notes == []
+    assert len(json.loads((tmp_path / "trusted" / "bc" / "summary.json").read_text())["returns"]) == 1
+
+
+@pytest.mark.parametrize("problem", ["arguments", "shape"])
+def test_environments_that_do_not_fit(
+    problem: str, root: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training is not lost: there is a summary, and the policy."""
+    folder = write_dataset("test/odd-v0", random_episodes(np.random.default_rng(0), [20], (3,), (1,)), -2, 2)
+    specification = json.loads(gymnasium.spec("Pendulum-v1").to_json())
+    if problem == "arguments":
+        specification["kwargs"] = {"no_such_argument": 1}
+    else:
+        specification = json.loads(gymnasium.spec("MountainCarContinuous-v0").to_json())
+    change_metadata(folder, env_spec=json.dumps(specification), ref_min_score=0.0, ref_max_score=1.0)
+    _, notes = succeeds(train("--output", output, "--algorithms", "bc", expert="test/odd-v0"), capsys)
+    assert len([line for line in notes if line.startswith("trained, but not evaluated: ")]) == 1
+    assert json.loads((output / "bc" / "summary.json").read_text())["returns"] == []
+
+
+# ---------------------------------------------------------------------------------------------- other commands
+
+
+def test_list_survives_a_damaged_dataset(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_metadata(small_dataset("test/empty-v0").path, total_episodes=0, total_steps=0)
+    (small_dataset("test/half-v0").path / "metadata.json").write_text("{")
+    printed, _ = succeeds(["datasets", "list"], capsys)
+    assert "hopper/expert" in printed
+    (row,) = [line for line in printed.splitlines() if NAME in line]
+    assert "60" in row
+    for name in ("test/empty-v0", "test/half-v0"):
+        assert name in printed
+
+
+def test_cache_command(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeeds(train("--output", output, "--algorithms", "bc"), capsys)
+    assert list(cache_folder().iterdir())
+    printed, _ = succeeds(["datasets", "cache"], capsys)
+    assert str(cache_folder()) in printed
+    succeeds(["datasets", "cache", "--clear"], capsys)
+    assert list(cache_folder().iterdir()) == []
+    printed, _ = succeeds(["datasets", "cache"], capsys)
+    assert "0.0 MB" in printed
+
+
+# ---------------------------------------------------------------------------------------------- real processes
+
+
+@pytest.mark.parametrize("front", [("iq_offline", "train", "hopper_offline"), ("iq_offline.recipes.hopper_offline",)])
+def test_real_processes(front: tuple[str, ...], root: Path, output: Path) -> None:
+    arguments = ["-m", *front, "--expert", "test/smal-v0", "--output", str(output)]
+    done = python(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "test/small-v0" in the_error(done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+    done = python(*arguments, "--debug")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert "UserError: no dataset 'test/smal-v0'" in done.stderr
+    assert not output.exists()
+
+
+def test_ctrl_c(root: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 130 and one line; the same command finishes, with the bits of an uninterrupted run."""
+    steps = ("--gradient-steps", 1500, "--log-every", 10, "--algorithms", "bc", "--snapshots", 1)
+    arguments = train("--output", output, *steps)
+    process = start_python("-m", "iq_offline", *arguments)
+    assert process.stderr
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("training bc:"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest, printed = process.stderr.read(), process.stdout.read() if process.stdout else ""
+    assert process.wait(60) == 130
+    assert printed == ""
+    said = [line for line in (*lines, *rest.splitlines()) if not PROGRESS.match(line)]
+    assert len(said) == 1
+    assert said[0].startswith("interrupted: stopped at step ")
+    step = int(said[0].split("step ")[1].split(" of")[0].replace(",", ""))
+    assert 0 < step < 1500
+    assert not (output / "bc" / "summary.json").exists()
+    torch.set_num_threads(1)
+    succeeds(arguments, capsys)
+    succeeds(train("--output", tmp_path / "whole", *steps), capsys)
+    one, other = ((each / "bc" / "policy.safetensors").read_bytes() for each in (output, tmp_path / "whole"))
+    assert one == other
+    rows = [json.loads(line) for line in (output / "bc" / "metrics.ndjson").read_text().splitlines()]
+    assert [row["gradient_steps"] for row in rows] == list(range(10, 1501, 10))

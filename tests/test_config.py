@@ -1,0 +1,263 @@
+"""Configurations: mistakes are named, nothing is lost between Python and TOML, and resolving decides everything."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iq_offline.config import (
+    BCConfig,
+    DataConfig,
+    EvaluationConfig,
+    IQLearnConfig,
+    RunConfig,
+    TrainingConfig,
+    from_table,
+    load_recipe,
+    resolved,
+    to_table,
+    to_toml,
+)
+from iq_offline.errors import UserError, nearest
+from iq_offline.files import shipped
+
+SECTIONS = {
+    "data": DataConfig,
+    "training": TrainingConfig,
+    "iq_learn": IQLearnConfig,
+    "bc": BCConfig,
+    "evaluation": EvaluationConfig,
+}
+
+DIFFERENT = RunConfig(
+    recipe="some",
+    algorithm="bc",
+    seed=7,
+    fast=True,
+    data=DataConfig("a/b-v1", 3, 20, ("c-v0", "d-v2"), 0.25),
+    training=TrainingConfig(11, 12, (13, 14, 15), 0.5, False, False, 16, 17, 18, "float64", "cuda:1", 2),
+    iq_learn=IQLearnConfig(0.9, 0.1, 0.2, "initial", "mixture", 1e-3, 2e-3, 0.01),
+    bc=BCConfig("likelihood", 1e-2),
+    evaluation=EvaluationConfig(3, 4),
+)
+"""No field has its default."""
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key, value in table.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def test_every_field_survives_toml() -> None:
+    different, default = flat(dataclasses.asdict(DIFFERENT)), flat(dataclasses.asdict(RunConfig()))
+    assert [key for key in different if different[key] == default[key]] == [], "this test leaves a field at its default"
+    for config in (DIFFERENT, RunConfig()):
+        again = from_table(RunConfig, tomllib.loads(to_toml(config)), "here")
+        assert again == config
+        assert flat(dataclasses.asdict(again)) == flat(dataclasses.asdict(config))
+
+
+def test_tables_hold_plain_values_and_every_key() -> None:
+    table = to_table(DIFFERENT)
+    for name, kind in SECTIONS.items():
+        assert list(table[name]) == [field.name for field in dataclasses.fields(kind)]
+    assert table["training"]["hidden_sizes"] == [13, 14, 15]
+    assert table["data"]["suboptimal"] == ["c-v0", "d-v2"]
+    assert table["iq_learn"]["temperature"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"recipy": "x"}, "here: unknown key 'recipy'; did you mean 'recipe'?"),
+        ({"algoritm": "bc"}, "here: unknown key 'algoritm'; did you mean 'algorithm'?"),
+        ({"data": {"exprt": "x"}}, "here: unknown key 'data.exprt'; did you mean 'expert'"),
+        ({"training": {"gradient_step": 5}}, "here: unknown key 'training.gradient_step'; did you mean 'gradient_ste"),
+        ({"iq_learn": {"alpha": 5}}, "here: unknown key 'iq_learn.alpha'; did you mean 'chi2_alpha'"),
+        ({"bc": {"qqqqq": 5}}, "here: unknown key 'bc.qqqqq'"),
+    ],
+)
+def test_unknown_keys_suggest_the_nearest(table: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_table(RunConfig, table, "here")
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_suggested_where_nothing_is_near() -> None:
+    with pytest.raises(UserError, match=r"^here: unknown key 'bc.qqqqq'$"):
+        from_table(RunConfig, {"bc": {"qqqqq": 5}}, "here")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("", "algorithm", "gail"),
+        ("", "seed", -1),
+        ("", "seed", "one"),
+        ("", "seed", 1.5),
+        ("", "fast", "perhaps"),
+        ("", "data", "hopper"),
+        ("data", "num_expert_trajectories", 0),
+        ("data", "subsample", 0),
+        ("data", "subsample", 2.5),
+        ("data", "suboptimal", "hopper/medium"),
+        ("data", "suboptimal_fraction", 0.0),
+        ("data", "suboptimal_fraction", 1.0),
+        ("data", "expert", 3),
+        ("training", "gradient_steps", 0),
+        ("training", "gradient_steps", "many"),
+        ("training", "batch_size", -1),
+        ("training", "hidden_sizes", 256),
+        ("training", "average_decay", 1.0),
+        ("training", "dtype", "float16"),
+        ("training", "snapshots", -1),
+        ("training", "torch_threads", 0),
+        ("iq_learn", "discount", 1.0),
+        ("iq_learn", "discount", -0.1),
+        ("iq_learn", "discount", float("nan")),
+        ("iq_learn", "chi2_alpha", 0.0),
+        ("iq_learn", "temperature", -1.0),
+        ("iq_learn", "temperature", float("nan")),
+        ("iq_learn", "value_states", "all"),
+        ("iq_learn", "chi2_states", "initial"),
+        ("iq_learn", "critic_learning_rate", 0.0),
+        ("iq_learn", "target_update_rate", 1.5),
+        ("bc", "loss", "mse"),
+        ("bc", "learning_rate", 2.0),
+        ("evaluation", "episodes", 0),
+        ("evaluation", "seed", -1),
+    ],
+)
+def test_wrong_values_name_the_key(section: str, key: str, value: Any) -> None:
+    table = {section: {key: value}} if section else {key: value}
+    with pytest.raises(UserError) as caught:
+        from_table(RunConfig, table, "some.toml")
+    name = f"{section}.{key}" if section else key
+    assert str(caught.value).startswith(f"some.toml: {name} = {value!r}: "), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_item_of_a_list_names_its_place() -> None:
+    with pytest.raises(UserError, match=r"here: training\.hidden_sizes\.1 = 0: "):
+        from_table(RunConfig, {"training": {"hidden_sizes": [64, 0]}}, "here")
+
+
+@pytest.mark.parametrize("name", [None, *SECTIONS])
+def test_configurations_are_frozen(name: str | None) -> None:
+    config = RunConfig() if name is None else getattr(RunConfig(), name)
+    for field in dataclasses.fields(config):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, field.name, getattr(DIFFERENT if name is None else getattr(DIFFERENT, name), field.name))
+    assert hash(config) == hash(dataclasses.replace(config))
+
+
+def test_auto_without_suboptimal_data() -> None:
+    config = resolved(RunConfig())
+    assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("expert", "expert")
+
+
+def test_auto_with_suboptimal_data() -> None:
+    config = resolved(RunConfig(data=DataConfig(suboptimal=("hopper/medium",))))
+    assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
+
+
+@pytest.mark.parametrize("suboptimal", [(), ("hopper/medium",)])
+def test_what_is_said_is_kept(suboptimal: tuple[str, ...]) -> None:
+    given = IQLearnConfig(value_states="initial", chi2_states="expert")
+    config = RunConfig(data=DataConfig(suboptimal=suboptimal), iq_learn=given)
+    assert resolved(config) == config
+    assert resolved(resolved(RunConfig())) == resolved(RunConfig())
+
+
+@pytest.mark.parametrize("key", ["value_states", "chi2_states"])
+def test_mixture_needs_suboptimal_data(key: str) -> None:
+    config = RunConfig(iq_learn=IQLearnConfig(**{key: "mixture"}))
+    with pytest.raises(UserError, match=f"iq_learn.{key} = 'mixture' needs suboptimal data"):
+        resolved(config)
+
+
+def test_fast_shrinks_the_budget_and_nothing_else() -> None:
+    slow = resolved(dataclasses.replace(DIFFERENT, fast=False))
+    assert slow.training == DIFFERENT.training
+    fast = resolved(DIFFERENT)
+    before, after = flat(dataclasses.asdict(DIFFERENT)), flat(dataclasses.asdict(fast))
+    changed = {key for key, value in after.items() if value != before[key]}
+    assert changed == {
+        "training.gradient_steps",
+        "training.checkpoint_every",
+        "training.log_every",
+        "training.snapshots",
+        "evaluation.episodes",
+    }
+    assert fast.training.gradient_steps <= 1000
+    assert fast.training.checkpoint_every < fast.training.gradient_steps
+
+
+@pytest.mark.parametrize("file", sorted(shipped("recipes").glob("*.toml")), ids=lambda file: file.stem)
+def test_shipped_recipes(file: Path) -> None:
+    """Each loads by its name, says its own name, and holds every value that its TOML says."""
+    config, algorithms = load_recipe(file.stem)
+    assert (config, algorithms) == load_recipe(str(file))
+    assert config.recipe == file.stem
+    table = flat(to_table(config)) | {"algorithms": list(algorithms)}
+    for key, value in flat(tomllib.loads(file.read_text())).items():
+        assert table[key] == value, key
+
+
+def test_unknown_recipes() -> None:
+    with pytest.raises(UserError, match="no recipe 'hoper_offline'; did you mean 'hopper_offline'"):
+        load_recipe("hoper_offline")
+    with pytest.raises(UserError, match=r"no recipe 'nothing/here\.toml'"):
+        load_recipe("nothing/here.toml")
+
+
+def test_recipes_by_path(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(to_toml(DIFFERENT))
+    assert load_recipe(str(file)) == (DIFFERENT, ("bc",))
+    file.write_text("[training]\ngradient_stops = 5\n")
+    with pytest.raises(UserError, match=r"mine\.toml: unknown key 'training.gradient_stops'.*gradient_steps"):
+        load_recipe(str(file))
+    file.write_text("[training\n")
+    with pytest.raises(UserError, match=r"mine\.toml is not valid TOML"):
+        load_recipe(str(file))
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"cannot read .*mine\.toml"):
+        load_recipe(str(file))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('algorithms = ["bc", "iq_learn"]', ("bc", "iq_learn")),
+        ('algorithms = ["iq_learn"]', ("iq_learn",)),
+        ('algorithm = "bc"', ("bc",)),
+        ("", ("iq_learn",)),
+    ],
+)
+def test_algorithms_of_a_recipe(line: str, expected: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"{line}\nseed = 3\n")
+    config, algorithms = load_recipe(str(file))
+    assert algorithms == expected
+    assert config == RunConfig(algorithm=config.algorithm, seed=3)
+
+
+@pytest.mark.parametrize("value", ['["bc", "gail"]', '"gail"', "3", '[["bc"]]', "{bc = 1}"])
+def test_wrong_algorithms_of_a_recipe(value: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"algorithms = {value}\n")
+    with pytest.raises(UserError, match=r"mine\.toml: algorithm"):
+        load_recipe(str(file))
+
+
+def test_nearest() -> None:
+    assert nearest("exprt", ["expert", "random"]) == "; did you mean 'expert'?"
+    assert nearest("qqq", ["expert", "random"]) == ""
+    assert nearest("a", []) == ""
+    assert nearest("hopper_x", ["hopper_a", "hopper_b"], 1).count("'") == 2

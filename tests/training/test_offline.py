@@ -1,0 +1,315 @@
+"""The loop: determinism, resumption after any kind of end, broken losses, schedules and averages."""
+
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from iq_offline.config import RunConfig
+from iq_offline.errors import UserError
+from iq_offline.experiment import obtain
+from iq_offline.learning.learner import named_leaves
+from iq_offline.training import checkpoint
+from iq_offline.training.offline import InterruptedTrainingError, Training, seconds_trained, train
+from iq_offline.training.setup import choose_data, prepare
+from iq_offline.training.tracking import read_metrics
+from tests.training.program import (
+    EXPERT,
+    INTERRUPTED,
+    assert_same_run,
+    assert_same_tensors,
+    configuration,
+    rows_without_time,
+    run_training,
+    weights,
+    with_iq_learn,
+    write_config,
+    write_datasets,
+)
+
+CHECKOUT = Path(__file__).parents[2]
+LATEST = Path("checkpoint/latest.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def datasets(own_folders: None) -> None:
+    write_datasets()
+
+
+def prepared(config: RunConfig) -> Training:
+    return prepare(config, choose_data(config, obtain(EXPERT), [obtain(name) for name in config.data.suboptimal]))
+
+
+@pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", False), ("iq_learn", True), ("bc", False)])
+def test_the_same_seed_twice_is_the_same_run(algorithm: str, suboptimal: bool, tmp_path: Path):
+    config = configuration(algorithm, suboptimal=suboptimal)
+    for name in ("one", "two"):
+        torch.manual_seed(random.randrange(1000))  # Nothing outside the configuration decides.
+        torch.rand(random.randrange(10))
+        run_training(config, tmp_path / name)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("algorithm", ["iq_learn", "bc"])
+def test_another_seed_is_another_run(algorithm: str, tmp_path: Path):
+    results = []
+    for seed in (0, 1):
+        config = configuration(algorithm, seed)
+        config = replace(config, data=replace(config.data, num_expert_trajectories=4))
+        run_training(config, tmp_path / str(seed))
+        results.append(weights(tmp_path / str(seed) / "policy.safetensors"))
+    assert all(
+        (results[0][name] - results[1][name]).abs().max() > 0.01 for name in ("network.0.weight", "network.2.bias")
+    )
+    rows = [rows_without_time(tmp_path / str(seed)) for seed in (0, 1)]
+    assert all(one["actor/squared_error"] != other["actor/squared_error"] for one, other in zip(*rows, strict=True))
+
+
+def test_training_does_not_touch_the_global_generator(tmp_path: Path):
+    before = torch.get_rng_state()
+    run_training(configuration(gradient_steps=5), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def start(config_file: Path, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.training.program", str(config_file), str(folder)]
+    return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(program: subprocess.Popen[str], file: Path) -> None:
+    while program.poll() is None and not file.exists():
+        time.sleep(0.001)
+    assert program.poll() is None, f"ended too early: {program.communicate()}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ended_at_a_random_moment_and_resumed_a_run_ends_as_if_nothing_had_happened(
+    number: signal.Signals, tmp_path: Path
+):
+    config = configuration(suboptimal=True, gradient_steps=600, log_every=7, checkpoint_every=20, snapshots=9)
+    file, folder = write_config(config, tmp_path / "config.toml"), tmp_path / "broken"
+    run_training(config, tmp_path / "straight")
+    program = start(file, folder)
+    wait_for_checkpoint(program, folder / LATEST)
+    time.sleep(random.uniform(0, 0.15))
+    program.send_signal(number)
+    output, errors = program.communicate(timeout=60)
+    stopped_at = checkpoint.load(folder / LATEST)[1]["step"]
+    assert 20 <= stopped_at < 600
+    if number == signal.SIGINT:
+        assert program.returncode == INTERRUPTED, errors
+        assert f"step {stopped_at:,} " in output
+    else:
+        assert program.returncode == -number
+        assert stopped_at % 20 == 0
+    assert not (folder / "policy.safetensors").exists()
+
+    run_training(config, folder)
+    assert_same_run(tmp_path / "straight", folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_signal_between_log_rows_saves_the_sums_too(number: signal.Signals, tmp_path: Path):
+    """The signal comes after step 14, so training stops after 15: log_every is 10, checkpoint_every 20."""
+    config = configuration(snapshots=0)
+    run_training(config, tmp_path / "straight")
+    folder = tmp_path / "broken"
+    once = replace(config.training, snapshots=60 // 14)
+    assert config.training.gradient_steps // once.snapshots == 15
+
+    def interrupt(step: int, actor: TensorDict) -> None:
+        os.kill(os.getpid(), number)
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(InterruptedTrainingError, match="step 16 "):
+        train(prepared(config), once, folder, on_snapshot=interrupt)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    tensors, values = checkpoint.load(folder / LATEST)
+    assert values["step"] == 16
+    assert int(tensors["learner/step"]) == 16
+    assert [row["gradient_steps"] for row in read_metrics(folder / "metrics.ndjson")] == [10]
+
+    train(prepared(config), config.training, folder)
+    assert rows_without_time(folder) == rows_without_time(tmp_path / "straight")
+    assert_same_tensors(weights(folder / LATEST), weights(tmp_path / "straight" / LATEST))
+
+
+def test_rows_written_after_the_checkpoint_and_a_cut_last_line_are_written_again(tmp_path: Path):
+    """As a kill leaves them: a checkpoint of step 20, rows until 50, and half of the next."""
+    config = configuration(gradient_steps=60)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    early = tmp_path / "early.safetensors"
+
+    def keep(done: int, total: int, note: str = "") -> None:
+        if done == 30:
+            shutil.copy(straight / LATEST, early)
+
+    train(prepared(config), config.training, straight, keep)
+    assert checkpoint.load(early)[1]["step"] == 20
+    (broken / "checkpoint").mkdir(parents=True)
+    shutil.copy(early, broken / LATEST)
+    lines = (straight / "metrics.ndjson").read_text().splitlines(keepends=True)
+    (broken / "metrics.ndjson").write_text("".join(lines[:5]) + lines[5][:25])
+
+    train(prepared(config), config.training, broken)
+    assert rows_without_time(broken) == rows_without_time(straight)
+    assert [row["gradient_steps"] for row in rows_without_time(broken)] == [10, 20, 30, 40, 50, 60]
+    assert_same_tensors(weights(broken / LATEST), weights(straight / LATEST))
+
+
+def test_a_finished_training_is_left_as_it_is(tmp_path: Path):
+    config = configuration()
+    policy_file, folder = tmp_path / "run" / "policy.safetensors", tmp_path / "run"
+    run_training(config, folder)
+    before, rows, seconds = weights(policy_file), rows_without_time(folder), seconds_trained(folder)
+    run_training(config, folder)
+    assert_same_tensors(weights(policy_file), before)
+    assert rows_without_time(folder) == rows
+    assert seconds_trained(folder) == seconds > 0
+
+
+@pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", True), ("bc", False)])
+def test_rows_are_means_over_their_interval(algorithm: str, suboptimal: bool, tmp_path: Path):
+    """Also the last one, which is shorter: 10 + 10 + 5 steps."""
+    config = configuration(algorithm, suboptimal=suboptimal, gradient_steps=25, dtype="float64")
+    train(prepared(config), config.training, tmp_path / "run")
+    again = prepared(config)
+    values = defaultdict(list)
+    for _ in range(25):
+        for name, value in again.update().items():
+            values[name].append(value.item())
+    rows = rows_without_time(tmp_path / "run")
+    assert [row["gradient_steps"] for row in rows] == [10, 20, 25]
+    for row, interval in zip(rows, (slice(0, 10), slice(10, 20), slice(20, 25)), strict=True):
+        expected = {name: sum(column[interval]) / len(column[interval]) for name, column in values.items()}
+        assert row == pytest.approx({"gradient_steps": row["gradient_steps"]} | expected, rel=1e-10)
+
+
+def test_a_loss_that_overflows_stops_the_run_and_names_the_term(tmp_path: Path):
+    """With an alpha this small the square overflows at once; where every step is logged, only its terms are named."""
+    config = with_iq_learn(configuration(log_every=1), chi2_alpha=1e-44)
+    with pytest.raises(UserError, match=r"critic/loss.*critic/chi2") as error:
+        run_training(config, tmp_path / "run")
+    assert "critic/expert_reward" not in str(error.value)
+    assert "no checkpoint" in str(error.value)
+    assert not (tmp_path / "run" / LATEST).exists()
+    assert not (tmp_path / "run" / "policy.safetensors").exists()
+
+
+@pytest.mark.parametrize(("group", "term"), [("critic", "critic/q"), ("actor", "actor/squared_error")])
+def test_the_last_good_checkpoint_is_kept_when_a_loss_breaks(group: str, term: str, tmp_path: Path):
+    """A run that goes well until step 20 and finds an infinity in its weights then."""
+    config = configuration()
+    folder = tmp_path / "run"
+    train(prepared(config), replace(config.training, gradient_steps=60, snapshots=0), folder)
+    training = prepared(config)
+    training.learner.gradient_steps = 60
+    early = prepared(config)
+    for _ in range(20):
+        early.update()
+    checkpoint.save(folder / LATEST, early.state(), {"step": 20, "seconds": 1.0})
+    good = (folder / LATEST).read_bytes()
+
+    state = early.state()
+    state[f"learner/parameters/{group}/0.bias"] = torch.full((16,), math.inf)
+    training.load_state(state)
+    poisoned = tmp_path / "poisoned"
+    checkpoint.save(poisoned / LATEST, training.state(), {"step": 20, "seconds": 1.0})
+    before = (poisoned / LATEST).read_bytes()
+    with pytest.raises(UserError, match=term) as error:
+        train(prepared(config), config.training, poisoned)
+    assert "the checkpoint of step 20 is kept" in str(error.value)
+    assert (poisoned / LATEST).read_bytes() == before
+    assert (folder / LATEST).read_bytes() == good
+    assert all(math.isfinite(value) for row in read_metrics(poisoned / "metrics.ndjson") for value in row.values())
+
+
+@pytest.mark.parametrize("exponent", [-44, -42, -41, -37])
+def test_weights_that_are_not_finite_are_never_saved_as_good(exponent: int, tmp_path: Path):
+    """A loss may be finite where its gradient overflows: the metrics of that step look fine, the weights are gone."""
+    config = configuration(gradient_steps=1, checkpoint_every=1, snapshots=0)
+    config = with_iq_learn(config, chi2_alpha=10.0**exponent)
+    folder = tmp_path / "run"
+    try:
+        run_training(config, folder)
+    except UserError:
+        assert not (folder / LATEST).exists()
+    else:
+        saved = weights(folder / LATEST)
+        broken = [name for name, value in saved.items() if "optimizer" not in name and not value.isfinite().all()]
+        assert broken == []
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_learning_rates_follow_the_schedule(cosine: bool):
+    """Against torch's own Adam and schedule on the same batches and losses, in float64."""
+    steps = 20
+    config = configuration("bc", gradient_steps=steps, cosine_schedule=cosine, dtype="float64")
+    config = replace(config, bc=replace(config.bc, learning_rate=0.01))
+    ours, theirs = prepared(config), prepared(config)
+    parameters = theirs.learner.parameters.detach().clone()
+    leaves = [leaf.requires_grad_() for _, leaf in named_leaves(parameters["actor"])]
+    optimizer = torch.optim.Adam(leaves, 0.01, foreach=False)
+    constant = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else constant
+    (phase,) = theirs.learner.agent.phases
+    for _ in range(steps):
+        ours.update()
+        optimizer.zero_grad()
+        phase.loss(parameters, theirs.replay.sample(), TensorDict({}))[0].backward()
+        optimizer.step()
+        schedule.step()
+    for (name, mine), reference in zip(named_leaves(ours.learner.parameters["actor"]), leaves, strict=True):
+        torch.testing.assert_close(mine.detach(), reference.detach(), rtol=0, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_the_average_is_warmed_up(decay: float):
+    """After step t = 1, 2, … the average keeps min(decay, (1 + t) / (10 + t)) of itself."""
+    training = prepared(configuration("bc", average_decay=decay, dtype="float64"))
+    learner = training.learner
+    average = learner.parameters["actor"].detach().clone()
+    assert (learner.average == average).all()
+    for step in range(1, 21):
+        training.update()
+        kept = min(decay, (1 + step) / (10 + step))
+        average = average * kept + learner.parameters["actor"].detach() * (1 - kept)
+        for (name, mine), (_, expected) in zip(named_leaves(learner.average), named_leaves(average), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12, msg=name)
+
+
+def test_snapshots_come_evenly_and_hold_the_averaged_actor(tmp_path: Path):
+    config = configuration("bc", gradient_steps=30, snapshots=3)
+    steps, seen = [], []
+
+    def note(step: int, actor: TensorDict) -> None:
+        steps.append(step)
+        seen.append(actor.clone())
+
+    training = prepared(config)
+    train(training, config.training, tmp_path / "run", on_snapshot=note)
+    assert steps == [10, 20, 30]
+    assert (seen[-1] == training.learner.average).all()
+    again = prepared(config)
+    for _ in range(10):
+        again.update()
+    assert all(torch.equal(leaf, seen[0][name]) for name, leaf in named_leaves(again.learner.average))
+
+
+def test_as_many_snapshots_as_asked_for_when_the_budget_does_not_divide(tmp_path: Path):
+    config = configuration("bc", gradient_steps=29, snapshots=10)
+    steps: list[int] = []
+    train(prepared(config), config.training, tmp_path / "run", on_snapshot=lambda step, actor: steps.append(step))
+    assert len(steps) == 10
+    assert steps[-1] == 29
