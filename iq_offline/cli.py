@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,8 +129,19 @@ def _parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> 
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        lines = [line.strip("│ ") for line in complaint.getvalue().splitlines() if line.startswith("│")]
-        raise UserError(" ".join(line for line in lines if line.strip("─"))) from None
+        raise UserError(_in_one_line(complaint.getvalue())) from None
+
+
+def _in_one_line(complaint: str) -> str:
+    """The words of tyro's box, without its frame, its title and pydantic's web addresses."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
+    lines = [line.strip("│╭╮╰╯─|+ ") for line in plain.splitlines()[1:]]
+    words = " ".join(line for line in lines if line.strip("-")) or " ".join(plain.split())
+    wrong_value = re.search(r"validation errors? for \w+ ([\w.]+) (.+?) \[type=.*?input_value=(.+?), input_type", words)
+    if wrong_value:
+        key, problem, value = wrong_value.groups()
+        return f"{key} = {value}: {problem.lower()}"
+    return words
 
 
 def _train(recipe: str, given: RunArguments) -> None:

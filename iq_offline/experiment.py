@@ -9,6 +9,7 @@ curve.png (``docs/runs.md`` describes each). A finished run is not run again; a 
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -279,7 +280,7 @@ def run_all(configs: Sequence[RunConfig], folder: Path, options: Options = Optio
     ours = {COMPARISON, *ALGORITHMS}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --output")
-    if folder.exists() and not ours.issuperset(entry.name for entry in folder.iterdir()):
+    if folder.exists() and not ours.issuperset(name for name in os.listdir(folder) if not name.startswith(".")):
         raise UserError(f"{folder} holds other things than runs: choose another --output")
     for config in configs:
         require_same_run(resolved(config), folder / config.algorithm)

@@ -18,6 +18,8 @@ from iq_offline.files import write_atomically
 from iq_offline.learning.networks import mlp
 
 FORMAT = "iq_offline.policy/1"
+HEADER = "iq_offline"
+"""The key of the safetensors header that holds our JSON."""
 
 
 class Policy:
@@ -65,13 +67,13 @@ class Policy:
         """Write weights, normalisation, spaces and ``about`` (JSON values) to one safetensors file."""
         tensors = {f"network.{name}": value.contiguous() for name, value in self.network.state_dict().items()}
         tensors |= {"observation_mean": self.observation_mean, "observation_std": self.observation_std}
-        metadata = {
+        header = {
             "format": FORMAT,
-            "observation_space": str(serialize_space(self.observation_space)),
-            "action_space": str(serialize_space(self.action_space)),
-            "about": json.dumps(about or {}, sort_keys=True),
-        }
-        write_atomically(path, safetensors.torch.save(tensors, metadata))
+            "observation_space": serialize_space(self.observation_space),
+            "action_space": serialize_space(self.action_space),
+            "about": about or {},
+        }  # Under one key: safetensors writes several in random order.
+        write_atomically(path, safetensors.torch.save(tensors, {HEADER: json.dumps(header, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: Path) -> "Policy":
@@ -82,19 +84,19 @@ class Policy:
         """
         try:
             with safetensors.safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
+                header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise UserError(f"cannot read the policy {path}: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise UserError(f"{path} is not a policy of this version ({metadata.get('format')}, expected {FORMAT})")
+        if header.get("format") != FORMAT:
+            raise UserError(f"{path} is not a policy of this version ({header.get('format')}, expected {FORMAT})")
         weights = {
             name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")
         }
         return cls(
             network_of(weights),
-            deserialize_space(metadata["observation_space"]),  # type: ignore[arg-type]
-            deserialize_space(metadata["action_space"]),  # type: ignore[arg-type]
+            deserialize_space(header["observation_space"]),  # type: ignore[arg-type]
+            deserialize_space(header["action_space"]),  # type: ignore[arg-type]
             tensors["observation_mean"],
             tensors["observation_std"],
         )

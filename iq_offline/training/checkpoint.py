@@ -13,6 +13,8 @@ from iq_offline.errors import UserError
 from iq_offline.files import disk_errors, write_atomically
 
 FORMAT = "iq_offline.checkpoint/1"
+HEADER = "iq_offline"
+"""The key of the safetensors header that holds our JSON."""
 
 
 def save(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -26,10 +28,10 @@ def save(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None
     Raises:
         UserError: no space, or no permission; the old checkpoint is still there.
     """
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {"format": FORMAT, "values": json.dumps(values), "sha256": _digest(contiguous)}
-    with disk_errors("writing a checkpoint", path.parent):
-        write_atomically(path, safetensors.torch.save(contiguous, header))
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    about = {"format": FORMAT, "values": values, "sha256": _digest(own)}
+    with disk_errors("writing a checkpoint", path.parent):  # One key: safetensors writes several in random order.
+        write_atomically(path, safetensors.torch.save(own, {HEADER: json.dumps(about)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -41,15 +43,15 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     advice = "delete it to begin again"
     try:
         with safetensors.safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot read the checkpoint {path} ({error}): {advice}") from error
     if header.get("format") != FORMAT:
         raise UserError(f"{path} is a checkpoint of another version ({header.get('format')}): {advice}")
     if header["sha256"] != _digest(tensors):
         raise UserError(f"the checkpoint {path} is damaged, its checksum does not fit: {advice}")
-    return tensors, json.loads(header["values"])
+    return tensors, header["values"]
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -55,6 +55,11 @@ def prepare(config: RunConfig, data: Data) -> Training:
     """A fresh training: networks drawn, replay ready."""
     seeds, options = _seeds(config.seed), config.training
     dtype = getattr(torch, options.dtype)
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device = {options.device!r} cannot be used here: {reason}") from error
     agent = make_agent(config, data)
     mean, std = observation_statistics(data.seen)
     if not options.normalize_observations:

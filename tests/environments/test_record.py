@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import gymnasium
@@ -10,11 +12,12 @@ import h5py
 import minari
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from gymnasium.spaces import Box
 from scipy.stats import kstest
 
-from iq_offline.config import from_table
+from iq_offline.config import from_table, to_table
 from iq_offline.data import catalog
 from iq_offline.data.cache import cached
 from iq_offline.data.catalog import Card
@@ -23,7 +26,7 @@ from iq_offline.environments.record import record
 from iq_offline.errors import UserError
 from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import Policy
-from tests.data_helpers import snapshot, tmpfs
+from tests.data_helpers import snapshot, start_python, tmpfs
 
 EXPERT = "iq-offline/pendulum/expert-v0"
 
@@ -232,9 +235,45 @@ def test_recording_keeps_other_datasets_and_their_namespaces(card: Card) -> None
     assert sorted(minari.list_local_datasets()) == [EXPERT, "iq-offline/pendulum/random-v0"]
 
 
-def test_minaris_folder_setting_is_given_back(card: Card, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import os
+RECORD = """
+import sys, tomllib
+from iq_offline.config import from_table
+from iq_offline.data.cache import cached
+from iq_offline.data.catalog import Card
+from iq_offline.data.stream import open_source
+from iq_offline.environments.record import record
+card = from_table(Card, tomllib.loads(sys.argv[1]), "test")
+def wait(done, total):
+    if done == total:
+        print("recorded", flush=True)
+        input()
+recording = record("pendulum", "random", card, wait)
+print(cached(open_source(recording.path)).steps["action"].double().sum().item())
+"""
 
+
+def test_two_processes_record_the_same_dataset(card: Card) -> None:
+    """As a sweep does on a new machine: both find it missing, both end up with a whole one."""
+    few = dataclasses.replace(card, datasets={"random": dataclasses.replace(card.datasets["random"], episodes=2)})
+    table = {name: part for name, part in to_table(few).items() if name != "training"}
+    table["datasets"]["random"] = {k: v for k, v in table["datasets"]["random"].items() if v is not None}
+    processes = [start_python("-c", RECORD, tomli_w.dumps(table), stdin=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        assert process.stdout
+        assert process.stdout.readline() == "recorded\n", process.communicate()
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    dataset = minari.load_dataset("iq-offline/pendulum/random-v0")
+    total = sum(float(episode.actions.astype(np.float64).sum()) for episode in dataset.iterate_episodes())
+    assert [float(output) for output, _ in outputs] == [pytest.approx(total)] * 2
+    assert hidden(catalog.minari_root()) == []
+
+
+def test_minaris_folder_setting_is_given_back(card: Card, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
     record("pendulum", "noisy", card)
     assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path / "elsewhere")

@@ -16,6 +16,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
@@ -93,6 +94,14 @@ def succeeds(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[
     return printed.out, [line for line in printed.err.splitlines() if not PROGRESS.match(line)]
 
 
+def assert_same_policies(one: Path, other: Path) -> None:
+    """Two run folders hold the same weights, bit for bit."""
+    first, second = (safetensors.torch.load_file(folder / "policy.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    assert len(first) >= 6
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 # ---------------------------------------------------------------------------------------------- names of datasets
 
 
@@ -161,8 +170,7 @@ def test_rewards_do_not_matter(output: Path, capsys: pytest.CaptureFixture[str])
     for name in ("with", "without"):
         succeeds(train("--output", output / name, expert=f"test/{name}-v0"), capsys)
     for algorithm in ("bc", "iq_learn"):
-        one, other = ((output / name / algorithm / "policy.safetensors").read_bytes() for name in ("with", "without"))
-        assert one == other
+        assert_same_policies(output / "with" / algorithm, output / "without" / algorithm)
 
 
 def test_an_empty_dataset(fails: Fails, output: Path) -> None:
@@ -240,7 +248,6 @@ def test_actions_outside_the_box_are_clipped(root: Path, output: Path, capsys: p
         clipped[index % 2][row] = np.clip(values, -1, 1)
     write_dataset("test/wide-v0", written)
     write_dataset("test/clipped-v0", [(o, a, r, t, u) for (o, _, r, t, u), a in zip(written, clipped, strict=True)])
-    policies = []
     for name in ("wide", "clipped"):
         folder = output / name
         arguments = train("--output", folder, "--num-expert-trajectories", 2, expert=f"test/{name}-v0")
@@ -250,8 +257,8 @@ def test_actions_outside_the_box_are_clipped(root: Path, output: Path, capsys: p
             assert set(said) == {"test/wide-v0: 3 of 40 actions are outside the box and clipped"}
         else:
             assert said == []
-        policies.append([(folder / each / "policy.safetensors").read_bytes() for each in ("bc", "iq_learn")])
-    assert policies[0] == policies[1]
+    for algorithm in ("bc", "iq_learn"):
+        assert_same_policies(output / "wide" / algorithm, output / "clipped" / algorithm)
 
 
 # ---------------------------------------------------------------------------------------------- bad commands
@@ -344,8 +351,7 @@ def test_recipe_files_are_followed(
     assert (summary["recipe"], summary["seed"], summary["gradient_steps"]) == ("mine", 3, 30)
     succeeds(["train", str(folder / "bc" / "config.toml"), "--output", str(output)], capsys)
     assert (output / "bc" / "config.toml").read_text() == (folder / "bc" / "config.toml").read_text()
-    one, other = ((where / "bc" / "policy.safetensors").read_bytes() for where in (folder, output))
-    assert one == other
+    assert_same_policies(folder / "bc", output / "bc")
 
 
 # ---------------------------------------------------------------------------------------------- output folders
@@ -402,7 +408,7 @@ def test_an_output_folder_that_is_no_run(inside: str, fails: Fails, output: Path
     (output / inside).parent.mkdir(parents=True)
     (output / inside).write_text("precious")
     line = fails(train("--output", output))
-    assert "not empty" in line
+    assert "choose another --output" in line
     assert str(output) in line
 
 
@@ -445,18 +451,18 @@ def test_full_disk_while_caching(fails: Fails, tmp_path: Path, monkeypatch: pyte
 def test_full_disk_while_checkpointing(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line; the older checkpoint stays, nothing half beside it; with space again the command goes on and ends."""
     with tmpfs(tmp_path / "disk", "1m") as disk:
-        arguments = train("--output", disk / "run", "--algorithms", "iq_learn", "--hidden-sizes", 160)
+        arguments = train("--output", disk / "run", "--algorithms", "iq_learn", "--snapshots", 0)
+        arguments += ["--hidden-sizes", "300", "300"]
         folder = disk / "run" / "iq_learn"
         assert main(arguments) == 2
         line = the_error(capsys.readouterr().err)
         assert line.startswith(f"error: no space left while writing a checkpoint in {folder}"), line
-        assert [path for path in folder.rglob(".*")] == []
+        assert list(folder.rglob(".*")) == []
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         succeeds(arguments, capsys)
         whole = tmp_path / "whole"
         succeeds([*arguments, "--output", str(whole)], capsys)
-        one, other = ((each / "iq_learn" / "policy.safetensors").read_bytes() for each in (disk / "run", whole))
-        assert one == other
+        assert_same_policies(disk / "run" / "iq_learn", whole / "iq_learn")
 
 
 def test_disks_of_every_size(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -477,7 +483,7 @@ def test_disks_of_every_size(root: Path, tmp_path: Path, capsys: pytest.CaptureF
                 line = the_error(printed.err)
                 assert "no space left while" in line
                 outcomes.append(line.split(" while ")[1].split(" in ")[0])
-                assert not [path for path in disk.rglob(".*")]
+                assert not list(disk.rglob(".*"))
                 block.unlink()
                 succeeds(arguments, capsys)
             else:
@@ -575,6 +581,14 @@ def test_cache_command(root: Path, output: Path, capsys: pytest.CaptureFixture[s
 # ---------------------------------------------------------------------------------------------- real processes
 
 
+def test_checkpoints_one_step_after_a_row(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the sums of the metrics hold one number only, and two metrics are one tensor."""
+    steps = ("--algorithms", "bc", "--log-every", 10, "--checkpoint-every", 11)
+    succeeds(train("--output", output / "one", *steps), capsys)
+    succeeds(train("--output", output / "other", "--algorithms", "bc", "--log-every", 10), capsys)
+    assert_same_policies(output / "one" / "bc", output / "other" / "bc")
+
+
 @pytest.mark.parametrize("front", [("iq_offline", "train", "hopper_offline"), ("iq_offline.recipes.hopper_offline",)])
 def test_real_processes(front: tuple[str, ...], root: Path, output: Path) -> None:
     arguments = ["-m", *front, "--expert", "test/smal-v0", "--output", str(output)]
@@ -582,11 +596,14 @@ def test_real_processes(front: tuple[str, ...], root: Path, output: Path) -> Non
     assert (done.returncode, done.stdout) == (2, "")
     assert "test/small-v0" in the_error(done.stderr)
     assert len(done.stderr.splitlines()) == 1
-    done = python(*arguments, "--debug")
+    assert not output.exists()
+
+
+def test_debug_shows_the_traceback(root: Path, output: Path) -> None:
+    done = python("-m", "iq_offline", "train", "hopper_offline", "--expert", "test/smal-v0", "--debug")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert "UserError: no dataset 'test/smal-v0'" in done.stderr
-    assert not output.exists()
 
 
 def test_ctrl_c(root: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -613,7 +630,6 @@ def test_ctrl_c(root: Path, output: Path, tmp_path: Path, capsys: pytest.Capture
     torch.set_num_threads(1)
     succeeds(arguments, capsys)
     succeeds(train("--output", tmp_path / "whole", *steps), capsys)
-    one, other = ((each / "bc" / "policy.safetensors").read_bytes() for each in (output, tmp_path / "whole"))
-    assert one == other
+    assert_same_policies(output / "bc", tmp_path / "whole" / "bc")
     rows = [json.loads(line) for line in (output / "bc" / "metrics.ndjson").read_text().splitlines()]
     assert [row["gradient_steps"] for row in rows] == list(range(10, 1501, 10))

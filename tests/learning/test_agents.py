@@ -272,7 +272,8 @@ def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else():
 
 
 def behavior_cloning(loss: str) -> BC:
-    return BC(BCConfig(loss=loss), SIZE, ACTION_SIZE, UNIT_BOX, HIDDEN)
+    config = BCConfig(loss=loss)  # type: ignore[arg-type]
+    return BC(config, SIZE, ACTION_SIZE, UNIT_BOX, HIDDEN)
 
 
 def expert_outputs(parameters: TensorDict, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
@@ -270,23 +269,24 @@ def test_one_sample_of_the_next_state_biases_the_square(process: Tabular):
     torch.testing.assert_close(sampled - exact, DISCOUNT**2 * variance / (4 * alpha), rtol=0, atol=1e-12)
 
 
-FUNCTIONS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
-    "implied_reward": (lambda *x: implied_reward(*x, DISCOUNT), [(4,), (4,), (4,)]),
-    "iq_loss": (lambda *x: iq_loss(*x, 0.5), [(4,), (), (6,)]),
-    "telescoped_value": (lambda *x: telescoped_value(*x, DISCOUNT), [(4,), (4,), (4,)]),
-    "initial_value": (lambda *x: initial_value(*x, DISCOUNT), [(4,)]),
-    "soft_value": (lambda *x: soft_value(*x, TEMPERATURE), [(4,), (4,)]),
-    "discrete_soft_value": (lambda *x: discrete_soft_value(*x, TEMPERATURE), [(4, ACTIONS)]),
-    "soft_policy_loss": (lambda *x: soft_policy_loss(*x, TEMPERATURE), [(4,), (4,)]),
-}
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_gradients_are_finite_differences(name: str):
-    function, shapes = FUNCTIONS[name]
+@pytest.mark.parametrize(
+    ("function", "constant", "shapes"),
+    [
+        (implied_reward, DISCOUNT, [(4,), (4,), (4,)]),
+        (iq_loss, 0.5, [(4,), (), (6,)]),
+        (telescoped_value, DISCOUNT, [(4,), (4,), (4,)]),
+        (initial_value, DISCOUNT, [(4,)]),
+        (soft_value, TEMPERATURE, [(4,), (4,)]),
+        (discrete_soft_value, TEMPERATURE, [(4, ACTIONS)]),
+        (soft_policy_loss, TEMPERATURE, [(4,), (4,)]),
+    ],
+)
+def test_gradients_are_finite_differences(
+    function: Callable[..., Tensor], constant: float, shapes: list[tuple[int, ...]]
+):
     torch.manual_seed(2)
     inputs = tuple(torch.randn(shape).double().requires_grad_() for shape in shapes)
-    assert torch.autograd.gradcheck(function, inputs, atol=1e-8)
+    assert torch.autograd.gradcheck(lambda *values: function(*values, constant), inputs, atol=1e-8)
 
 
 def test_terminated_cuts_the_bootstrap_and_its_gradient():

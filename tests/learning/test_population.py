@@ -9,10 +9,11 @@ from torch import Tensor
 
 from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, TrainingConfig, resolved
 from iq_offline.data.cache import CachedSource
+from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.learning.learner import named_leaves
 from iq_offline.training.setup import choose_data, population, prepare
-from tests.helpers import point_mass_dataset
+from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 
 STEPS, LEARNERS = 50, 4
 
@@ -85,3 +86,37 @@ def test_learners_differ(sources: list[CachedSource]):
     weights = leaves(together.learner.parameters)["actor/0.weight"]
     distances = [(weights[i] - weights[j]).abs().max() for i in range(LEARNERS) for j in range(i)]
     assert min(distances) > 0.01
+
+
+@pytest.mark.parametrize("algorithm", ["bc", "iq_learn"])
+def test_a_population_goes_on_from_its_state(algorithm: str, sources: list[CachedSource]):
+    """Every learner's draws go on, not those of the first alone."""
+    chosen = configs(algorithm, False)
+    data = [choose_data(config, sources[0], []) for config in chosen]
+    straight = population(chosen, data)
+    for _ in range(5):
+        straight.update()
+    state = {name: value.clone() for name, value in straight.state().items()}
+    resumed = population(chosen, data)
+    resumed.load_state(state)
+    for _ in range(5):
+        expected, found = straight.update(), resumed.update()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
+    resumed_leaves = leaves(resumed.learner.parameters)
+    assert all(torch.equal(leaf, resumed_leaves[name]) for name, leaf in leaves(straight.learner.parameters).items())
+
+
+def test_learners_of_other_action_boxes_are_trained_in_their_own_or_refused(sources: list[CachedSource]):
+    """A population has one agent, but members may name other datasets."""
+    write_dataset("test/wide-v0", point_mass_episodes(8, 15, seed=0), low=-4.0, high=4.0)
+    wide = obtain("test/wide-v0")
+    narrow_config, wide_config = configs("bc", False)[0], configs("bc", False)[1]
+    wide_config = replace(wide_config, data=replace(wide_config.data, expert="test/wide-v0"))
+    data = [choose_data(narrow_config, sources[0], []), choose_data(wide_config, wide, [])]
+    alone = prepare(wide_config, data[1]).update()["actor/loss"]
+    try:
+        together = population([narrow_config, wide_config], data)
+    except (AssertionError, UserError):
+        return
+    torch.testing.assert_close(together.update()["actor/loss"][1], alone, rtol=0, atol=1e-8)

@@ -91,7 +91,8 @@ def test_every_flipped_byte_is_noticed_or_harmless(tmp_path: Path):
         try:
             loaded, loaded_values = checkpoint.load(file)
         except UserError as error:
-            assert str(file) in str(error)
+            if str(file) not in str(error):
+                unnoticed.append((position, f"the file is not named in: {error}"))
         except Exception as error:  # Collected: each is a traceback in a user's face.
             unnoticed.append((position, repr(error)))
         else:

@@ -1,7 +1,8 @@
 """Learning for real: on the point mass both learners come near the expert within seconds.
 
 Scores are normalised on 200 fixed episodes of 50 steps: 0 is a policy that draws its actions uniformly, 1 the expert;
-a policy that does nothing reaches about a half. The thresholds stand between that and what twenty runs reached.
+a policy that does nothing reaches about a half. Ten seeds of these settings reached 0.982 or more by behavior cloning
+and 0.976 or more by IQ-Learn; what is tested is one of them.
 """
 
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iq_offline.config import DataConfig, RunConfig, TrainingConfig, resolved
+from iq_offline.config import BCConfig, DataConfig, IQLearnConfig, RunConfig, TrainingConfig, resolved
 from iq_offline.learning.policy import Policy
 from tests.helpers import Act, point_mass_dataset, point_mass_expert, point_mass_returns
 from tests.training.program import EXPERT, OTHER, run_training
 
 STEPS = 50
+RATE = 1e-3
 
 
 def score(act: Act) -> float:
@@ -31,14 +33,13 @@ def score(act: Act) -> float:
     return (mean_return(act) - random) / (expert - random)
 
 
-def learned(
-    algorithm: str, folder: Path, suboptimal: bool = False, gradient_steps: int = 1500, seed: int = 0
-) -> Policy:
+def learned(algorithm: str, folder: Path, gradient_steps: int, expert: str = EXPERT) -> Policy:
     config = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
-        seed=seed,
-        data=DataConfig(EXPERT, num_expert_trajectories=10, suboptimal=(OTHER,) if suboptimal else ()),
+        data=DataConfig(expert, num_expert_trajectories=10),
         training=TrainingConfig(gradient_steps, batch_size=64, hidden_sizes=(32, 32), average_decay=0.99, snapshots=0),
+        iq_learn=IQLearnConfig(critic_learning_rate=RATE, actor_learning_rate=RATE),
+        bc=BCConfig(learning_rate=RATE),
     )
     return run_training(resolved(config), folder)
 
@@ -55,21 +56,17 @@ def test_the_scale_itself():
     assert 0.4 < score(lambda states: np.zeros((len(states), 2))) < 0.6
 
 
+@pytest.mark.parametrize(("algorithm", "gradient_steps"), [("bc", 600), ("iq_learn", 1000)])
+def test_from_expert_data_alone(algorithm: str, gradient_steps: int, tmp_path: Path):
+    assert score(learned(algorithm, tmp_path / "run", gradient_steps)) > 0.95
+
+
 @pytest.mark.parametrize("algorithm", ["bc", "iq_learn"])
-def test_from_expert_data_alone(algorithm: str, tmp_path: Path):
-    assert score(learned(algorithm, tmp_path / "run")) > 0.95
-
-
-def test_an_untrained_policy_does_not_pass(tmp_path: Path):
-    assert score(learned("bc", tmp_path / "run", gradient_steps=1)) < 0.75
+def test_an_untrained_policy_does_not_pass(algorithm: str, tmp_path: Path):
+    assert score(learned(algorithm, tmp_path / "run", 1)) < 0.75
 
 
 def test_demonstrations_of_something_else_do_not_pass(tmp_path: Path):
-    """The same controller with its actions turned around: what is learned is what was shown."""
+    """The same controller turned around and weakened: what is learned is what was shown."""
     point_mass_dataset(OTHER, 10, STEPS, seed=0, act=lambda state: -0.3 * point_mass_expert(state))
-    config = RunConfig(
-        algorithm="bc",
-        data=DataConfig(OTHER, num_expert_trajectories=10),
-        training=TrainingConfig(500, batch_size=64, hidden_sizes=(32, 32), average_decay=0.99, snapshots=0),
-    )
-    assert score(run_training(resolved(config), tmp_path / "run")) < 0
+    assert score(learned("bc", tmp_path / "run", 600, OTHER)) < 0
