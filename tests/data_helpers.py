@@ -10,9 +10,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -118,6 +119,16 @@ def change_metadata(folder: Path, **changes: Any) -> None:
     file = folder / "metadata.json"
     metadata = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({key: value for key, value in metadata.items() if value is not None}))
+
+
+def stored_episode(file: h5py.File, index: int) -> h5py.Group:
+    """An episode's group in a dataset's HDF5 file, to look into or to damage."""
+    return cast(h5py.Group, file[f"episode_{index}"])
+
+
+def stored_array(file: h5py.File, index: int, name: str) -> h5py.Dataset:
+    """An array of an episode in a dataset's HDF5 file."""
+    return cast(h5py.Dataset, stored_episode(file, index)[name])
 
 
 def small_dataset(identifier: str = "test/small-v0", episodes: int = 3, **options: Any) -> Source:

@@ -38,7 +38,7 @@ DIFFERENT = RunConfig(
     fast=True,
     data=DataConfig("a/b-v1", 3, 20, ("c-v0", "d-v2"), 0.25),
     training=TrainingConfig(11, 12, (13, 14, 15), 0.5, False, False, 16, 17, 18, "float64", "cuda:1", 2),
-    iq_learn=IQLearnConfig(0.9, 0.1, 0.2, "initial", "mixture", 1e-3, 2e-3, 0.01),
+    iq_learn=IQLearnConfig(0.9, 0.1, 0.2, "initial", "mixture", 0.3, 1e-3, 2e-3, 0.123),
     bc=BCConfig("likelihood", 1e-2),
     evaluation=EvaluationConfig(3, 4),
 )
@@ -74,7 +74,7 @@ def test_tables_hold_plain_values_and_every_key() -> None:
     ("table", "expected"),
     [
         ({"recipy": "x"}, "here: unknown key 'recipy'; did you mean 'recipe'?"),
-        ({"algoritm": "bc"}, "here: unknown key 'algoritm'; did you mean 'algorithm'?"),
+        ({"algorithm_name": "bc"}, "here: unknown key 'algorithm_name'; did you mean 'algorithm'?"),
         ({"data": {"exprt": "x"}}, "here: unknown key 'data.exprt'; did you mean 'expert'"),
         ({"training": {"gradient_step": 5}}, "here: unknown key 'training.gradient_step'; did you mean 'gradient_ste"),
         ({"iq_learn": {"alpha": 5}}, "here: unknown key 'iq_learn.alpha'; did you mean 'chi2_alpha'"),
@@ -176,7 +176,7 @@ def test_what_is_said_is_kept(suboptimal: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("key", ["value_states", "chi2_states"])
 def test_mixture_needs_suboptimal_data(key: str) -> None:
-    config = RunConfig(iq_learn=IQLearnConfig(**{key: "mixture"}))
+    config = RunConfig(iq_learn=IQLearnConfig(**{key: "mixture"}))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=f"iq_learn.{key} = 'mixture' needs suboptimal data"):
         resolved(config)
 

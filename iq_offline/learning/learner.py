@@ -72,7 +72,7 @@ class Learner:
             loss, values = compute(self.parameters, batch, noise)
             gradients = torch.autograd.grad(loss.sum(), leaves)
             for leaf, gradient in zip(leaves, gradients, strict=True):
-                leaf.grad = gradient
+                leaf.grad = gradient.contiguous()  # vmap's are transposed, and fused Adam reads memory as it lies.
             optimizer.param_groups[0]["lr"] = phase.learning_rate * factor
             optimizer.step()
             metrics |= values
@@ -108,7 +108,7 @@ class Learner:
                 prefix = f"optimizer/{phase.group}/{index}/"
                 saved = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
                 if saved:
-                    optimizer.state[leaf] = {name: value.clone() for name, value in saved.items()}
+                    optimizer.state[leaf] = {name: value.to(leaf.device, copy=True) for name, value in saved.items()}
 
 
 def lifted(loss: Loss) -> Loss:

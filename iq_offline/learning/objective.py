@@ -7,7 +7,8 @@ With chi-squared, phi(x) = x - x²/(4 alpha), and minimised, this is three terms
     -E_E[r]  +  value term  +  E_R[r²] / (4 alpha),        r = Q(s,a) - gamma (1 - terminated) V(s')
 
 Each expectation is an argument here; which states it was taken over is the caller's choice (``agents/iq_learn.py``).
-Every value has shape ``(batch,)``. ``terminated`` cuts the bootstrap; a truncation never does.
+Every value has shape ``(batch,)``; the terms may be over batches of different sizes. ``terminated`` cuts the bootstrap; a
+truncation never does.
 """
 
 import torch
@@ -30,7 +31,10 @@ def implied_reward(q: Values, next_value: Values, terminated: Values, discount: 
 
 
 def iq_loss(
-    expert_reward: Values, value_term: Float[Tensor, ""], regularized_reward: Values, chi2_alpha: float
+    expert_reward: Values,
+    value_term: Float[Tensor, ""],
+    regularized_reward: Float[Tensor, " regularized"],
+    chi2_alpha: float,
 ) -> Float[Tensor, ""]:
     """-E_E[r] + value term + E_R[r²] / (4 chi2_alpha), to be minimised (eq. 10 with chi-squared; eq. 12 offline).
 

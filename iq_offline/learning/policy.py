@@ -86,25 +86,25 @@ class Policy:
             with safetensors.safe_open(path, "pt") as file:
                 header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
-            raise UserError(f"cannot read the policy {path}: {error}") from error
-        if header.get("format") != FORMAT:
-            raise UserError(f"{path} is not a policy of this version ({header.get('format')}, expected {FORMAT})")
-        weights = {
-            name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")
-        }
-        return cls(
-            network_of(weights),
-            deserialize_space(header["observation_space"]),  # type: ignore[arg-type]
-            deserialize_space(header["action_space"]),  # type: ignore[arg-type]
-            tensors["observation_mean"],
-            tensors["observation_std"],
-        )
+            if header.get("format") != FORMAT:
+                raise UserError(f"{path} is not a policy of this version ({header.get('format')}, expected {FORMAT})")
+            prefix = "network."
+            weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            return cls(
+                network_of(weights),
+                deserialize_space(header["observation_space"]),  # type: ignore[arg-type]
+                deserialize_space(header["action_space"]),  # type: ignore[arg-type]
+                tensors["observation_mean"],
+                tensors["observation_std"],
+            )
+        except (OSError, LookupError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+            raise UserError(f"cannot read the policy {path}: {type(error).__name__}: {error}") from error
 
 
 def network_of(weights: Mapping[str, Tensor]) -> nn.Sequential:
     """The multilayer perceptron that these weights (``0.weight``, ``0.bias``, ``2.weight``, …) belong to."""
     matrices = [weights[name] for name in sorted(weights, key=lambda name: int(name.split(".")[0])) if "weight" in name]
-    network = mlp(matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices))
-    network.load_state_dict(dict(weights))
+    with torch.device("meta"):  # No numbers are drawn for weights that are there already.
+        network = mlp(matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices))
+    network.load_state_dict(dict(weights), assign=True)
     return network

@@ -29,7 +29,7 @@ def save(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None
         UserError: no space, or no permission; the old checkpoint is still there.
     """
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    about = {"format": FORMAT, "values": values, "sha256": _digest(own)}
+    about = {"format": FORMAT, "values": values, "sha256": _digest(own, values)}
     with disk_errors("writing a checkpoint", path.parent):  # One key: safetensors writes several in random order.
         write_atomically(path, safetensors.torch.save(own, {HEADER: json.dumps(about)}))
 
@@ -49,14 +49,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"cannot read the checkpoint {path} ({error}): {advice}") from error
     if header.get("format") != FORMAT:
         raise UserError(f"{path} is a checkpoint of another version ({header.get('format')}): {advice}")
-    if header["sha256"] != _digest(tensors):
+    if header.get("sha256") != _digest(tensors, header.get("values")):
         raise UserError(f"the checkpoint {path} is damaged, its checksum does not fit: {advice}")
     return tensors, header["values"]
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
+def _digest(tensors: dict[str, Tensor], values: Any) -> str:
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.numpy().tobytes())
     return digest.hexdigest()

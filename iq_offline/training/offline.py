@@ -56,17 +56,21 @@ class Training:
         batch = self.replay.sample()
         return self.learner.update(batch, self.draw_noise(batch))
 
+    def generators(self) -> dict[str, torch.Generator]:
+        """Everything that draws, by name."""
+        return {"noise": self.noise, "replay": self.replay.generator}
+
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed training needs, random generators included."""
-        generators = {"random/noise": self.noise.get_state(), "random/replay": self.replay.generator.get_state()}
-        return {f"learner/{name}": value for name, value in self.learner.state().items()} | generators
+        random = {f"random/{name}": generator.get_state() for name, generator in self.generators().items()}
+        return {f"learner/{name}": value for name, value in self.learner.state().items()} | random
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go back to a state that :meth:`state` gave."""
         prefix = "learner/"
         self.learner.load_state({n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
-        self.noise.set_state(tensors["random/noise"])
-        self.replay.generator.set_state(tensors["random/replay"])
+        for name, generator in self.generators().items():
+            generator.set_state(tensors[f"random/{name}"])
 
 
 def train(
@@ -104,7 +108,6 @@ def train(
         sums = {name.removeprefix("sums/"): value for name, value in tensors.items() if name.startswith("sums/")}
         seconds = values["seconds"]
     log = MetricsLog(folder, learner.step, tensorboard)
-    every = max(1, total // config.snapshots) if config.snapshots else total + 1
     started = time.monotonic() - seconds
 
     def save() -> None:
@@ -131,7 +134,8 @@ def train(
                 logging = step % config.log_every == 0 or step == total
                 saving = step % config.checkpoint_every == 0 or step == total
                 stopping = stop_asked()
-                if not (logging or saving or stopping or step % every == 0):
+                snapping = step * config.snapshots // total > (step - 1) * config.snapshots // total
+                if not (logging or saving or stopping or snapping):
                     continue
                 means = {name: float(value) / (since + 1) for name, value in sums.items()}
                 require_finite(means)
@@ -142,7 +146,7 @@ def train(
                     log.write({"gradient_steps": step, **means, **timing})
                     shown = "  ".join(f"{name} {means[name]:.4g}" for name in SHOWN if name in means)
                     progress(step, total, shown)
-                if step % every == 0:
+                if snapping:
                     on_snapshot(step, learner.average)
                 if saving or stopping:
                     save()

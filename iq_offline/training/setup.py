@@ -60,12 +60,12 @@ def prepare(config: RunConfig, data: Data) -> Training:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device = {options.device!r} cannot be used here: {reason}") from error
-    agent = make_agent(config, data)
     mean, std = observation_statistics(data.seen)
     if not options.normalize_observations:
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds["networks"])
+        agent = make_agent(config, data)
         parameters = agent.initial_parameters(mean, std).to(dtype).to(options.device)
     learner = Learner(
         agent, parameters, options.gradient_steps, options.average_decay, cosine_schedule=options.cosine_schedule
@@ -128,6 +128,11 @@ class Population(Training):
         super().__init__(learner, members[0].replay, members[0].noise)
         self.members = members
 
+    def generators(self) -> dict[str, torch.Generator]:
+        """Those of all members."""
+        members = enumerate(self.members)
+        return {f"{index}/{name}": each for index, member in members for name, each in member.generators().items()}
+
     def update(self) -> Metrics:
         """One gradient step of every learner, each on its own batch; metrics have one number a learner."""
         batches = [member.replay.sample() for member in self.members]
@@ -136,8 +141,22 @@ class Population(Training):
 
 
 def population(configs: Sequence[RunConfig], data: Sequence[Data]) -> Population:
-    """The population of runs that differ in seed and selection of data only."""
-    assert len({replace(c, seed=0, data=configs[0].data) for c in configs}) == 1, "runs differ in more than their data"
+    """The population of runs that differ in their seed and in which trajectories of the same spaces they see.
+
+    Raises:
+        UserError: runs differ in more than that, so that one program cannot train them.
+    """
+    shared = {(replace(config, seed=0, data=configs[0].data), bool(config.data.suboptimal)) for config in configs}
+    if len(shared) > 1:
+        raise UserError("runs of one population may differ in seed and data only: train the others on their own")
+    sources = [one.expert.data.source for one in data]
+    if any(
+        (s.observation_space, s.action_space) != (sources[0].observation_space, sources[0].action_space)
+        for s in sources
+    ):
+        raise UserError(
+            "runs of one population need the same observation and action spaces: train the others on their own"
+        )
     return Population([prepare(config, chosen) for config, chosen in zip(configs, data, strict=True)])
 
 

@@ -34,6 +34,7 @@ from tests.data_helpers import (
     random_episodes,
     small_dataset,
     start_python,
+    stored_array,
     tmpfs,
     write_spaces_dataset,
 )
@@ -150,7 +151,7 @@ def test_rebuilt_when_the_dataset_changes() -> None:
     before = cached(source).steps["observation"].clone()
     time.sleep(0.02)
     with h5py.File(source.path / "main_data.hdf5", "r+") as file:
-        file["episode_0"]["observations"][3] = 7.0  # The size stays the same.
+        stored_array(file, 0, "observations")[3] = 7.0  # The size stays the same.
     after = cached(open_source(source.path)).steps["observation"]
     assert after[3].tolist() == [7.0] * 4
     assert torch.equal(after[4:], before[4:])

@@ -69,9 +69,9 @@ def test_a_card_from_a_table() -> None:
 @pytest.mark.parametrize(
     ("place", "key", "value", "expected"),
     [
-        ((), "enviroment", 1, r"unknown key 'enviroment'; did you mean 'environment'"),
-        (("references",), "expert_retrun", 1.0, r"'references.expert_retrun'; did you mean 'expert_return'"),
-        (("datasets", "expert"), "polcy", "x", r"unknown key 'datasets.expert.polcy'"),
+        ((), "environments", 1, r"unknown key 'environments'; did you mean 'environment'"),
+        (("references",), "expert_returns", 1.0, r"'references.expert_returns'; did you mean 'expert_return'"),
+        (("datasets", "expert"), "policies", "x", r"unknown key 'datasets.expert.policies'"),
         (("datasets", "expert"), "episodes", 0, r"datasets.expert.episodes = 0"),
         (("datasets", "random"), "action_noise", -0.1, r"datasets.random.action_noise = -0.1"),
     ],

@@ -1,6 +1,7 @@
 """Which transitions are chosen, and what the batches drawn from them hold."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import minari
 import numpy as np
@@ -185,7 +186,7 @@ def test_initial_states(data: CachedSource) -> None:
 
 def test_exact_numbers_of_rows_in_every_batch(data: CachedSource) -> None:
     other = cached_dataset("test/other-v0", counting_episodes([400]))
-    kinds = {
+    kinds: dict[str, Sequence[Selection]] = {
         "expert": [select(data, 2, 1, generator())],
         "suboptimal": [select(data, None, 1, generator()), select(other, None, 1, generator())],
         "initial": [select(data, 2, 1, generator())],
@@ -255,7 +256,7 @@ def test_rows_of_several_sources_stay_whole() -> None:
 def test_the_same_seed_draws_the_same_batches(data: CachedSource) -> None:
     def batches(seed: int) -> list[TensorDict]:
         selection = select(data, None, 1, generator())
-        kinds = {"expert": [selection], "suboptimal": [selection, selection]}
+        kinds: dict[str, Sequence[Selection]] = {"expert": [selection], "suboptimal": [selection, selection]}
         replay = Replay(kinds, {"expert": 16, "suboptimal": 16}, seed)
         return [replay.sample() for _ in range(3)]
 
@@ -284,7 +285,7 @@ def test_float64_batches(data: CachedSource) -> None:
     assert len(leaves) == 4
     for name, value in leaves:
         assert value.dtype == torch.float64
-        assert torch.equal(value.float(), single[name])
+        assert torch.equal(cast(torch.Tensor, value).float(), cast(torch.Tensor, single[name]))
 
 
 # ---------------------------------------------------------------------------------------------------- statistics

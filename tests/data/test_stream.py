@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from iq_offline.data.stream import episode_returns, episodes, open_source
 from iq_offline.errors import UserError
-from tests.data_helpers import change_metadata, counting_episodes, random_episodes, small_dataset
+from tests.data_helpers import (
+    change_metadata,
+    counting_episodes,
+    random_episodes,
+    small_dataset,
+    stored_array,
+    stored_episode,
+)
 from tests.helpers import write_dataset
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=2).map(tuple)
@@ -102,9 +109,9 @@ def test_terminations_are_not_truncations() -> None:
 def test_lengths_that_do_not_fit_are_refused(leaf: str, rows: int) -> None:
     source = small_dataset()
     with h5py.File(source.path / "main_data.hdf5", "r+") as file:
-        values = file["episode_1"][leaf][()]
-        del file["episode_1"][leaf]
-        file["episode_1"][leaf] = np.resize(values, (rows, *values.shape[1:]))
+        episode, values = stored_episode(file, 1), stored_array(file, 1, leaf)[()]
+        del episode[leaf]
+        episode[leaf] = np.resize(values, (rows, *values.shape[1:]))
     reading = episodes(source)
     next(reading)
     with pytest.raises(UserError, match=r"test/small-v0: episode 1 has \d+ observations, \d+ actions and"):
@@ -132,12 +139,50 @@ def test_a_cut_arrow_episode_is_refused() -> None:
         list(episodes(open_source(folder)))
 
 
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_every_damaged_file_is_one_clear_error(data_format: str) -> None:
+    """Each file of a dataset in turn is emptied, cut in half, or gone."""
+    if data_format == "arrow":
+        pytest.importorskip("pyarrow")
+    folder = write_dataset("test/damaged-v0", counting_episodes([4, 5]), data_format=data_format)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    assert len(files) >= 2
+    wrong = []
+    for file in files:
+        content = file.read_bytes()
+        for damage in (b"", content[: len(content) // 2], None):
+            if damage is None:
+                file.unlink()
+            else:
+                file.write_bytes(damage)
+            try:
+                list(episodes(open_source(folder)))
+            except UserError:
+                pass
+            except Exception as error:  # Collected: each is a traceback in a user's face.
+                wrong.append((file.name, damage is None or len(damage), repr(error)))
+            else:
+                wrong.append((file.name, damage is None or len(damage), "unnoticed"))
+            file.write_bytes(content)
+    assert wrong == []
+    assert len(list(episodes(open_source(folder)))) == 2
+
+
+def test_a_group_in_place_of_an_array_is_damage() -> None:
+    source = small_dataset()
+    with h5py.File(source.path / "main_data.hdf5", "r+") as file:
+        del stored_episode(file, 1)["observations"]
+        stored_episode(file, 1)["observations/position"] = np.zeros((21, 4))
+    with pytest.raises(UserError, match="test/small-v0"):
+        list(episodes(source))
+
+
 def test_one_episode_is_read_at_a_time() -> None:
     source = small_dataset()
     reading = episodes(source)
     next(reading)
     with h5py.File(source.path / "main_data.hdf5") as file:
-        expected = file["episode_1"]["observations"][()]
+        expected = stored_array(file, 1, "observations")[()]
     np.testing.assert_array_equal(next(reading).observations, expected)
 
 

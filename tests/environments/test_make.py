@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium
 import pytest
+from gymnasium.envs.classic_control import PendulumEnv
 
 from iq_offline.data.cache import cached
 from iq_offline.data.stream import Source, episode_returns, open_source
@@ -49,7 +50,7 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_environment_it_was_recorded_in() -> None:
     found = evaluation_environment(source_with(env_spec=specification()))
     (environment,) = make(found, 1)
-    assert isinstance(environment.unwrapped, gymnasium.envs.classic_control.PendulumEnv)
+    assert isinstance(environment.unwrapped, PendulumEnv)
     assert environment.spec is not None
     assert (environment.spec.id, environment.spec.max_episode_steps) == ("Pendulum-v1", 200)
 
@@ -74,7 +75,7 @@ def test_specifications_of_older_gymnasium() -> None:
     """As in datasets recorded with Gymnasium 0.28 and 0.29."""
     text = specification(autoreset=False, apply_api_compatibility=False)
     (environment,) = make(evaluation_environment(source_with(env_spec=text)), 1)
-    assert isinstance(environment.unwrapped, gymnasium.envs.classic_control.PendulumEnv)
+    assert isinstance(environment.unwrapped, PendulumEnv)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", "{}", '{"id": 5}', '{"id": "no version and no entry"}'])
@@ -111,7 +112,7 @@ def test_wrappers_that_a_dataset_names_are_not_run(mark: Path) -> None:
     wrapper = {"name": "Wrapper", "entry_point": "evil_module:Wrapper", "kwargs": None}
     source = source_with(env_spec=specification(additional_wrappers=[wrapper]))
     (environment,) = make(evaluation_environment(source), 1)
-    assert isinstance(environment.unwrapped, gymnasium.envs.classic_control.PendulumEnv)
+    assert isinstance(environment.unwrapped, PendulumEnv)
     assert not mark.exists()
 
 

@@ -22,7 +22,7 @@ def policy() -> Policy:
     """Observations of shape (3, 2), actions of shape (2, 2), and log standard deviations behind the means."""
     torch.manual_seed(4)
     observation_space = Box(-np.inf, np.inf, (3, 2), np.float64)
-    return Policy(mlp(6, 8, 8), observation_space, Box(LOW, HIGH, dtype=np.float32), MEAN, STD)
+    return Policy(mlp(6, 8, 7, 8), observation_space, Box(LOW, HIGH, dtype=np.float32), MEAN, STD)
 
 
 def some_observations(count: int) -> np.ndarray:
@@ -36,7 +36,8 @@ def test_actions_follow_the_formula(policy: Policy):
     weights = {name: value.numpy().astype(np.float64) for name, value in policy.network.state_dict().items()}
     inputs = (observations.reshape(40, 6) - MEAN.numpy()) / STD.numpy()
     hidden = np.maximum(inputs @ weights["0.weight"].T + weights["0.bias"], 0)
-    unit = np.tanh((hidden @ weights["2.weight"].T + weights["2.bias"])[:, :4]).reshape(40, 2, 2)
+    hidden = np.maximum(hidden @ weights["2.weight"].T + weights["2.bias"], 0)
+    unit = np.tanh((hidden @ weights["4.weight"].T + weights["4.bias"])[:, :4]).reshape(40, 2, 2)
     actions = policy(observations)
     assert actions.shape == (40, 2, 2)
     assert actions.dtype == np.float32
@@ -58,6 +59,12 @@ def test_round_trip_gives_identical_actions_and_spaces(policy: Policy, tmp_path:
     np.testing.assert_array_equal(again(some_observations(40)), policy(some_observations(40)))
     assert again.observation_space == policy.observation_space
     assert again.action_space == policy.action_space
+
+
+def test_the_same_policy_is_saved_as_the_same_bytes(policy: Policy, tmp_path: Path):
+    for name, about in (("one", {"seed": 3, "algorithm": "bc"}), ("two", {"algorithm": "bc", "seed": 3})):
+        policy.save(tmp_path / name, about)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_what_a_policy_is_not_normalised_by_leaves_it_alone():
@@ -99,7 +106,12 @@ def test_a_damaged_header_is_a_user_error(policy: Policy, tmp_path: Path):
     file = tmp_path / "policy.safetensors"
     policy.save(file)
     whole = file.read_bytes()
-    for found, put in ((b'"action_space"', b'"action_spice"'), (b'"observation_mean"', b'"observation_meen"')):
+    changes = (
+        (b"action_space", b"action_spice"),
+        (b"observation_mean", b"observation_meen"),
+        (b"4.weight", b"9.weight"),
+    )
+    for found, put in changes:
         assert found in whole
         file.write_bytes(whole.replace(found, put))
         with pytest.raises(UserError, match=r"policy\.safetensors"):

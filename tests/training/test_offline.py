@@ -97,7 +97,7 @@ def wait_for_checkpoint(program: subprocess.Popen[str], file: Path) -> None:
 def test_ended_at_a_random_moment_and_resumed_a_run_ends_as_if_nothing_had_happened(
     number: signal.Signals, tmp_path: Path
 ):
-    config = configuration(suboptimal=True, gradient_steps=300, log_every=7, checkpoint_every=10, snapshots=9)
+    config = configuration(suboptimal=True, gradient_steps=300, log_every=7, checkpoint_every=25, snapshots=5)
     file, folder = write_config(config, tmp_path / "config.toml"), tmp_path / "broken"
     run_training(config, tmp_path / "straight")
     program = start(file, folder)
@@ -106,13 +106,13 @@ def test_ended_at_a_random_moment_and_resumed_a_run_ends_as_if_nothing_had_happe
     program.send_signal(number)
     output, errors = program.communicate(timeout=60)
     stopped_at = checkpoint.load(folder / LATEST)[1]["step"]
-    assert 10 <= stopped_at < 300
+    assert 25 <= stopped_at < 300
     if number == signal.SIGINT:
         assert program.returncode == INTERRUPTED, errors
         assert f"step {stopped_at:,} " in output
     else:
         assert program.returncode == -number
-        assert stopped_at % 10 == 0
+        assert stopped_at % 25 == 0
     assert not (folder / "policy.safetensors").exists()
 
     run_training(config, folder)
