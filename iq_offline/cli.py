@@ -164,9 +164,14 @@ def _train(recipe: str, given: RunArguments) -> None:
 
 
 def default_folder(recipe: str, given: RunArguments) -> Path:
-    """``runs/RECIPE/n1-k1-seed0`` and the like: what most often changes is in the name."""
+    """``runs/RECIPE/hopper-expert-n1-k1-seed0`` and the like: what most often changes is in the name."""
     data = given.data
-    words = [f"n{data.num_expert_trajectories}", f"k{data.subsample}", f"seed{given.seed}"]
+    words = [
+        data.expert.replace("/", "-"),
+        f"n{data.num_expert_trajectories}",
+        f"k{data.subsample}",
+        f"seed{given.seed}",
+    ]
     words += [name.replace("/", "-") for name in data.suboptimal] + ["fast"] * given.fast
     return Path("runs") / recipe / "-".join(words)
 

@@ -78,18 +78,20 @@ class IQLearnConfig:
     """Gamma."""
     chi2_alpha: Annotated[float, Field(gt=0)] = 0.5
     """The paper's alpha in phi(x) = x - x²/(4 alpha)."""
-    temperature: Annotated[float, Field(gt=0)] = 0.01
+    temperature: Annotated[float, Field(gt=0)] = 0.001
     """Entropy coefficient, fixed."""
     value_states: Literal["auto", "expert", "mixture", "initial"] = "auto"
     """States of the value term; auto is expert without suboptimal data and mixture with it."""
     chi2_states: Literal["auto", "expert", "mixture"] = "auto"
     """Transitions of the chi-squared term; auto as above."""
-    gradient_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of |dQ/da|² at the expert's actions, added to the critic's loss."""
-    critic_learning_rate: Rate = 3e-4
+    gradient_penalty: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of |dQ/da|² at the expert's actions (in the unit box), added to the critic's loss. 0: the paper's loss."""
+    critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
-    actor_learning_rate: Rate = 3e-4
+    actor_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
 

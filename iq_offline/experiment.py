@@ -62,9 +62,10 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
     torch.set_num_threads(config.training.torch_threads)
     require_same_run(config, folder)
     summary_file = folder / "summary.json"
-    if summary_file.exists():
+    summary = json.loads(summary_file.read_text()) if summary_file.exists() else None
+    if summary and summary["returns"]:  # One that could not be scored gets another chance: nothing is trained again.
         options.say(f"{folder} is finished already: nothing to train")
-        return json.loads(summary_file.read_text())
+        return summary
     sources = [obtain(name, options) for name in (config.data.expert, *config.data.suboptimal)]
     data = choose_data(config, sources[0], sources[1:])
     training = prepare(config, data)

@@ -102,16 +102,17 @@ def builtin_names() -> list[str]:
 
 def minari_id(name: str) -> str:
     """The Minari id behind a built-in dataset's name; any other name is an id already."""
-    return f"{NAMESPACE}/{name}-v0" if name in builtin_names() else name
+    return name if name.startswith(f"{NAMESPACE}/") or not builtin_of(name) else f"{NAMESPACE}/{name}-v0"
 
 
 def builtin_of(identifier: str) -> tuple[Card, str] | None:
     """The card and the tier behind a built-in dataset's name or id, or None for any other dataset."""
-    for name in builtin_names():
-        if identifier in (name, minari_id(name)):
-            stem, tier = name.split("/")
-            return load_card(stem), tier
-    return None
+    inside = re.fullmatch(rf"{NAMESPACE}/(.+)-v0", identifier)
+    name, _, tier = (inside[1] if inside else identifier).partition("/")
+    if name not in card_names():
+        return None
+    card = load_card(name)
+    return (card, tier) if tier in card.datasets else None
 
 
 def minari_root() -> Path:

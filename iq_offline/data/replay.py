@@ -102,8 +102,9 @@ class Replay:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.batch_sizes = batch_sizes
         self._dtype = dtype
+        tables = {id(part.data): _on(part, device) for parts in kinds.values() for part in parts}
         self._parts = {
-            kind: [(_on(part, device), torch.from_numpy(_rows(kind, part)).to(device)) for part in parts]
+            kind: [(tables[id(part.data)], torch.from_numpy(_rows(kind, part)).to(device)) for part in parts]
             for kind, parts in kinds.items()
         }
 

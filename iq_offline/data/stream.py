@@ -132,7 +132,7 @@ def _minari_episodes(source: Source) -> Iterator[EpisodeArrays]:
 def _with_clear_errors(items: Iterator[Any], source: Source) -> Iterator[Any]:
     try:
         yield from items
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{source.id}: the file in {source.path} is cut or damaged ({error}); download or build it again"
         ) from error

@@ -26,7 +26,7 @@ def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec
     text = source.metadata.get("eval_env_spec") or source.metadata.get("env_spec")
     if not text:
         raise UserError(f"{source.id} names no environment, so its policies cannot be evaluated here")
-    specification = _specification(source, text)
+    specification = _specification(source, text, wrappers=trust)
     if trust:
         return specification
     known = registry.get(specification.id)
@@ -43,12 +43,15 @@ def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec
     return specification
 
 
-def _specification(source: Source, text: str) -> EnvSpec:
-    """An EnvSpec from metadata of any gymnasium version; fields that are gone or are wrappers are left out."""
-    fields = {field.name for field in dataclasses.fields(EnvSpec) if field.init} - {"additional_wrappers"}
+def _specification(source: Source, text: str, wrappers: bool) -> EnvSpec:
+    """An EnvSpec from metadata of any gymnasium version. Wrappers are code as well: left out unless asked for."""
+    fields = {field.name for field in dataclasses.fields(EnvSpec) if field.init}
     try:
-        return EnvSpec(**{key: value for key, value in json.loads(text).items() if key in fields})
-    except (ValueError, TypeError, AttributeError, gymnasium.error.Error) as error:
+        known = {key: value for key, value in json.loads(text).items() if key in fields}
+        if not wrappers:
+            known["additional_wrappers"] = []
+        return EnvSpec.from_json(json.dumps(known))
+    except (ValueError, TypeError, AttributeError, KeyError, gymnasium.error.Error) as error:
         raise UserError(f"{source.id} names an environment that cannot be understood: {error}") from error
 
 

@@ -51,7 +51,7 @@ class Learner:
             for leaf in leaves:
                 leaf.requires_grad_()
         self._optimizers = [
-            torch.optim.Adam(leaves, phase.learning_rate, fused=True)
+            torch.optim.Adam(leaves, phase.learning_rate, betas=(phase.beta1, 0.999), fused=True)
             for phase, leaves in zip(agent.phases, self._leaves, strict=True)
         ]
         names = [name for name in map(str, parameters.keys()) if name.startswith("target_")]

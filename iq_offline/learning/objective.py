@@ -7,8 +7,8 @@ With chi-squared, phi(x) = x - x²/(4 alpha), and minimised, this is three terms
     -E_E[r]  +  value term  +  E_R[r²] / (4 alpha),        r = Q(s,a) - gamma (1 - terminated) V(s')
 
 Each expectation is an argument here; which states it was taken over is the caller's choice (``agents/iq_learn.py``).
-Every value has shape ``(batch,)``; the terms may be over batches of different sizes. ``terminated`` cuts the bootstrap; a
-truncation never does.
+Every value has shape ``(batch,)``; the terms may be over batches of different sizes. ``terminated`` cuts the
+bootstrap; a truncation never does.
 """
 
 import torch

@@ -17,7 +17,7 @@ from iq_offline.config import TrainingConfig
 from iq_offline.data.replay import Replay
 from iq_offline.errors import UserError
 from iq_offline.learning.agents import Metrics
-from iq_offline.learning.learner import Learner
+from iq_offline.learning.learner import Learner, leaves_of
 from iq_offline.training import checkpoint
 from iq_offline.training.tracking import MetricsLog, Progress, silent
 
@@ -117,6 +117,8 @@ def train(
 
     def require_finite(means: dict[str, float]) -> None:
         broken = [name for name, value in means.items() if not math.isfinite(value)]
+        if not all(leaf.isfinite().all() for leaf in leaves_of(learner.average)):
+            broken.append("the averaged policy")
         if broken:
             kept = f"the checkpoint of step {checkpoint.load(file)[1]['step']:,} is kept" if file.exists() else ""
             raise UserError(

@@ -345,7 +345,7 @@ def test_recipe_files_are_followed(
     training = "gradient_steps = 30\nhidden_sizes = [4]\nbatch_size = 4\nsnapshots = 0"
     file.write_text(f'recipe = "mine"\nalgorithm = "bc"\nseed = 3\n[data]\nexpert = "{NAME}"\n[training]\n{training}\n')
     printed, _ = succeeds(["train", str(file)], capsys)
-    folder = Path("runs/mine/n1-k1-seed3")
+    folder = Path("runs/mine/test-small-v0-n1-k1-seed3")
     assert str(folder) in printed
     assert [path.name for path in sorted(folder.iterdir()) if path.is_dir()] == ["bc"]
     summary = json.loads((folder / "bc" / "summary.json").read_text())

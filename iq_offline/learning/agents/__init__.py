@@ -16,11 +16,12 @@ Loss = Callable[[TensorDict, TensorDict, TensorDict], tuple[Tensor, Metrics]]
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimiser step: the group of parameters it moves, its loss, and its learning rate at the start."""
+    """One step of Adam: the group of parameters it moves, its loss, its learning rate at the start, its momentum."""
 
     group: str
     loss: Loss
     learning_rate: float
+    beta1: float = 0.9
 
 
 @runtime_checkable

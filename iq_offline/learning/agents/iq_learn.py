@@ -47,8 +47,8 @@ class IQLearn:
         self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
         self.noise_shape: tuple[int, ...] = (3, action_size)
         self.phases: tuple[Phase, ...] = (
-            Phase("critic", self.critic_loss, config.critic_learning_rate),
-            Phase("actor", self.actor_loss, config.actor_learning_rate),
+            Phase("critic", self.critic_loss, config.critic_learning_rate, config.adam_beta1),
+            Phase("actor", self.actor_loss, config.actor_learning_rate, config.adam_beta1),
         )
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
