@@ -24,12 +24,15 @@ TARGETS = {"medium": 0.5, "simple": 0.2}
 def tiers_from(rows: list[dict[str, Any]], random_return: float) -> dict[str, dict[str, Any]]:
     """The evaluations that become tiers.
 
-    ``expert`` has the highest mean minus standard deviation; ``medium`` and ``simple`` are the earlier ones nearest to
-    half and to a fifth of its normalised score.
+    ``expert`` is the best of those that hold their gait when disturbed: highest mean return among the evaluations whose
+    disturbed mean, less its standard deviation, is at least 90% of it. (An expert that only a perfect copy can follow
+    teaches nothing about learners.) ``medium`` and ``simple`` are the earlier ones nearest to half and to a fifth of
+    its normalised score.
     """
     if not rows:
         raise UserError("the training has no evaluations yet: nothing to choose tiers from")
-    expert = max(rows, key=lambda row: row["return_mean"] - row["return_std"])
+    steady = [row for row in rows if row["disturbed_mean"] - row["disturbed_std"] >= 0.9 * row["return_mean"]]
+    expert = max(steady or rows, key=lambda row: row["return_mean"] - row["return_std"])
     earlier = [row for row in rows if row["steps"] < expert["steps"]]
     tiers = {"expert": expert}
     for tier, target in TARGETS.items():

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from iq_offline.data.catalog import ExpertTraining
-from iq_offline.environments.rollout import rollout
+from iq_offline.environments.rollout import Act, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
 from iq_offline.learning.networks import mlp
@@ -26,6 +26,8 @@ from iq_offline.learning.policy import Policy
 
 EVALUATION_EPISODES = 20
 EVALUATION_SEED = 1_000_000
+DISTURBANCE = 0.2
+"""Standard deviation of the noise on the actions in the second evaluation, as a fraction of half the action box."""
 EVALUATIONS = "evaluations.ndjson"
 
 
@@ -42,7 +44,7 @@ def train_expert(
     begins a new episode, so it is not bit for bit the uninterrupted one.
 
     Returns:
-        The evaluation rows: steps, return_mean, return_std, return_min, length_mean, seconds.
+        The evaluation rows: steps, what :func:`score` measures, seconds.
 
     Raises:
         UserError: stable-baselines3 is missing, or the folder holds a training with other settings.
@@ -87,7 +89,7 @@ def train_expert(
             if steps % training.evaluate_every == 0:
                 policy = _policy_of(self.model, environment)
                 policy.save(policy_file(folder, steps), {"environment": environment_id, "steps": steps})
-                row = {"steps": steps, **_score(policy, judges), "seconds": round(time.monotonic() - started, 1)}
+                row = {"steps": steps, **score(policy, judges), "seconds": round(time.monotonic() - started, 1)}
                 rows.append(row)
                 write_atomically(folder / EVALUATIONS, "".join(json.dumps(row) + "\n" for row in rows))
                 report(row)
@@ -112,17 +114,24 @@ def _rows(folder: Path, steps: int) -> list[dict[str, Any]]:
     return [row for row in rows if row["steps"] <= steps]
 
 
-def _score(policy: Policy, judges: list[gymnasium.Env]) -> dict[str, float]:
-    seeds = range(EVALUATION_SEED, EVALUATION_SEED + len(judges))
-    episodes = list(rollout(judges, lambda observations, _: policy(observations), seeds))
-    returns = np.array([episode.total_return for episode in episodes])
-    lengths = [len(episode.rewards) for episode in episodes]
+def score(policy: Policy, judges: list[gymnasium.Env]) -> dict[str, float]:
+    """Returns over whole episodes, undisturbed, and with noise on every action (``disturbed_…``)."""
+    plain, lengths = _episodes(judges, acting(policy, 0.0))
+    disturbed, _ = _episodes(judges, acting(policy, DISTURBANCE))
     return {
-        "return_mean": round(float(returns.mean()), 2),
-        "return_std": round(float(returns.std()), 2),
-        "return_min": round(float(returns.min()), 2),
-        "length_mean": float(np.mean(lengths)),
+        "return_mean": round(float(plain.mean()), 2),
+        "return_std": round(float(plain.std()), 2),
+        "return_min": round(float(plain.min()), 2),
+        "length_mean": float(lengths.mean()),
+        "disturbed_mean": round(float(disturbed.mean()), 2),
+        "disturbed_std": round(float(disturbed.std()), 2),
     }
+
+
+def _episodes(judges: list[gymnasium.Env], act: Act) -> tuple[np.ndarray, np.ndarray]:
+    episodes = list(rollout(judges, act, range(EVALUATION_SEED, EVALUATION_SEED + len(judges))))
+    lengths = [len(episode.rewards) for episode in episodes]
+    return np.array([episode.total_return for episode in episodes]), np.array(lengths)
 
 
 def _policy_of(model: Any, environment: gymnasium.Env) -> Policy:

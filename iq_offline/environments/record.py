@@ -22,7 +22,7 @@ from iq_offline.data import catalog
 from iq_offline.data.cache import Progress
 from iq_offline.data.catalog import RANDOM, Card, DatasetCard
 from iq_offline.environments.make import make
-from iq_offline.environments.rollout import Act, Episode, rollout
+from iq_offline.environments.rollout import Act, Episode, acting, rollout
 from iq_offline.files import disk_errors, shipped
 from iq_offline.learning.policy import Policy
 
@@ -97,17 +97,7 @@ def behaviour(about: DatasetCard, environment: gymnasium.Env) -> Act:
 
     if about.policy == RANDOM:
         return act_randomly
-    policy = Policy.load(shipped("datasets") / "policies" / about.policy)
-    spread = about.action_noise * (space.high - space.low) / 2
-
-    def act(observations: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
-        actions = policy(observations)
-        if about.action_noise:
-            noise = np.stack([generator.standard_normal(space.shape) for generator in generators])
-            actions = np.clip(actions + spread * noise, space.low, space.high).astype(space.dtype)
-        return actions
-
-    return act
+    return acting(Policy.load(shipped("datasets") / "policies" / about.policy), about.action_noise)
 
 
 def content_hash(episodes: list[Episode]) -> str:

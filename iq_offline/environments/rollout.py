@@ -7,8 +7,30 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from iq_offline.learning.policy import Policy
+
 Act = Callable[[np.ndarray, list[np.random.Generator]], np.ndarray]
 """Actions ``(n, …)`` for observations ``(n, …)``, with one random generator for each of the n episodes."""
+
+
+def acting(policy: Policy, noise: float = 0.0) -> Act:
+    """How a policy acts in a rollout: its mean action, plus Gaussian noise, inside the action box.
+
+    Args:
+        policy: on the environment's own observations and actions.
+        noise: standard deviation, as a fraction of half the action box.
+    """
+    space = policy.action_space
+    spread = noise * (space.high - space.low) / 2
+
+    def act(observations: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
+        actions = policy(observations)
+        if noise:
+            draws = np.stack([generator.standard_normal(space.shape) for generator in generators])
+            actions = np.clip(actions + spread * draws, space.low, space.high).astype(space.dtype)
+        return actions
+
+    return act
 
 
 @dataclass

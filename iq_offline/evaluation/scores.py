@@ -8,7 +8,7 @@ from gymnasium.envs.registration import EnvSpec
 from iq_offline.data.catalog import References, builtin_of, card_names, load_card
 from iq_offline.data.stream import Source, episode_returns
 from iq_offline.environments.make import make
-from iq_offline.environments.rollout import Episode, rollout
+from iq_offline.environments.rollout import Episode, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.learning.policy import Policy
 
@@ -35,8 +35,7 @@ def evaluate(
         if theirs != ours:
             raise UserError(f"the environment's {name.replace('_', ' ')} has shape {theirs}, the policy's {ours}")
     seeds = range(seed, seed + episodes)
-    act = lambda observations, _: policy(observations)  # noqa: E731
-    return [episode.total_return for episode in rollout(environments, act, seeds, on_episode)]
+    return [episode.total_return for episode in rollout(environments, acting(policy), seeds, on_episode)]
 
 
 def random_return(environment: str | EnvSpec) -> float:

@@ -255,7 +255,8 @@ def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else():
     # First the critic, with the old policy; then the policy, with the new critic.
     halfway = before.clone()
     halfway["critic"] = learner.parameters["critic"].detach().clone()
-    for group, rate, start in (("critic", 3e-4, before), ("actor", 3e-4, halfway)):
+    for phase, start in zip(agent.phases, (before, halfway), strict=True):
+        group, rate = phase.group, phase.learning_rate
         for (name, leaf), old, gradient in zip(
             named_leaves(learner.parameters[group]), named_leaves(before[group]), gradients(start, group), strict=True
         ):
