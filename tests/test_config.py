@@ -38,7 +38,7 @@ DIFFERENT = RunConfig(
     fast=True,
     data=DataConfig("a/b-v1", 3, 20, ("c-v0", "d-v2"), 0.25),
     training=TrainingConfig(11, 12, (13, 14, 15), 0.5, False, False, 16, 17, 18, "float64", "cuda:1", 2),
-    iq_learn=IQLearnConfig(0.9, 0.1, 0.2, "initial", "mixture", 0.3, 1e-3, 2e-3, 0.123),
+    iq_learn=IQLearnConfig(0.9, 0.1, 0.2, "initial", "mixture", 0.7, 2e-3, 3e-3, 0.4, 0.123),
     bc=BCConfig("likelihood", 1e-2),
     evaluation=EvaluationConfig(3, 4),
 )

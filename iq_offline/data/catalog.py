@@ -27,8 +27,8 @@ class ExpertTraining:
     steps: Positive = 1_000_000
     seed: int = 0
     hidden_sizes: tuple[int, ...] = (256, 256)
-    action_noise: float = 0.0
-    """Standard deviation of the exploration noise added to the actions, in units of the action space."""
+    action_noise: tuple[tuple[int, float], ...] = ()
+    """Exploration noise: pairs of (from this step on, standard deviation in units of the action space)."""
     evaluate_every: Positive = 10_000
     save_every: Positive = 50_000
     arguments: dict[str, Any] = field(default_factory=dict)

@@ -71,11 +71,15 @@ def train_expert(
     else:
         policy = {"net_arch": list(training.hidden_sizes)}
         arguments = dict(training.arguments)
-        if training.action_noise:
-            size = environment.action_space.shape[0]  # type: ignore[index]
-            noise = NormalActionNoise(np.zeros(size), np.full(size, training.action_noise))
-            arguments["action_noise"] = noise
         model = algorithm("MlpPolicy", environment, seed=training.seed, policy_kwargs=policy, **arguments)
+
+    def explore(steps: int) -> None:
+        deviations = [deviation for start, deviation in training.action_noise if start <= steps]
+        if deviations:
+            size = environment.action_space.shape[0]  # type: ignore[index]
+            model.action_noise = NormalActionNoise(np.zeros(size), np.full(size, deviations[-1]))
+
+    explore(model.num_timesteps)
 
     rows = _rows(folder, model.num_timesteps)
     started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
@@ -86,6 +90,8 @@ def train_expert(
 
         def _on_step(self) -> bool:
             steps = self.num_timesteps
+            if any(steps == start for start, _ in training.action_noise):
+                explore(steps)
             if steps % training.evaluate_every == 0:
                 policy = _policy_of(self.model, environment)
                 policy.save(policy_file(folder, steps), {"environment": environment_id, "steps": steps})
