@@ -85,7 +85,7 @@ class IQLearnConfig:
     chi2_states: Literal["auto", "expert", "mixture"] = "auto"
     """Transitions of the chi-squared term; auto as above."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 0.3
-    """Weight of the critic's slope |dQ/da|² at the expert's actions, added to its loss. 0: the paper's loss."""
+    """Weight of |dQ/du|² at the expert's actions tanh(u), added to the critic's loss. 0: the paper's loss."""
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate = 1e-3

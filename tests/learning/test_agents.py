@@ -114,14 +114,14 @@ class Slow:
         return float(self.network(group, np.concatenate([state, action]))[0])
 
     def slope(self, state: np.ndarray, action: np.ndarray) -> float:
-        """|dQ/da|² by the chain rule."""
+        """|dQ/du|² for a = tanh(u), by the chain rule."""
         weights, inputs = self.groups["critic"], np.concatenate([state, action])
         jacobian = np.eye(len(inputs))
         for layer in (0, 2):
             inputs = weights[f"{layer}.weight"] @ inputs + weights[f"{layer}.bias"]
             jacobian = (inputs > 0)[:, None] * (weights[f"{layer}.weight"] @ jacobian)
             inputs = np.maximum(inputs, 0)
-        return float(((weights["4.weight"] @ jacobian)[0, SIZE:] ** 2).sum())
+        return float((((weights["4.weight"] @ jacobian)[0, SIZE:] * (1 - action**2)) ** 2).sum())
 
     def rows(self, kind: str) -> list[dict[str, float]]:
         """Q, the implied reward and the telescoped value of every transition of a kind."""

@@ -119,8 +119,11 @@ class IQLearn:
         return call(self.critic, critic, torch.cat([state, action], -1)).squeeze(-1)
 
     def _slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
-        """E_E[|dQ/da|²] at the expert's actions, where a soft-optimal expert has its maximum."""
-        slope = grad(lambda at: self._q(critic, state, at).sum())(action)
+        """E_E[|dQ/du|²] at the expert's actions a = tanh(u), where a soft-optimal expert has its maximum.
+
+        Before the squashing, as the actor feels it: at the faces of the box Q may well rise outwards.
+        """
+        slope = grad(lambda at: self._q(critic, state, at).sum())(action) * (1 - action.square())
         return slope.square().sum(-1).mean()
 
     def _value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
