@@ -185,7 +185,7 @@ def print_table(summaries: "Sequence[Summary]") -> None:
     sampled = "complete" if first["subsample"] == 1 else f"subsampled every {first['subsample']} steps"
     count = first["num_expert_trajectories"]
     title = f"{first['dataset_ids'][0]}: {count} expert {'trajectory' if count == 1 else 'trajectories'}, {sampled}"
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(caption_justify="left")
     for column in ("", "return", "± std", "normalised", "seconds"):
         table.add_column(column, justify="right" if column else "left")
     for name in ("expert", "random"):
@@ -200,7 +200,9 @@ def print_table(summaries: "Sequence[Summary]") -> None:
         table.add_row(label, *cells, normalized, f"{summary['seconds']:.0f}")
     if first["fast"]:
         table.caption = "--fast: a rehearsal, not a result"
-    Console(width=100).print(table)
+    console = Console(width=100, highlight=False)
+    console.print(title)
+    console.print(table)
 
 
 @dataclasses.dataclass(frozen=True)
