@@ -54,9 +54,13 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
         if first[f"{name}_return"] is not None:
             axes.axhline(first[f"{name}_return"], color="black", linestyle=style, linewidth=1, label=name)
     count, subsample = first["num_expert_trajectories"], first["subsample"]
-    sampled = "complete" if subsample == 1 else f"every {subsample}th step of"
     plural = "trajectory" if count == 1 else "trajectories"
-    title = f"{first['dataset_ids'][0]}\n{sampled} {count} expert {plural}, seed {first['seed']}"
+    seen = (
+        f"{count} complete expert {plural}"
+        if subsample == 1
+        else f"every {subsample}th step of {count} expert {plural}"
+    )
+    title = f"{first['dataset_ids'][0]}\n{seen}, seed {first['seed']}"
     axes.set_title(title + (" (fast: not a result)" if first["fast"] else ""), fontsize=9)
     axes.set(xlabel="gradient steps", ylabel="return (mean, lowest to highest)")
     axes.legend(frameon=False, fontsize=8)
