@@ -115,7 +115,8 @@ def measure_batch(data: CachedSource) -> tuple[float, float]:
         for column in columns:
             column.index_select(0, rows)
 
-    seconds(replay.sample, 200), seconds(plain, 200)
+    for action in (replay.sample, plain):  # Warm-up.
+        seconds(action, 200)
     return seconds(replay.sample, 2000), seconds(plain, 2000)
 
 

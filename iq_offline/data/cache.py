@@ -30,7 +30,7 @@ from torch import Tensor
 from iq_offline.data.spaces import check_learnable
 from iq_offline.data.stream import EpisodeArrays, Source, episodes
 from iq_offline.errors import UserError
-from iq_offline.files import cache_folder, disk_errors, new_folder, sync, write_atomically
+from iq_offline.files import cache_folder, disk_errors, new_folder, write_atomically
 
 LAYOUT = 1
 MANIFEST = "manifest.json"
@@ -163,9 +163,8 @@ def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress
             terminated = np.zeros(steps + 1, np.float32)
             terminated[:-1] = episode.terminations
             for name, array in (("observations", observations), ("actions", actions)):
-                finite = np.isfinite(array)
-                if not finite.all():
-                    not_finite[name] += finite.size - int(finite.sum())
+                if not np.isfinite(array.sum(dtype=np.float64)):
+                    not_finite[name] += array.size - int(np.isfinite(array).sum())
                     first_bad = index if first_bad is None else first_bad
             beyond = (episode.actions < action_space.low) | (episode.actions > action_space.high)
             if beyond.any():
@@ -173,9 +172,6 @@ def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress
             for file, array in zip(files, (observations, actions, terminated), strict=True):
                 file.write(array.data)
             on_progress(index + 1, source.total_episodes)
-        for file in files:
-            file.flush()
-            sync(Path(file.name))
     if first_bad is not None:
         counts = " and ".join(f"{count} in {name}" for name, count in not_finite.items() if count)
         raise UserError(f"{source.id} holds values that are not finite: {counts}, first in episode {first_bad}")

@@ -113,8 +113,19 @@ def episode_returns(source: Source) -> np.ndarray:
 def _hdf5_episodes(source: Source) -> Iterator[EpisodeArrays]:
     with h5py.File(source.path / "main_data.hdf5") as file:
         for index in range(source.total_episodes):
-            group = cast(h5py.Group, file[f"episode_{index}"])
-            yield EpisodeArrays(*(group[name][()] for name in ("observations", "actions", "terminations")))  # type: ignore[index]
+            names = ("observations", "actions", "terminations")
+            yield EpisodeArrays(*(_hdf5_array(file, f"episode_{index}/{name}") for name in names))
+
+
+def _hdf5_array(file: h5py.File, name: str) -> np.ndarray:
+    """A whole array. By h5py's low-level interface: its objects cost as much as reading a short episode."""
+    try:
+        dataset = h5py.h5d.open(file.id, name.encode())
+    except KeyError as error:
+        raise KeyError(f"no {name}: {error}") from error
+    array = np.empty(dataset.shape, dataset.dtype)
+    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    return array
 
 
 def _minari_episodes(source: Source) -> Iterator[EpisodeArrays]:
