@@ -82,9 +82,7 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
             seed=recipe.seed,
             fast=recipe.fast,
         )
-        about = (
-            f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}; no environment exists while it trains."
-        )
+        about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}; training builds no environment."
         given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
         _train(recipe.recipe, given)
 

@@ -147,12 +147,7 @@ def from_table(kind: type[Config], table: dict[str, Any], source: str) -> Config
     try:
         return TypeAdapter(kind).validate_python(table)
     except ValidationError as error:
-        raise UserError(f"{source}: {_first_problem(error, kind)}") from error
-
-
-def explain(error: ValidationError, kind: type) -> str:
-    """The first problem of a failed validation in one line."""
-    return _first_problem(error, kind)
+        raise UserError(f"{source}: {explain(error, kind)}") from error
 
 
 def to_table(config: Any) -> dict[str, Any]:
@@ -225,7 +220,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
-def _first_problem(error: ValidationError, kind: Any) -> str:
+def explain(error: ValidationError, kind: Any) -> str:
+    """The first problem of a failed validation in one line."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "unexpected_keyword_argument":

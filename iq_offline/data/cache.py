@@ -133,8 +133,7 @@ def _check_shapes(source: Source, index: int, episode: EpisodeArrays) -> None:
 def _fill(source: Source, folder: Path, fingerprint: dict[str, Any], on_progress: Progress) -> None:
     observation_space, action_space = check_learnable(source)
     rows = source.total_steps + source.total_episodes
-    action_size = int(np.prod(action_space.shape))
-    sizes = (int(np.prod(observation_space.shape)), action_size)
+    sizes = int(np.prod(observation_space.shape)), int(np.prod(action_space.shape))
     empty = {"observation": torch.zeros(sizes[0]), "action": torch.zeros(sizes[1]), "terminated": torch.zeros(())}
     with ExitStack() as stack:
         for name, value in empty.items():  # A full disk is an error here; in a memory map it would be a fatal signal.
