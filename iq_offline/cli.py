@@ -170,7 +170,8 @@ def default_folder(recipe: str, given: RunArguments) -> Path:
         f"k{data.subsample}",
         f"seed{given.seed}",
     ]
-    words += [name.replace("/", "-") for name in data.suboptimal] + ["fast"] * given.fast
+    words += [f"{part.dataset.replace('/', '-')}{part.episodes or ''}" for part in data.suboptimal]
+    words += ["fast"] * given.fast
     return Path("runs") / recipe / "-".join(words)
 
 

@@ -4,13 +4,15 @@ Defaults < a recipe (TOML) < command-line overrides. Importing this file imports
 """
 
 import dataclasses
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from tyro.constructors import PrimitiveConstructorSpec
 
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
@@ -25,6 +27,50 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
+class Suboptimal:
+    """A part of the suboptimal data: a dataset, or some of its episodes."""
+
+    dataset: str
+    """A built-in dataset or any Minari id."""
+    episodes: Positive | None = None
+    """How many of its episodes, drawn by the run's seed; all where none is given."""
+    hidden: bool = False
+    """These are trajectories of the expert's dataset without their label: never the labelled or the held-out ones."""
+
+
+def _as_suboptimal(value: Any) -> Any:
+    """``NAME``, ``NAME:EPISODES`` and ``NAME:EPISODES:hidden`` in place of a table."""
+    if not isinstance(value, str):
+        return value
+    words = re.fullmatch(r"(?P<dataset>.+?)(:(?P<episodes>\d+))?(?P<hidden>:hidden)?", value)
+    if words is None:
+        return value
+    episodes = words["episodes"]
+    return {"dataset": words["dataset"], "episodes": episodes and int(episodes), "hidden": bool(words["hidden"])}
+
+
+def _as_words(part: Suboptimal) -> list[str]:
+    return [part.dataset + (f":{part.episodes}" if part.episodes else "") + (":hidden" if part.hidden else "")]
+
+
+def _from_words(words: list[str]) -> Suboptimal:
+    return TypeAdapter(Suboptimal).validate_python(_as_suboptimal(words[0]))
+
+
+SuboptimalPart = Annotated[
+    Suboptimal,
+    BeforeValidator(_as_suboptimal),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME[:EPISODES[:hidden]]",
+        instance_from_str=_from_words,
+        is_instance=lambda value: isinstance(value, Suboptimal),
+        str_from_instance=_as_words,
+    ),
+]
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """Which fixed data the learner sees."""
 
@@ -34,10 +80,21 @@ class DataConfig:
     """Expert trajectories to learn from. Nested: the 5 of a seed contain its 3, which contain its 1."""
     subsample: Positive = 1
     """Keep every k-th transition of each trajectory, with its true next state; the first is drawn per trajectory."""
-    suboptimal: tuple[str, ...] = ()
-    """Datasets of other behaviour, mixed in without labels."""
+    suboptimal: tuple[SuboptimalPart, ...] = ()
+    """Other behaviour, mixed in without labels: datasets, or some episodes of them."""
     suboptimal_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of each batch that comes from the suboptimal data, where there are any."""
+    held_out_trajectories: Annotated[int, Field(ge=0)] = 5
+    """Expert trajectories to keep from training and measure the policy on, if so many are left."""
+    observation_keys: tuple[str, ...] = ()
+    """Parts of a Dict or Tuple observation to learn from, in this order (state.speed is a part of state). Default: all.
+    """
+    frame_stack: Positive = 1
+    """Images seen at once: the newest and those before it."""
+    action_low: tuple[float, ...] = ()
+    """In place of the lower bounds of the dataset's action box: one number for all dimensions, or one for each."""
+    action_high: tuple[float, ...] = ()
+    """In place of the upper bounds."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -86,6 +143,10 @@ class IQLearnConfig:
     """Transitions of the chi-squared term; auto as above."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 0.3
     """Weight of |dQ/du|² at the expert's actions tanh(u), added to the critic's loss. 0: the paper's loss."""
+    behavior_anchor: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step."""
+    actor_follows_critic: bool = True
+    """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate = 1e-3
@@ -151,8 +212,8 @@ def from_table(kind: type[Config], table: dict[str, Any], source: str) -> Config
 
 
 def to_table(config: Any) -> dict[str, Any]:
-    """Plain tables and values for TOML or JSON."""
-    return TypeAdapter(type(config)).dump_python(config, mode="json")
+    """Plain tables and values for TOML or JSON, without what is not set."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json", exclude_none=True)
 
 
 def to_toml(config: Any) -> str:

@@ -19,15 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
 
 from iq_offline.config import ALGORITHMS, RunConfig, from_table, read_toml, resolved, to_table, to_toml
 from iq_offline.data import catalog
+from iq_offline.data.actions import ActionBox
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.replay import Selection
 from iq_offline.data.stream import open_source
 from iq_offline.environments.make import evaluation_environment
 from iq_offline.environments.record import record
 from iq_offline.errors import UserError
+from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_comparison, plot_run
 from iq_offline.evaluation.scores import evaluate, normalized_score, references
 from iq_offline.files import disk_errors, write_atomically
@@ -38,6 +41,8 @@ from iq_offline.training.setup import Data, choose_data, policy_of, prepare
 from iq_offline.training.tracking import progress_bar, read_metrics
 
 Summary = dict[str, Any]
+LARGE = 100_000_000
+"""Bytes of one selection from which on it is said where it is read from."""
 Say = Callable[[str], None]
 
 
@@ -66,9 +71,13 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
     if summary and summary["returns"]:  # One that could not be scored gets another chance: nothing is trained again.
         options.say(f"{folder} is finished already: nothing to train")
         return summary
-    sources = [obtain(name, options) for name in (config.data.expert, *config.data.suboptimal)]
-    data = choose_data(config, sources[0], sources[1:])
+    names = (config.data.expert, *(part.dataset for part in config.data.suboptimal))
+    sources = {name: obtain(name, options) for name in dict.fromkeys(names)}
+    data = choose_data(config, sources[names[0]], [sources[name] for name in names[1:]])
+    say_what_is_special(data, options)
     training = prepare(config, data)
+    if max(table.bytes for tables in training.replay.tables.values() for table in tables) > LARGE:
+        options.say(training.replay.where())
     with disk_errors("starting a run", folder):
         write_atomically(folder / "config.toml", to_toml(config))
         require_same_data(data, folder)
@@ -94,11 +103,22 @@ def obtain(name: str, options: Options = Options()) -> CachedSource:
             raise catalog.not_found(name)
     source = open_source(path)
     with progress_bar(f"caching {source.id}") as progress:
-        data = cached(source, progress if source.total_steps > 200_000 else lambda done, total: None)
-    outside = data.manifest["actions_outside_box"]
+        return cached(source, progress if source.total_steps > 200_000 else lambda done, total: None)
+
+
+def say_what_is_special(data: Data, options: Options) -> None:
+    """One line for whatever training does to these data that their owner might not expect."""
+    source = data.expert.data.source
+    outside = data.actions_outside_box
     if outside:
-        options.say(f"{source.id}: {outside} of {source.total_steps} actions are outside the box and clipped")
-    return data
+        total = sum(len(selection.rows) for selection in data.seen)
+        options.say(f"{source.id}: {outside} of {total} actions are outside the box and clipped")
+    space = source.action_space
+    if isinstance(data.actions, ActionBox) and isinstance(space, Box) and not space.is_bounded():
+        options.say(
+            f"{source.id}: its action box has no bounds: taken from {data.actions.low.min():.4g} to "
+            f"{data.actions.high.max():.4g}, the range of its actions (action_low and action_high override it)"
+        )
 
 
 def build(name: str, say: Say = print) -> Path:
@@ -144,7 +164,10 @@ def require_same_data(data: Data, folder: Path) -> None:
     Raises:
         UserError: the run was begun on other data.
     """
-    manifest = json.dumps([_manifest(selection) for selection in data.seen], indent=2)
+    held_out = () if data.held_out is None else (data.held_out,)
+    kinds = ["expert", *("suboptimal" for _ in data.suboptimal), *("held_out" for _ in held_out)]
+    chosen = zip(kinds, (*data.seen, *held_out), strict=True)
+    manifest = json.dumps([{"kind": kind} | _manifest(selection) for kind, selection in chosen], indent=2)
     file = folder / "data.json"
     if file.exists() and file.read_text() != manifest:
         raise UserError(
@@ -213,6 +236,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "normalized_score": score,
         "references": meaning,
         "curve": curve,
+        "held_out": None if data.held_out is None else held_out_error(policy, data.held_out).table(),
         "versions": package_versions(),
         "git_commit": git_commit(),
     }
@@ -257,7 +281,6 @@ def _manifest(selection: Selection) -> dict[str, Any]:
         "trajectories": len(selection.trajectories),
         "first_trajectories": selection.trajectories[:100].tolist(),
         "transitions": len(selection.rows),
-        "actions_outside_box": selection.data.manifest["actions_outside_box"],
         "sha256": digest.hexdigest(),
     }
 

@@ -17,6 +17,8 @@ from iq_offline.files import shipped
 NAMESPACE = "iq-offline"
 RANDOM = "random"
 """The policy of a tier that draws its actions uniformly from the action space."""
+WAYPOINTS = "waypoints"
+"""The policy of a maze's expert: a controller that knows the map."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,15 +50,27 @@ class References:
 
 
 @dataclass(frozen=True, config=STRICT)
+class RandomStretches:
+    """Random actions in the middle of an episode, so that good and bad share it."""
+
+    every: Positive = 100
+    """Mean steps of the policy between two stretches."""
+    shortest: Positive = 5
+    longest: Positive = 30
+
+
+@dataclass(frozen=True, config=STRICT)
 class DatasetCard:
     """One dataset as it is recorded: who acts, how long, from which seed, and what came out."""
 
     policy: str
-    """A file in ``datasets/policies``, or ``random``."""
+    """A file in ``datasets/policies``, ``random``, or ``waypoints``."""
     episodes: Positive
     seed: int
     action_noise: Annotated[float, Field(ge=0)] = 0.0
-    """Standard deviation of Gaussian noise on the actions, as a fraction of half the action box."""
+    """Of Gaussian noise on the actions, as a fraction of half the action box; or the share of random actions."""
+    random_stretches: RandomStretches | None = None
+    """In which a random policy acts in the place of this one."""
     training_steps: Annotated[int, Field(ge=0)] = 0
     """Environment steps of training behind the policy."""
     return_mean: float | None = None

@@ -4,8 +4,10 @@ A choice is an array of row indices: caches are shared, never copied. A batch is
 ``suboptimal``, ``initial``), each with a fixed number of rows.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,6 +16,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.data.cache import CachedSource
+from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.errors import UserError
 
 
@@ -34,7 +37,12 @@ class Selection:
 
 
 def select(
-    data: CachedSource, count: int | None, subsample: int, generator: np.random.Generator, without: Sequence[int] = ()
+    data: CachedSource,
+    count: int | None,
+    subsample: int,
+    generator: np.random.Generator,
+    without: Sequence[int] = (),
+    from_end: bool = False,
 ) -> Selection:
     """Draw ``count`` trajectories (all where None) and keep every ``subsample``-th transition of each.
 
@@ -47,6 +55,7 @@ def select(
         subsample: the distance between kept transitions, at least 1.
         generator: its state decides the order.
         without: ids of episodes to leave out.
+        from_end: take the last of the order, not the first: apart from what a nested choice takes, whatever its count.
 
     Raises:
         UserError: the dataset holds fewer trajectories.
@@ -56,7 +65,7 @@ def select(
     order = order[~np.isin(order, np.asarray(without, np.int64))]
     if count is not None and count > len(order):
         raise UserError(f"{data.source.id} holds {len(order)} trajectories, {count} were asked for")
-    chosen = order[:count]
+    chosen = order[::-1][:count] if from_end else order[:count]
     starts, lengths = data.starts, data.lengths
     rows = [
         starts[i] + np.arange(int(first[i] % min(subsample, lengths[i])), int(lengths[i]), subsample) for i in chosen
@@ -64,20 +73,105 @@ def select(
     return Selection(data, chosen, np.concatenate(rows) if rows else np.empty(0, np.int64))
 
 
-def observation_statistics(selections: Sequence[Selection]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the chosen observations, float64, shape ``(observation size,)`` each.
+def feature_statistics(selections: Sequence[Selection], encoder: ObservationEncoder) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the chosen observations' features, float64, shape ``(features,)`` each.
 
-    Deviations under 1e-3 count as 1e-3, so that constant dimensions are not blown up.
+    Deviations under 1e-3 count as 1e-3, so that constant dimensions are not blown up. Categories and switches are left
+    as they are; images are only scaled to [0, 1].
     """
+    measured, mean, std = encoder.constants()
+    start = 0
+    for leaf, width in zip(encoder.leaves, encoder.widths, strict=True):
+        if width and measured[start]:
+            values = [(one.data.steps[one.data.column(leaf)], one.rows) for one in selections]
+            mean[start : start + width], std[start : start + width] = _statistics(values)
+        start += width
+    return mean, std
+
+
+def _statistics(parts: list[tuple[Tensor, np.ndarray]]) -> tuple[Tensor, Tensor]:
     total, mean, square = 0, torch.zeros(()), torch.zeros(())
-    for selection in selections:
-        for rows in np.array_split(selection.rows, len(selection.rows) // 100_000 + 1):
-            values = selection.data.steps["observation"][torch.from_numpy(rows)].double()
+    for table, chosen in parts:
+        for rows in np.array_split(chosen, len(chosen) // 100_000 + 1):
+            values = table[torch.from_numpy(rows)].double()
             total += len(values)
             mean = mean + values.sum(0)
             square = square + values.square().sum(0)
     mean = mean / total
     return mean, (square / total - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
+
+
+class Table:
+    """The transitions of one selection, read from the shared cache, or copied close to the training where they fit.
+
+    Args:
+        selection: which transitions.
+        rows: those to draw from; of the kind ``initial`` the episodes' first.
+        encoder: which leaves become features, and how.
+        dtype: of the features and of continuous actions.
+        device: where batches are wanted.
+    """
+
+    def __init__(
+        self, selection: Selection, rows: np.ndarray, encoder: ObservationEncoder, dtype: torch.dtype, device: str
+    ) -> None:
+        self.encoder = encoder
+        self.dtype = dtype
+        self.rows = torch.from_numpy(rows)
+        data = selection.data
+        self.columns = {data.column(leaf): data.steps[data.column(leaf)] for leaf in encoder.leaves}
+        self.columns |= {name: data.steps[name] for name in ("action", "terminated")}
+        self._leaves = [(leaf, data.column(leaf)) for leaf in encoder.leaves]
+        if encoder.has_images and encoder.frame_stack > 1:
+            ages = np.arange(len(data.steps["action"])) - np.repeat(data.starts, data.lengths + 1)
+            self.columns["age"] = torch.from_numpy(ages)
+        kept = self._needed()
+        self.bytes = len(kept) * sum(column[:1].nbytes for column in self.columns.values())
+        self.is_held = self.bytes <= free_memory(device) * MEMORY_SHARE
+        if self.is_held:
+            new_number = torch.zeros(len(data.steps["action"]), dtype=torch.int64)
+            new_number[kept] = torch.arange(len(kept))
+            self.rows = new_number[self.rows].to(device)
+            self.columns = {name: column.index_select(0, kept).to(device) for name, column in self.columns.items()}
+
+    def _needed(self) -> Tensor:
+        """Every row that a transition of ours is read from, in order."""
+        marked = torch.zeros(len(self.columns["action"]), dtype=torch.bool)
+        marked[self.rows] = True
+        marked[self.rows + 1] = True
+        if "age" in self.columns:
+            for back in range(1, self.encoder.frame_stack):
+                marked[self.rows - self.columns["age"][self.rows].clamp(max=back)] = True
+        return marked.nonzero().squeeze(-1)
+
+    def gather(self, drawn: Tensor, initial: bool) -> TensorDict:
+        """The transitions of these positions in ``rows``; of initial ones only the observation."""
+        rows = self.rows.index_select(0, drawn)
+        size = [len(rows)]
+        observation = self._features(rows)
+        if initial:
+            return TensorDict({"observation": observation}, size)
+        following = {
+            "observation": self._features(rows + 1),
+            "terminated": self.columns["terminated"].index_select(0, rows).to(self.dtype),
+        }
+        action = self.columns["action"].index_select(0, rows)
+        if action.is_floating_point():
+            action = action.to(self.dtype)
+        return TensorDict({"observation": observation, "action": action, "next": TensorDict(following, size)}, size)
+
+    def _features(self, rows: Tensor) -> Tensor:
+        parts = []
+        for leaf, name in self._leaves:
+            column = self.columns[name]
+            if leaf.is_image and "age" in self.columns:
+                age = self.columns["age"].index_select(0, rows)
+                frames = [rows - age.clamp(max=back) for back in reversed(range(self.encoder.frame_stack))]
+                values = torch.cat([column.index_select(0, frame) for frame in frames], -1)
+            else:
+                values = column.index_select(0, rows)
+            parts.append(self.encoder.features(leaf, values, self.dtype))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 class Replay:
@@ -87,8 +181,9 @@ class Replay:
         kinds: for each kind its selections; several are drawn from as one.
         batch_sizes: rows of each kind in every batch.
         seed: of the draws.
+        encoder: of the observations.
         dtype: of the tensors in a batch.
-        device: the tables move there once.
+        device: where batches are wanted. Selections that fit into half of its free memory are copied there once.
     """
 
     def __init__(
@@ -96,51 +191,66 @@ class Replay:
         kinds: dict[str, Sequence[Selection]],
         batch_sizes: dict[str, int],
         seed: int,
+        encoder: ObservationEncoder,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> None:
-        self.generator = torch.Generator(device).manual_seed(seed)
         self.batch_sizes = batch_sizes
-        self._dtype = dtype
-        tables = {id(part.data): _on(part, device) for parts in kinds.values() for part in parts}
-        self._parts = {
-            kind: [(tables[id(part.data)], torch.from_numpy(_rows(kind, part)).to(device)) for part in parts]
+        self.tables = {
+            kind: [Table(part, _rows(kind, part), encoder, dtype, device) for part in parts]
             for kind, parts in kinds.items()
         }
+        self._device = device
+        self.is_held = all(table.is_held for tables in self.tables.values() for table in tables)
+        self.generator = torch.Generator(device if self.is_held else "cpu").manual_seed(seed)
+
+    def where(self) -> str:
+        """Where the chosen transitions are read from, in words."""
+        tables = [table for tables in self.tables.values() for table in tables]
+        size = sum(table.bytes for table in tables) / 1e6
+        place = "RAM" if self._device == "cpu" else f"the memory of {self._device}"
+        if self.is_held:
+            return f"{size:.0f} MB of transitions are held in {place}"
+        return f"{size:.0f} MB of transitions are read from the cache on disk: they do not fit in {place}"
 
     def sample(self) -> TensorDict:
         """A batch: observation, action, (next, observation), (next, terminated) a kind; of initial only the first."""
         return TensorDict({kind: self._draw(kind, size) for kind, size in self.batch_sizes.items()})
 
     def _draw(self, kind: str, size: int) -> TensorDict:
-        parts = self._parts[kind]
-        total = sum(len(rows) for _, rows in parts)
+        tables = self.tables[kind]
+        total = sum(len(table.rows) for table in tables)
         drawn = torch.randint(total, (size,), generator=self.generator, device=self.generator.device)
-        if len(parts) == 1:
-            return self._gather(kind, parts[0][0], parts[0][1].index_select(0, drawn))
-        pieces, offset = [], 0
-        for steps, rows in parts:
-            mine = drawn[(drawn >= offset) & (drawn < offset + len(rows))] - offset
-            pieces.append(self._gather(kind, steps, rows.index_select(0, mine)))
-            offset += len(rows)
-        return cast(TensorDict, torch.cat(pieces))
+        if len(tables) == 1:
+            batch = self._gather(tables[0], drawn, kind)
+        else:
+            pieces, offset = [], 0
+            for table in tables:
+                mine = drawn[(drawn >= offset) & (drawn < offset + len(table.rows))] - offset
+                pieces.append(self._gather(table, mine, kind))
+                offset += len(table.rows)
+            batch = cast(TensorDict, torch.cat(pieces))
+        return batch
 
-    def _gather(self, kind: str, steps: dict[str, Tensor], rows: Tensor) -> TensorDict:
-        size = [len(rows)]
-        observation = steps["observation"].index_select(0, rows).to(self._dtype)
-        if kind == "initial":
-            return TensorDict({"observation": observation}, size)
-        following = {
-            "observation": steps["observation"].index_select(0, rows + 1).to(self._dtype),
-            "terminated": steps["terminated"].index_select(0, rows).to(self._dtype),
-        }
-        action = steps["action"].index_select(0, rows).to(self._dtype)
-        return TensorDict({"observation": observation, "action": action, "next": TensorDict(following, size)}, size)
+    def _gather(self, table: Table, drawn: Tensor, kind: str) -> TensorDict:
+        batch = table.gather(drawn.to(table.rows.device), kind == "initial")
+        return batch if self._device == "cpu" else batch.to(self._device)
+
+
+MEMORY_SHARE = 0.5
+"""Of the memory that is free, what one selection may take."""
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be taken on a device without pushing others out."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):  # Not Linux: a quarter of all there is.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def _rows(kind: str, selection: Selection) -> np.ndarray:
     return selection.starts if kind == "initial" else selection.rows
-
-
-def _on(selection: Selection, device: str) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in selection.data.steps.items()}

@@ -1,45 +1,227 @@
-"""Which spaces can be learned from, and whether two datasets fit together."""
+"""Spaces as tensors: an observation is a row of leaves, an action a point of a box or an index per branch.
+
+A leaf is a part of the observation space that is not a Dict or a Tuple; its name is the path to it (``camera``,
+``state.position``, ``pair.0``), and ``observation`` where the whole space is one leaf. Leaves are stored as they came
+(:class:`Leaf`); only what a network reads is made floating point, batch by batch (:class:`ObservationEncoder`).
+"""
 
 import re
-from typing import cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from torch import Tensor, nn
 
-from iq_offline.data.stream import Source
-from iq_offline.errors import UserError
+from iq_offline.errors import UserError, nearest
+
+WHOLE = "observation"
+"""Name of the only leaf of a space without parts."""
+MIN_IMAGE_SIDE = 8
+"""Height and width from which on a uint8 array is looked at by convolutions."""
+
+Path_ = tuple[str | int, ...]
 
 
-def check_learnable(source: Source) -> tuple[Box, Box]:
-    """The observation and action boxes of a dataset that the continuous-control learners take.
+@dataclass(frozen=True)
+class Leaf:
+    """One part of an observation, and what its numbers mean."""
+
+    path: Path_
+    space: gymnasium.Space
+
+    @property
+    def name(self) -> str:
+        """The path in words."""
+        return ".".join(map(str, self.path)) or WHOLE
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one value."""
+        return cast(tuple[int, ...], self.space.shape)
+
+    @property
+    def size(self) -> int:
+        """Numbers stored for one value."""
+        return int(np.prod(self.shape))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether convolutions look at it: uint8, of rank two, or of rank three with up to 64 channels at an end."""
+        space, shape = self.space, self.shape
+        if not (isinstance(space, Box) and space.dtype == np.uint8 and len(shape) in (2, 3)):
+            return False
+        height, width, channels = image_shape(shape)
+        return min(height, width) >= MIN_IMAGE_SIDE and channels <= 64
+
+    @property
+    def is_categorical(self) -> bool:
+        """Whether its numbers are names of categories, read one-hot."""
+        return isinstance(self.space, Discrete | MultiDiscrete)
+
+    @property
+    def categories(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of a categorical leaf: the first category and how many there are, for each of its numbers."""
+        return categories_of(self.space)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored numbers."""
+        if self.is_categorical:
+            return torch.int64
+        return torch.uint8 if self.space.dtype == np.uint8 else torch.float32
+
+    def stored(self, values: np.ndarray) -> np.ndarray:
+        """Values ``(n, *shape)`` as rows ``(n, size)`` of the stored type; categories are counted from 0.
+
+        Raises:
+            ValueError: a category that is not in the space.
+        """
+        rows = np.asarray(values).reshape(len(values), self.size)
+        if self.is_categorical:
+            return indices_of(rows, *self.categories)
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(rows, np.uint8 if self.dtype == torch.uint8 else np.float32)
+
+
+def leaves_of(space: gymnasium.Space) -> list[Leaf]:
+    """All leaves of an observation space in its own order, learnable or not."""
+
+    def walk(part: gymnasium.Space, path: Path_) -> Iterator[Leaf]:
+        if isinstance(part, Dict | Tuple):
+            named = part.spaces.items() if isinstance(part, Dict) else enumerate(part.spaces)
+            for key, inner in named:
+                yield from walk(inner, (*path, key))
+        else:
+            yield Leaf(path, part)
+
+    return list(walk(space, ()))
+
+
+def part_of(observation: Any, path: Path_) -> Any:
+    """The value at the end of a path through dictionaries and tuples."""
+    for key in path:
+        observation = observation[key]
+    return observation
+
+
+def is_learnable(space: gymnasium.Space) -> bool:
+    """Whether a leaf is made of numbers that a network can read."""
+    if isinstance(space, Box):
+        return np.issubdtype(space.dtype, np.floating) or np.issubdtype(space.dtype, np.integer) or space.dtype == bool
+    return isinstance(space, Discrete | MultiDiscrete | MultiBinary)
+
+
+def chosen_leaves(space: gymnasium.Space, keys: Sequence[str], owner: str) -> tuple[Leaf, ...]:
+    """The leaves that a learner reads, in its order.
+
+    Args:
+        space: of the observations.
+        keys: names of leaves or of whole parts (``state`` for ``state.position`` and ``state.speed``); empty for all.
+        owner: the dataset, for errors.
 
     Raises:
-        UserError: another kind of space, or an unbounded or empty action box.
+        UserError: a name that is not there (near ones suggested), or a leaf that cannot be learned from.
     """
-    for name, space in (("observation", source.observation_space), ("action", source.action_space)):
-        if not isinstance(space, Box):
-            raise UserError(f"{source.id}: its {name} space is {_word(space)}; only Box can be learned from so far")
-        if not np.issubdtype(space.dtype, np.floating):
-            raise UserError(f"{source.id}: its {name} space holds {space.dtype}; only floating point so far")
-    observation, action = cast(Box, source.observation_space), cast(Box, source.action_space)
-    if not (np.isfinite(action.low).all() and np.isfinite(action.high).all() and (action.low < action.high).all()):
-        raise UserError(f"{source.id}: its action box has no finite, positive width in every dimension")
-    return observation, action
+    leaves = leaves_of(space)
+    chosen = leaves
+    if keys:
+        chosen = []
+        for key in keys:
+            found = [leaf for leaf in leaves if leaf.name == key or leaf.name.startswith(f"{key}.")]
+            if not found:
+                names = [leaf.name for leaf in leaves]
+                raise UserError(f"{owner} has no observation {key!r}{nearest(key, names)} (it has: {', '.join(names)})")
+            chosen += [leaf for leaf in found if leaf not in chosen]
+    unusable = [leaf for leaf in chosen if not is_learnable(leaf.space)]
+    if unusable:
+        others = [leaf.name for leaf in chosen if leaf not in unusable]
+        remedy = f"drop it with observation_keys = {others}" if others else "nothing else is observed"
+        leaf = unusable[0]
+        raise UserError(f"{owner}: observation {leaf.name!r} is {word(leaf.space)}, not numbers: {remedy}")
+    if not sum(leaf.size for leaf in chosen):
+        raise UserError(f"{owner}: nothing is observed: its observations hold no numbers")
+    return tuple(chosen)
 
 
-def check_compatible(expert: Source, other: Source) -> None:
-    """Whether ``other`` can be mixed with ``expert``.
+@dataclass(frozen=True)
+class ObservationEncoder:
+    """From stored leaves to the vector of features that networks read.
+
+    Numbers stay as they are, categories become one-hot, images lie flat, oldest frame first (:class:`ImageTorso`
+    gives them their shape back).
+    """
+
+    leaves: tuple[Leaf, ...]
+    frame_stack: int = 1
+    """Images are seen with so many minus one before them; in an episode's first steps the first is repeated."""
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Features of each leaf."""
+        return tuple(self._width(leaf) for leaf in self.leaves)
+
+    @property
+    def size(self) -> int:
+        """Features in all."""
+        return sum(self.widths)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether any leaf is an image."""
+        return any(leaf.is_image for leaf in self.leaves)
+
+    def features(self, leaf: Leaf, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Features ``(n, width)`` of a leaf's stored rows, ``(n, size)`` or ``(n, frame_stack size)`` of an image."""
+        if not leaf.is_categorical:
+            return rows.to(dtype)
+        _, counts = leaf.categories
+        one_hot = [nn.functional.one_hot(rows[:, i], int(n)) for i, n in enumerate(counts)]
+        return torch.cat(one_hot, -1).to(dtype)
+
+    def constants(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Per feature: whether it is measured and scaled, and mean and deviation for those that are not."""
+        measured, mean, std = [], [], []
+        for leaf, width in zip(self.leaves, self.widths, strict=True):
+            plain = not (leaf.is_image or leaf.is_categorical or isinstance(leaf.space, MultiBinary))
+            measured.append(torch.full((width,), plain))
+            mean.append(torch.zeros(width, dtype=torch.float64))
+            std.append(torch.full((width,), 255.0 if leaf.is_image else 1.0, dtype=torch.float64))
+        return torch.cat(measured), torch.cat(mean), torch.cat(std)
+
+    def encode(self, histories: Sequence[Sequence[Any]]) -> Tensor:
+        """Features ``(n, size)`` float32 of the newest of each history's observations, as an environment gives them."""
+        parts = []
+        for leaf in self.leaves:
+            frames = []
+            for back in reversed(range(self.frame_stack if leaf.is_image else 1)):
+                values = [part_of(history[max(len(history) - 1 - back, 0)], leaf.path) for history in histories]
+                frames.append(torch.from_numpy(leaf.stored(np.stack(values))))
+            parts.append(self.features(leaf, torch.cat(frames, -1), torch.float32))
+        return torch.cat(parts, -1)
+
+    def _width(self, leaf: Leaf) -> int:
+        if leaf.is_categorical:
+            return int(leaf.categories[1].sum())
+        return leaf.size * (self.frame_stack if leaf.is_image else 1)
+
+
+def check_compatible(expert: Any, other: Any) -> None:
+    """Whether the dataset ``other`` can be mixed with ``expert`` (both a ``stream.Source``).
 
     Raises:
-        UserError: shapes or environments differ (versions of one environment may).
+        UserError: observations, actions or environments differ (versions of one environment may).
     """
     for name in ("observation_space", "action_space"):
         ours, theirs = getattr(expert, name), getattr(other, name)
-        if ours.shape != theirs.shape:
+        if form_of(ours) != form_of(theirs):
             raise UserError(
-                f"{other.id} cannot be mixed with {expert.id}: its {name.replace('_', ' ')} has shape "
-                f"{theirs.shape}, the expert's {ours.shape}"
+                f"{other.id} cannot be mixed with {expert.id}: its {name.replace('_', ' ')} is {form_of(theirs)}, "
+                f"the expert's {form_of(ours)}"
             )
     names = [re.sub(r"-v\d+$", "", source.environment_id or "") for source in (expert, other)]
     if all(names) and names[0] != names[1]:
@@ -49,5 +231,55 @@ def check_compatible(expert: Source, other: Source) -> None:
         )
 
 
-def _word(space: gymnasium.Space) -> str:
+def form_of(space: gymnasium.Space) -> str:
+    """What must agree between two datasets: names, kinds and shapes, not bounds."""
+    if isinstance(space, Dict):
+        return "{" + ", ".join(f"{key}: {form_of(part)}" for key, part in space.spaces.items()) + "}"
+    if isinstance(space, Tuple):
+        return "(" + ", ".join(map(form_of, space.spaces)) + ")"
+    if isinstance(space, Discrete | MultiDiscrete):
+        first, count = categories_of(space)
+        return f"{word(space)} of {count.tolist()} from {first.tolist()}"
+    return f"{word(space)} of shape {space.shape}"
+
+
+def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(height, width, channels) of an image leaf, whichever end its channels are at."""
+    if len(shape) == 2:
+        return shape[0], shape[1], 1
+    first, middle, last = shape
+    return (first, middle, last) if last <= first else (middle, last, first)
+
+
+def channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether an image leaf's channels come last."""
+    return len(shape) == 3 and shape[2] <= shape[0]
+
+
+def categories_of(space: gymnasium.Space) -> tuple[np.ndarray, np.ndarray]:
+    """The first category and how many there are, for each number of a Discrete, MultiDiscrete or MultiBinary value."""
+    if isinstance(space, Discrete):
+        return np.array([space.start], np.int64), np.array([space.n], np.int64)
+    if isinstance(space, MultiDiscrete):
+        counts = np.asarray(space.nvec, np.int64).reshape(-1)
+        start = getattr(space, "start", np.zeros_like(counts))
+        return np.asarray(start, np.int64).reshape(-1), counts
+    size = int(np.prod(cast(tuple[int, ...], space.shape)))
+    return np.zeros(size, np.int64), np.full(size, 2, np.int64)
+
+
+def indices_of(rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Categories ``(n, numbers)`` counted from 0, int64.
+
+    Raises:
+        ValueError: one that is not in its space.
+    """
+    indices = rows.astype(np.int64) - first
+    if ((indices < 0) | (indices >= counts)).any():
+        raise ValueError("a value that is not in its Discrete space")
+    return indices
+
+
+def word(space: gymnasium.Space) -> str:
+    """The kind of a space, for sentences."""
     return type(space).__name__

@@ -4,9 +4,10 @@ HDF5 is read directly: Minari's own iteration decodes ``infos`` and rewards that
 through Minari. Rewards are read by :func:`episode_returns` alone, which training never calls.
 """
 
+import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,9 +15,11 @@ import gymnasium
 import h5py
 import numpy as np
 from minari import MinariDataset
-from minari.dataset.minari_storage import MinariStorage
+from minari.dataset.minari_storage import MinariStorage, is_image_space
 from minari.serialization import deserialize_space
+from PIL import Image
 
+from iq_offline.data.spaces import Leaf, is_learnable, leaves_of, part_of
 from iq_offline.errors import UserError
 
 
@@ -30,16 +33,29 @@ class Source:
     metadata: dict[str, Any]
     observation_space: gymnasium.Space
     action_space: gymnasium.Space
+    view: tuple[int, ...] | None = None
+    """Ids of the episodes of a filtered or split view; None: all that are stored."""
+    view_steps: int = 0
 
     @property
     def total_episodes(self) -> int:
-        """Episodes stored."""
-        return int(self.metadata["total_episodes"])
+        """Episodes of the dataset, or of the view of it."""
+        return int(self.metadata["total_episodes"]) if self.view is None else len(self.view)
 
     @property
     def total_steps(self) -> int:
-        """Transitions stored, over all episodes."""
-        return int(self.metadata["total_steps"])
+        """Transitions, over all these episodes."""
+        return int(self.metadata["total_steps"]) if self.view is None else self.view_steps
+
+    @property
+    def episode_ids(self) -> Sequence[int]:
+        """Ids in the storage, in order."""
+        return range(self.total_episodes) if self.view is None else self.view
+
+    @property
+    def is_hdf5(self) -> bool:
+        """Whether it is stored as HDF5; else as Arrow or Parquet."""
+        return self.metadata.get("data_format", "hdf5") == "hdf5"
 
     @property
     def environment_id(self) -> str | None:
@@ -52,7 +68,8 @@ class Source:
 class EpisodeArrays:
     """One episode: T+1 observations, T actions and terminations."""
 
-    observations: np.ndarray
+    observations: dict[str, np.ndarray]
+    """For each learnable leaf of the space, by its name."""
     actions: np.ndarray
     terminations: np.ndarray
 
@@ -78,19 +95,36 @@ def open_source(path: Path) -> Source:
     return source
 
 
+def view_of(dataset: MinariDataset) -> Source:
+    """A filtered or split view, such as ``dataset.filter_episodes(…)`` or ``minari.split_dataset(…)`` give.
+
+    Raises:
+        UserError: as :func:`open_source`, or the view holds no episodes.
+    """
+    source = open_source(Path(dataset.storage.data_path))
+    view = tuple(int(index) for index in dataset.episode_indices)
+    if view == tuple(range(source.total_episodes)):
+        return source
+    if not view:
+        raise UserError(f"{source.id}: the view of it is empty: it holds no episodes")
+    steps = sum(int(about["total_steps"]) for about in dataset.storage.get_episode_metadata(view))
+    return replace(source, view=view, view_steps=steps)
+
+
 def episodes(source: Source) -> Iterator[EpisodeArrays]:
     """All episodes in the order of their ids, each checked for its lengths.
 
     Raises:
         UserError: a file is cut or damaged, an episode is missing, or its lengths do not fit together.
     """
-    read = _hdf5_episodes if source.metadata.get("data_format", "hdf5") == "hdf5" else _minari_episodes
-    for index, episode in enumerate(_with_clear_errors(read(source), source)):
+    read = _hdf5_episodes if source.is_hdf5 else _minari_episodes
+    for index, episode in zip(source.episode_ids, _with_clear_errors(read(source), source), strict=False):
         steps = len(episode.actions)
-        if len(episode.observations) != steps + 1 or len(episode.terminations) != steps:
+        lengths = {len(array) for array in episode.observations.values()}
+        if lengths != {steps + 1} or len(episode.terminations) != steps:
             raise UserError(
-                f"{source.id}: episode {index} has {len(episode.observations)} observations, {steps} actions and "
-                f"{len(episode.terminations)} terminations; a Minari episode of T steps has T+1, T and T"
+                f"{source.id}: episode {index} has {'/'.join(map(str, sorted(lengths)))} observations, {steps} actions "
+                f"and {len(episode.terminations)} terminations; a Minari episode of T steps has T+1, T and T"
             )
         yield episode
 
@@ -99,22 +133,43 @@ def episode_returns(source: Source) -> np.ndarray:
     """Sum of rewards of each episode, shape ``(episodes,)``: for reference scores and tables, never for training."""
 
     def read() -> Iterator[float]:
-        if source.metadata.get("data_format", "hdf5") == "hdf5":
+        if source.is_hdf5:
             with h5py.File(source.path / "main_data.hdf5") as file:
-                for index in range(source.total_episodes):
+                for index in source.episode_ids:
                     yield float(np.sum(file[f"episode_{index}"]["rewards"][()]))  # type: ignore[index]
         else:
-            for episode in MinariDataset(source.path).iterate_episodes():
+            for episode in _stored(source):
                 yield float(np.sum(episode.rewards))
 
     return np.array(list(_with_clear_errors(read(), source)))
 
 
+def learnable_leaves(source: Source) -> list[Leaf]:
+    """The leaves of the observations that hold numbers; the others are not read."""
+    return [leaf for leaf in leaves_of(source.observation_space) if is_learnable(leaf.space)]
+
+
 def _hdf5_episodes(source: Source) -> Iterator[EpisodeArrays]:
+    leaves = {leaf.name: leaf for leaf in learnable_leaves(source)}
+    inside = {
+        name: "/".join(["observations", *(f"_index_{key}" if isinstance(key, int) else key for key in leaf.path)])
+        for name, leaf in leaves.items()
+    }
+    pictures = {
+        name
+        for name, leaf in leaves.items()
+        if source.metadata.get("jpeg_encoding", True) and is_image_space(leaf.space)
+    }
     with h5py.File(source.path / "main_data.hdf5") as file:
-        for index in range(source.total_episodes):
-            names = ("observations", "actions", "terminations")
-            yield EpisodeArrays(*(_hdf5_array(file, f"episode_{index}/{name}") for name in names))
+        for index in source.episode_ids:
+            group = f"episode_{index}"
+            observations = {
+                name: (_jpeg_array if name in pictures else _hdf5_array)(file, f"{group}/{path}")
+                for name, path in inside.items()
+            }
+            yield EpisodeArrays(
+                observations, _hdf5_array(file, f"{group}/actions"), _hdf5_array(file, f"{group}/terminations")
+            )
 
 
 def _hdf5_array(file: h5py.File, name: str) -> np.ndarray:
@@ -128,16 +183,35 @@ def _hdf5_array(file: h5py.File, name: str) -> np.ndarray:
     return array
 
 
+def _jpeg_array(file: h5py.File, name: str) -> np.ndarray:
+    """Pictures that Minari keeps as JPEG files, one a row."""
+    rows = file[name][()]  # type: ignore[index]
+    return np.stack([np.asarray(Image.open(io.BytesIO(row.tobytes()))) for row in rows])  # type: ignore[union-attr]
+
+
+def _stored(source: Source) -> Iterator[Any]:
+    """Episodes as Minari reads them."""
+    try:
+        dataset = MinariDataset(source.path)
+    except ImportError as error:
+        raise UserError(
+            f"{source.id} is stored as Arrow or Parquet, which needs pyarrow: pip install pyarrow"
+        ) from error
+    return iter(dataset.iterate_episodes(list(source.episode_ids)))
+
+
 def _minari_episodes(source: Source) -> Iterator[EpisodeArrays]:
-    dataset = MinariDataset(source.path)
-    recorded = dataset.storage.get_episode_metadata(range(source.total_episodes))
-    for episode, about in zip(dataset.iterate_episodes(), recorded, strict=True):
+    leaves = learnable_leaves(source)
+    stored = _stored(source)
+    recorded = MinariDataset(source.path).storage.get_episode_metadata(source.episode_ids)
+    for episode, about in zip(stored, recorded, strict=True):
         if len(episode.actions) != about["total_steps"]:
             raise UserError(
                 f"{source.id}: episode {episode.id} comes back with {len(episode.actions)} of its "
                 f"{about['total_steps']} steps (Minari cuts Arrow episodes over 32,767 steps): store it as HDF5"
             )
-        yield EpisodeArrays(*map(np.asarray, (episode.observations, episode.actions, episode.terminations)))
+        observations = {leaf.name: np.asarray(part_of(episode.observations, leaf.path)) for leaf in leaves}
+        yield EpisodeArrays(observations, np.asarray(episode.actions), np.asarray(episode.terminations))
 
 
 def _with_clear_errors(items: Iterator[Any], source: Source) -> Iterator[Any]:

@@ -82,18 +82,10 @@ def write_card(name: str, card: Card, folder: Path, rows: list[dict[str, Any]]) 
     )
     path = datasets / f"{name}.toml"
     head = f"# Dataset card, written by: iq-offline datasets train-expert {name} --write-card\n\n"
-    write_atomically(path, head + tomli_w.dumps(_without_none(to_table(card))))
+    write_atomically(path, head + tomli_w.dumps(to_table(card)))
     return path
 
 
 def _record_once(name: str, tier: str, card: Card) -> Recording:
     with tempfile.TemporaryDirectory() as root, datasets_in(Path(root)):
         return record(name, tier, card)
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if value is not None
-    }

@@ -20,9 +20,9 @@ from minari.data_collector import EpisodeBuffer
 
 from iq_offline.data import catalog
 from iq_offline.data.cache import Progress
-from iq_offline.data.catalog import RANDOM, Card, DatasetCard
+from iq_offline.data.catalog import RANDOM, WAYPOINTS, Card, DatasetCard
 from iq_offline.environments.make import make
-from iq_offline.environments.rollout import Act, Episode, acting, rollout
+from iq_offline.environments.rollout import Act, Episode, acting, acting_in_turns, acting_randomly, rollout
 from iq_offline.files import disk_errors, shipped
 from iq_offline.learning.policy import Policy
 
@@ -87,17 +87,20 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
 
 
 def behaviour(about: DatasetCard, environment: gymnasium.Env) -> Act:
-    """How the card's policy acts: its mean action, plus the card's noise, inside the action box."""
-    space = environment.action_space
-    assert isinstance(space, gymnasium.spaces.Box)
-
-    def act_randomly(observations: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
-        draws = [generator.uniform(space.low, space.high) for generator in generators]
-        return np.stack(draws).astype(space.dtype)
-
+    """How the card's policy acts: its mean action, plus the card's noise, with the card's random stretches."""
+    randomly = acting_randomly(environment.action_space)
     if about.policy == RANDOM:
-        return act_randomly
-    return acting(Policy.load(shipped("datasets") / "policies" / about.policy), about.action_noise)
+        return randomly
+    if about.policy == WAYPOINTS:
+        from iq_offline.environments.waypoints import acting_by_waypoints
+
+        usual = acting_by_waypoints(environment, about.action_noise)
+    else:
+        usual = acting(Policy.load(shipped("datasets") / "policies" / about.policy), about.action_noise)
+    stretches = about.random_stretches
+    if stretches is None:
+        return usual
+    return acting_in_turns(usual, randomly, stretches.every, stretches.shortest, stretches.longest)
 
 
 def content_hash(episodes: list[Episode]) -> str:

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 
+from iq_offline.data.actions import ActionBranches
 from iq_offline.learning.policy import Policy
 
-Act = Callable[[np.ndarray, list[np.random.Generator]], np.ndarray]
-"""Actions ``(n, …)`` for observations ``(n, …)``, with one random generator for each of the n episodes."""
+Act = Callable[[list[list[Any]], list[np.random.Generator]], np.ndarray]
+"""Actions ``(n, …)`` for n episodes: of each the observations so far, newest last, and a random generator."""
 
 
 def acting(policy: Policy, noise: float = 0.0) -> Act:
@@ -18,16 +21,53 @@ def acting(policy: Policy, noise: float = 0.0) -> Act:
 
     Args:
         policy: on the environment's own observations and actions.
-        noise: standard deviation, as a fraction of half the action box.
+        noise: in a box, the standard deviation as a fraction of half of it; of finitely many actions, the share that
+            is drawn at random.
     """
     space = policy.action_space
-    spread = noise * (space.high - space.low) / 2
 
-    def act(observations: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
-        actions = policy(observations)
-        if noise:
+    def act(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
+        actions = policy.act(histories)
+        if not noise:
+            return actions
+        if isinstance(space, Box):
+            spread = noise * (space.high - space.low) / 2
             draws = np.stack([generator.standard_normal(space.shape) for generator in generators])
-            actions = np.clip(actions + spread * draws, space.low, space.high).astype(space.dtype)
+            return np.clip(actions + spread * draws, space.low, space.high).astype(space.dtype)
+        for row, generator in enumerate(generators):
+            if generator.random() < noise:
+                actions[row] = random_action(space, generator)
+        return actions
+
+    return act
+
+
+def random_action(space: gymnasium.Space, generator: np.random.Generator) -> np.ndarray:
+    """One action, uniformly from a bounded box or from finitely many."""
+    if isinstance(space, Box):
+        return generator.uniform(space.low, space.high).astype(space.dtype)
+    branches = ActionBranches(space)
+    return branches.from_indices(generator.integers(0, np.asarray(branches.counts))[None])[0]
+
+
+def acting_randomly(space: gymnasium.Space) -> Act:
+    """Uniformly random actions, each episode's from its own generator."""
+    return lambda histories, generators: np.stack([random_action(space, generator) for generator in generators])
+
+
+def acting_in_turns(usual: Act, other: Act, every: int, shortest: int, longest: int) -> Act:
+    """Mostly ``usual``; stretches of ``shortest`` to ``longest`` steps of ``other`` begin once in ``every`` steps."""
+    left: WeakKeyDictionary[np.random.Generator, int] = WeakKeyDictionary()
+
+    def act(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
+        actions, others = usual(histories, generators), other(histories, generators)
+        for row, generator in enumerate(generators):
+            remaining = left.get(generator, 0)
+            if not remaining and generator.random() < 1 / every:
+                remaining = int(generator.integers(shortest, longest + 1))
+            if remaining:
+                actions[row] = others[row]
+                left[generator] = remaining - 1
         return actions
 
     return act
@@ -70,8 +110,7 @@ def rollout(
             episode.observations.append(environment.reset(seed=episode.seed)[0])
         running = list(range(len(episodes)))
         while running:
-            observations = np.stack([episodes[i].observations[-1] for i in running])
-            actions = act(observations, [generators[i] for i in running])
+            actions = act([episodes[i].observations for i in running], [generators[i] for i in running])
             still_running = []
             for i, action in zip(running, actions, strict=True):
                 observation, reward, terminated, truncated, _ = environments[i].step(action)

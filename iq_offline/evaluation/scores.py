@@ -1,11 +1,13 @@
 """Scoring finished policies: whole episodes, returns, and returns normalised by named references."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from iq_offline.data.catalog import References, builtin_of, card_names, load_card
+from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source, episode_returns
 from iq_offline.environments.make import make
 from iq_offline.environments.rollout import Episode, acting, rollout
@@ -31,9 +33,9 @@ def evaluate(
     """
     environments = make(environment, min(SIDE_BY_SIDE, episodes))
     for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(environments[0], name).shape, getattr(policy, name).shape
+        theirs, ours = form_of(getattr(environments[0], name)), form_of(getattr(policy, name))
         if theirs != ours:
-            raise UserError(f"the environment's {name.replace('_', ' ')} has shape {theirs}, the policy's {ours}")
+            raise UserError(f"the environment's {name.replace('_', ' ')} is {theirs}, the policy's {ours}")
     seeds = range(seed, seed + episodes)
     return [episode.total_return for episode in rollout(environments, acting(policy), seeds, on_episode)]
 
@@ -43,7 +45,7 @@ def random_return(environment: str | EnvSpec) -> float:
     environments = make(environment, SIDE_BY_SIDE)
     environments[0].action_space.seed(RANDOM_SEED)
 
-    def act(observations: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
+    def act(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
         return np.stack([environments[0].action_space.sample() for _ in generators])
 
     seeds = range(RANDOM_SEED, RANDOM_SEED + RANDOM_EPISODES)

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from iq_offline.learning.agents import Agent, Loss, Metrics
 
-AVERAGED = "actor"
-"""The group whose running average is the result of training."""
-
 
 class Learner:
     """Applies an agent's losses to parameters.
@@ -40,7 +37,7 @@ class Learner:
     ) -> None:
         self.agent = agent
         self.parameters = parameters
-        self.average = parameters[AVERAGED].clone()
+        self.average = parameters[agent.averaged].clone()
         self.gradient_steps = gradient_steps
         self.average_decay = average_decay
         self.cosine_schedule = cosine_schedule
@@ -58,7 +55,7 @@ class Learner:
         self._targets = [leaf for name in names for leaf in leaves_of(parameters[name])]
         self._followed = [leaf for name in names for leaf in leaves_of(parameters[name.removeprefix("target_")])]
         self._averages = leaves_of(self.average)
-        self._averaged = leaves_of(parameters[AVERAGED])
+        self._averaged = leaves_of(parameters[agent.averaged])
 
     def update(self, batch: TensorDict, noise: TensorDict) -> Metrics:
         """One gradient step of every phase, then targets and averages. Metrics are tensors: nothing waits for them.

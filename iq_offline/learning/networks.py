@@ -1,26 +1,98 @@
-"""The networks: plain multilayer perceptrons, and the squashed Gaussian that actors speak in.
+"""The networks: plain multilayer perceptrons, convolutions in front where there are images, and what actors speak in.
 
-Actions here live in the unit box [-1, 1]: the dataset's box is mapped to it by the agents.
+Continuous actions here live in the unit box [-1, 1]: the dataset's box is mapped to it by the agents.
 """
 
 import math
+from collections import OrderedDict
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from iq_offline.data.spaces import ObservationEncoder, channels_last, image_shape
+
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 Batch = Float[Tensor, "batch size"]
 
 
-def mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` outputs, ReLU between them."""
+def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` outputs, the activation between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def network(encoder: ObservationEncoder, hidden_sizes: tuple[int, ...], outputs: int, extra: int = 0) -> nn.Sequential:
+    """A perceptron on the features of observations and ``extra`` more inputs, behind convolutions if it sees images."""
+    if not encoder.has_images:
+        return mlp(encoder.size + extra, *hidden_sizes, outputs)
+    torso = ImageTorso(encoder)
+    return behind_images(torso, mlp(torso.size + extra, *hidden_sizes, outputs))
+
+
+def behind_images(torso: "ImageTorso", layers: nn.Sequential) -> nn.Sequential:
+    """The layers, which keep their names, behind convolutions named ``torso``."""
+    return nn.Sequential(OrderedDict([("torso", torso), *layers.named_children()]))
+
+
+class ImageTorso(nn.Module):
+    """Each image through convolutions of its own; all other features, and what follows them, pass by.
+
+    Large images (36 pixels and more) meet the three layers of Mnih et al. (Nature, 2015), small ones two of stride two.
+    """
+
+    def __init__(self, encoder: ObservationEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.images = nn.ModuleDict()
+        self.size = 0
+        for index, (leaf, width) in enumerate(zip(encoder.leaves, encoder.widths, strict=True)):
+            if not leaf.is_image:
+                self.size += width
+                continue
+            height, across, channels = image_shape(leaf.shape)
+            inputs = channels * encoder.frame_stack
+            if min(height, across) >= 36:
+                layers = [nn.Conv2d(inputs, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU()]
+                layers += [nn.Conv2d(64, 64, 3, 1), nn.ReLU()]
+            else:
+                layers = [nn.Conv2d(inputs, 32, 3, 2), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU()]
+            self.images[str(index)] = nn.Sequential(*layers, nn.Flatten())
+            with torch.no_grad():
+                self.size += self.images[str(index)](torch.zeros(1, inputs, height, across)).shape[1]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(batch, features + extra)`` to ``(batch, size + extra)``."""
+        parts, start = [], 0
+        for index, (leaf, width) in enumerate(zip(self.encoder.leaves, self.encoder.widths, strict=True)):
+            part = features[:, start : start + width]
+            start += width
+            if leaf.is_image:
+                height, across, channels = image_shape(leaf.shape)
+                stack = self.encoder.frame_stack
+                if channels_last(leaf.shape):
+                    part = part.reshape(-1, stack, height, across, channels).movedim(-1, 2)
+                part = self.images[str(index)](part.reshape(-1, stack * channels, height, across))
+            parts.append(part)
+        return torch.cat([*parts, features[:, start:]], -1)
+
+
+def branch_values(
+    outputs: Float[Tensor, "batch total"], counts: tuple[int, ...]
+) -> Float[Tensor, "batch branches choices"]:
+    """A network's outputs as one row of values for each branch of finitely many actions.
+
+    Branches with fewer choices than the widest are filled up with minus infinity, which no softmax gives weight to.
+    """
+    widest = max(counts)
+    branches = [
+        nn.functional.pad(part, (0, widest - part.shape[-1]), value=-math.inf) for part in outputs.split(counts, -1)
+    ]
+    return torch.stack(branches, -2)
 
 
 def gaussian(outputs: Float[Tensor, "batch twice"]) -> tuple[Batch, Batch]:

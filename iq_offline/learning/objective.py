@@ -68,7 +68,7 @@ def soft_value(q: Values, log_probability: Values, temperature: float) -> Values
     return q - temperature * log_probability
 
 
-def discrete_soft_value(q: Float[Tensor, "batch actions"], temperature: float) -> Values:
+def discrete_soft_value(q: Float[Tensor, "*batch actions"], temperature: float) -> Float[Tensor, "*batch"]:
     """V(s) = temperature logsumexp(Q(s,·) / temperature): the exact soft value for finitely many actions (eq. 3)."""
     return temperature * torch.logsumexp(q / temperature, dim=-1)
 

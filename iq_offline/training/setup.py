@@ -8,13 +8,14 @@ import torch
 from tensordict import TensorDict
 
 from iq_offline.config import RunConfig
+from iq_offline.data.actions import ActionBox, ActionBranches, ActionEncoder, action_encoder
 from iq_offline.data.cache import CachedSource
-from iq_offline.data.replay import Replay, Selection, observation_statistics, select
-from iq_offline.data.spaces import check_compatible, check_learnable
+from iq_offline.data.replay import Replay, Selection, feature_statistics, select
+from iq_offline.data.spaces import ObservationEncoder, check_compatible, chosen_leaves
 from iq_offline.errors import UserError
-from iq_offline.learning.agents import Agent, Metrics, UnitBox, tensors
+from iq_offline.learning.agents import Agent, Metrics, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
-from iq_offline.learning.agents.iq_learn import IQLearn
+from iq_offline.learning.agents.iq_learn import ContinuousIQLearn, DiscreteIQLearn
 from iq_offline.learning.learner import Learner, stacked
 from iq_offline.learning.policy import Policy, network_of
 from iq_offline.training.offline import Training
@@ -22,33 +23,78 @@ from iq_offline.training.offline import Training
 
 @dataclass(frozen=True)
 class Data:
-    """The fixed data of a run."""
+    """The fixed data of a run, and how they are read."""
 
     expert: Selection
     suboptimal: tuple[Selection, ...]
+    held_out: Selection | None
+    """Expert trajectories that training never sees."""
+    observations: ObservationEncoder
+    actions: ActionEncoder
 
     @property
     def seen(self) -> tuple[Selection, ...]:
-        """All of it."""
+        """All that is trained on."""
         return (self.expert, *self.suboptimal)
+
+    @property
+    def actions_outside_box(self) -> int:
+        """Transitions whose action is outside the box and will be clipped to it."""
+        if not isinstance(self.actions, ActionBox):
+            return 0
+        low, high = (torch.from_numpy(bound.reshape(-1)) for bound in (self.actions.low, self.actions.high))
+        count = 0
+        for selection in self.seen:
+            actions = selection.data.steps["action"][torch.from_numpy(selection.rows)]
+            count += int(((actions < low) | (actions > high)).any(-1).sum())
+        return count
 
 
 def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[CachedSource]) -> Data:
-    """Draw the run's trajectories. Those labelled as expert are never among the suboptimal ones.
+    """Draw the run's trajectories. The labelled, the held-out and the hidden ones never overlap.
+
+    Args:
+        config: of the run.
+        expert: the dataset of the demonstrations.
+        suboptimal: the datasets of ``config.data.suboptimal``, in its order.
 
     Raises:
-        UserError: fewer trajectories than asked for, or suboptimal data that do not fit the expert's.
+        UserError: fewer trajectories than asked for, suboptimal data that do not fit the expert's, or spaces that
+            cannot be learned from.
     """
-    generator = np.random.default_rng(_seeds(config.seed)["trajectories"])
-    chosen = select(expert, config.data.num_expert_trajectories, config.data.subsample, generator)
+    options, seed = config.data, _seeds(config.seed)["trajectories"]
+    generator = np.random.default_rng(seed)
+    labelled = select(expert, options.num_expert_trajectories, options.subsample, generator)
+    source, manifest = expert.source, expert.manifest
+    leaves = chosen_leaves(source.observation_space, options.observation_keys, source.id)
+    observations = ObservationEncoder(leaves, options.frame_stack)
+    recorded = manifest["action_min"], manifest["action_max"]
+    bounds = options.action_low, options.action_high
+    actions = action_encoder(source.action_space, recorded, *bounds, source.id)
+
+    taken = labelled.trajectories.tolist()
+    held_out = None
+    spare = min(options.held_out_trajectories, len(expert.lengths) - len(taken))
+    if spare:
+        held_out = select(expert, spare, 1, np.random.default_rng(seed), without=taken, from_end=True)
+        taken += held_out.trajectories.tolist()
     others = []
-    for data in suboptimal:
-        check_compatible(expert.source, data.source)
-        labelled = chosen.trajectories.tolist() if data.source.path == expert.source.path else ()
-        others.append(select(data, None, 1, generator, without=labelled))
-        if not len(others[-1].rows):
-            raise UserError(f"{data.source.id} has no trajectories left as suboptimal data: all are labelled expert")
-    return Data(chosen, tuple(others))
+    for part, data in zip(options.suboptimal, suboptimal, strict=True):
+        check_compatible(source, data.source)
+        same = data.source.path == source.path
+        if part.hidden and not same:
+            raise UserError(f"{part.dataset} cannot be hidden: hidden trajectories are of the expert's, {source.id}")
+        if part.hidden:
+            own = np.random.default_rng(seed)
+            chosen = select(data, part.episodes, 1, own, without=taken, from_end=True)
+        else:
+            chosen = select(data, part.episodes, 1, generator, without=taken if same else ())
+        if same:
+            taken += chosen.trajectories.tolist()
+        if not len(chosen.rows):
+            raise UserError(f"{data.source.id} has no trajectories left: all are labelled expert or held out")
+        others.append(chosen)
+    return Data(labelled, tuple(others), held_out, observations, actions)
 
 
 def prepare(config: RunConfig, data: Data) -> Training:
@@ -60,9 +106,11 @@ def prepare(config: RunConfig, data: Data) -> Training:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device = {options.device!r} cannot be used here: {reason}") from error
-    mean, std = observation_statistics(data.seen)
+    mean, std = feature_statistics(data.seen, data.observations)
     if not options.normalize_observations:
-        mean, std = torch.zeros_like(mean), torch.ones_like(std)
+        measured, fixed_mean, fixed_std = data.observations.constants()
+        mean = torch.where(measured, torch.zeros_like(mean), fixed_mean)
+        std = torch.where(measured, torch.ones_like(std), fixed_std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds["networks"])
         agent = make_agent(config, data)
@@ -84,6 +132,7 @@ def prepare(config: RunConfig, data: Data) -> Training:
         {kind: kinds[kind] for kind in agent.kinds},
         {kind: rows[kind] for kind in agent.kinds},
         seeds["batches"],
+        data.observations,
         dtype,
         options.device,
     )
@@ -93,22 +142,32 @@ def prepare(config: RunConfig, data: Data) -> Training:
 
 def make_agent(config: RunConfig, data: Data) -> Agent:
     """The configured algorithm for the data's spaces."""
-    observation, action = check_learnable(data.expert.data.source)
-    dtype = getattr(torch, config.training.dtype)
-    bounds = (torch.as_tensor(bound.reshape(-1), dtype=dtype) for bound in (action.low, action.high))
-    unit_box = UnitBox(*(bound.to(config.training.device) for bound in bounds))
-    sizes = int(np.prod(observation.shape)), int(np.prod(action.shape))
-    hidden = config.training.hidden_sizes
+    options = config.training
+    hidden, observations, actions = options.hidden_sizes, data.observations, data.actions
+    mixed = bool(data.suboptimal)
+    if isinstance(actions, ActionBranches):
+        if config.algorithm == "bc":
+            return BC(config.bc, observations, actions, hidden)
+        return DiscreteIQLearn(config.iq_learn, observations, actions, hidden, mixed)
+    unit_box = unit_box_of(actions, getattr(torch, options.dtype), options.device)
     if config.algorithm == "bc":
-        return BC(config.bc, *sizes, unit_box, hidden)
-    return IQLearn(config.iq_learn, *sizes, unit_box, hidden, suboptimal=bool(data.suboptimal))
+        return BC(config.bc, observations, unit_box, hidden)
+    return ContinuousIQLearn(config.iq_learn, observations, unit_box, hidden, mixed)
 
 
 def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict) -> Policy:
-    """An actor's parameters as a policy on the dataset's own observations and actions."""
-    observation, action = check_learnable(data.expert.data.source)
+    """The parameters that act, as a policy on the dataset's own observations and actions."""
+    source = data.expert.data.source
     weights = {name: value.detach().cpu().float() for name, value in tensors(actor).items()}
-    return Policy(network_of(weights), observation, action, normalizer["mean"].cpu(), normalizer["std"].cpu())
+    return Policy(
+        network_of(weights, data.observations),
+        source.observation_space,
+        source.action_space,
+        normalizer["mean"].cpu(),
+        normalizer["std"].cpu(),
+        data.observations,
+        data.actions,
+    )
 
 
 class Population(Training):
@@ -149,11 +208,7 @@ def population(configs: Sequence[RunConfig], data: Sequence[Data]) -> Population
     shared = {(replace(config, seed=0, data=configs[0].data), bool(config.data.suboptimal)) for config in configs}
     if len(shared) > 1:
         raise UserError("runs of one population may differ in seed and data only: train the others on their own")
-    sources = [one.expert.data.source for one in data]
-    if any(
-        (s.observation_space, s.action_space) != (sources[0].observation_space, sources[0].action_space)
-        for s in sources
-    ):
+    if any((one.observations, one.actions) != (data[0].observations, data[0].actions) for one in data):
         raise UserError(
             "runs of one population need the same observation and action spaces: train the others on their own"
         )

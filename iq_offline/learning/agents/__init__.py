@@ -9,6 +9,8 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from iq_offline.data.actions import ActionBox
+
 Metrics = dict[str, Tensor]
 Loss = Callable[[TensorDict, TensorDict, TensorDict], tuple[Tensor, Metrics]]
 """(parameters, batch, noise) -> (scalar loss, scalar metrics)."""
@@ -33,6 +35,8 @@ class Agent(Protocol):
     """
 
     phases: tuple[Phase, ...]
+    averaged: str
+    """The group that acts: its running average is the result of training."""
     target_update_rate: float
     kinds: tuple[str, ...]
     noise_shape: tuple[int, ...]
@@ -60,7 +64,7 @@ def normalized(parameters: TensorDict, observation: Tensor) -> Tensor:
 def fresh(network: nn.Module) -> TensorDict:
     """The network's layers drawn anew, as a flat TensorDict with the module's own names."""
     for layer in network.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.reset_parameters()
     return TensorDict({name: value.detach().clone() for name, value in network.named_parameters()})
 
@@ -75,6 +79,12 @@ class UnitBox:
     def __call__(self, action: Tensor) -> Tensor:
         """Actions of shape ``(batch, size)`` in the unit box."""
         return ((action - self.center) / self.half_width).clamp(-1, 1)
+
+
+def unit_box_of(actions: ActionBox, dtype: torch.dtype, device: str) -> UnitBox:
+    """The box of a dataset's actions, flat."""
+    low, high = (torch.as_tensor(bound.reshape(-1)).to(device, dtype) for bound in (actions.low, actions.high))
+    return UnitBox(low, high)
 
 
 def rows_of(batch: TensorDict, kinds: tuple[str, ...], *key: str) -> Tensor:

@@ -5,8 +5,10 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import BCConfig
+from iq_offline.data.actions import ActionBranches
+from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized
-from iq_offline.learning.networks import gaussian, mlp, squashed_log_probability
+from iq_offline.learning.networks import branch_values, gaussian, network, squashed_log_probability
 
 
 class BC:
@@ -14,22 +16,34 @@ class BC:
 
     ``squared_error``: E_E[|tanh(mean(s)) - a|²], the honest baseline for near-deterministic experts.
     ``likelihood``: E_E[-log pi(a|s)] of the squashed Gaussian, in use elsewhere; it spends itself on its variance.
+    With finitely many actions both are E_E[-log pi(a|s)] of a softmax, the branches independent of each other.
+
+    Args:
+        config: the loss and its rate.
+        encoder: of the observations.
+        actions: the box that continuous actions are in, or the branches of finitely many.
+        hidden_sizes: of the actor.
     """
+
+    averaged = "actor"
 
     def __init__(
         self,
         config: BCConfig,
-        observation_size: int,
-        action_size: int,
-        unit_box: UnitBox,
+        encoder: ObservationEncoder,
+        actions: UnitBox | ActionBranches,
         hidden_sizes: tuple[int, ...],
     ) -> None:
-        self.unit_box = unit_box
-        self.actor = mlp(observation_size, *hidden_sizes, 2 * action_size)
+        self.actions = actions
         self.target_update_rate = 0.0
         self.kinds: tuple[str, ...] = ("expert",)
         self.noise_shape: tuple[int, ...] = ()
-        loss = self.squared_error if config.loss == "squared_error" else self.likelihood
+        if isinstance(actions, ActionBranches):
+            self.actor = network(encoder, hidden_sizes, sum(actions.counts))
+            loss = self.cross_entropy
+        else:
+            self.actor = network(encoder, hidden_sizes, 2 * len(actions.center))
+            loss = self.squared_error if config.loss == "squared_error" else self.likelihood
         self.phases: tuple[Phase, ...] = (Phase("actor", loss, config.learning_rate),)
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
@@ -50,7 +64,19 @@ class BC:
         error = (torch.tanh(mean) - action).square().sum(-1).mean()
         return loss, {"actor/loss": loss, "actor/squared_error": error}
 
+    def cross_entropy(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """E_E[-log pi(a|s)] of a softmax, summed over the branches."""
+        assert isinstance(self.actions, ActionBranches)
+        state = normalized(parameters, batch["expert", "observation"])
+        logits = branch_values(call(self.actor, parameters["actor"], state), self.actions.counts)
+        action = batch["expert", "action"]
+        log_probability = torch.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        loss = -log_probability.sum(-1).mean()
+        wrong = (logits.argmax(-1) != action).any(-1).to(loss.dtype).mean()
+        return loss, {"actor/loss": loss, "actor/wrong_actions": wrong}
+
     def _outputs(self, parameters: TensorDict, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
+        assert isinstance(self.actions, UnitBox)
         state = normalized(parameters, batch["expert", "observation"])
         mean, std = gaussian(call(self.actor, parameters["actor"], state))
-        return mean, std, self.unit_box(batch["expert", "action"])
+        return mean, std, self.actions(batch["expert", "action"])

@@ -1,4 +1,8 @@
-"""Offline IQ-Learn for continuous actions: the objective with a soft actor-critic policy step (section 4)."""
+"""Offline IQ-Learn: the objective for any actions, then its two kinds.
+
+Continuous actions have a policy of their own, a soft actor-critic step behind the critic (section 4.2); with finitely
+many, the policy is the softmax of Q and there is nothing else to learn (section 4.1, soft Q-learning).
+"""
 
 import torch
 from tensordict import TensorDict
@@ -6,9 +10,12 @@ from torch import Tensor
 from torch.func import grad
 
 from iq_offline.config import IQLearnConfig
+from iq_offline.data.actions import ActionBranches
+from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of
-from iq_offline.learning.networks import gaussian, mlp, sample_squashed
+from iq_offline.learning.networks import branch_values, gaussian, network, sample_squashed
 from iq_offline.learning.objective import (
+    discrete_soft_value,
     implied_reward,
     initial_value,
     iq_loss,
@@ -19,34 +26,102 @@ from iq_offline.learning.objective import (
 
 
 class IQLearn:
-    """Losses of IQ-Learn as functions of (parameters, batch, noise).
+    """The critic's loss as a function of (parameters, batch, noise), for whatever Q and V its kinds define.
 
     Args:
         config: coefficients, and over which states each term is taken.
-        observation_size: numbers in an observation.
-        unit_box: maps the dataset's actions to [-1, 1].
-        hidden_sizes: of the actor and of the critic.
         suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
     """
+
+    averaged: str
+    phases: tuple[Phase, ...]
+    noise_shape: tuple[int, ...]
+
+    def __init__(self, config: IQLearnConfig, suboptimal: bool = False) -> None:
+        self.config = config
+        self.target_update_rate = config.target_update_rate
+        self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
+        self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
+
+    def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """The objective, minimised in Q; the policy is held fixed, V(s') comes from the target critic."""
+        config = self.config
+        state = normalized(parameters, rows_of(batch, self.states, "observation"))
+        next_state = normalized(parameters, rows_of(batch, self.states, "next", "observation"))
+        action = self.as_input(rows_of(batch, self.states, "action"))
+        terminated = rows_of(batch, self.states, "next", "terminated")
+        draws = rows_of(noise, self.states)
+
+        q = self.q(parameters["critic"], state, action)
+        next_value = self.value(parameters, "target_critic", next_state, draws[:, 0])
+        reward = implied_reward(q, next_value, terminated, config.discount)
+        experts = len(batch["expert", "action"])
+
+        if config.value_states == "initial":
+            start = normalized(parameters, batch["initial", "observation"])
+            start_value = self.value(parameters, "critic", start, noise["initial"][:, 0])
+            value_term = initial_value(start_value, config.discount)
+        else:
+            rows = experts if config.value_states == "expert" else len(q)
+            value = self.value(parameters, "critic", state[:rows], draws[:rows, 1])
+            value_term = telescoped_value(value, next_value[:rows], terminated[:rows], config.discount)
+        regularized = reward[:experts] if config.chi2_states == "expert" else reward
+        loss = iq_loss(reward[:experts], value_term, regularized, config.chi2_alpha)
+        penalty = self.slope(parameters["critic"], state[:experts], action[:experts])
+        return loss + config.gradient_penalty * penalty, {
+            "critic/loss": loss + config.gradient_penalty * penalty,
+            "critic/expert_reward": reward[:experts].mean(),
+            "critic/value_term": value_term,
+            "critic/chi2": regularized.square().mean() / (4 * config.chi2_alpha),
+            "critic/q": q.mean(),
+            "critic/slope": penalty,
+        }
+
+    def as_input(self, action: Tensor) -> Tensor:
+        """The dataset's actions as :meth:`q` takes them."""
+        raise NotImplementedError
+
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """Q(s, a), shape ``(batch,)``."""
+        raise NotImplementedError
+
+    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
+        """V(s) by that critic, shape ``(batch,)``."""
+        raise NotImplementedError
+
+    def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """What ``gradient_penalty`` weighs; 0 where there is no gradient to speak of."""
+        return state.new_zeros(())
+
+
+class ContinuousIQLearn(IQLearn):
+    """IQ-Learn for actions in a box.
+
+    Args:
+        encoder: of the observations.
+        unit_box: maps the dataset's actions to [-1, 1].
+        hidden_sizes: of the actor and of the critic.
+        config: as for :class:`IQLearn`.
+        suboptimal: as for :class:`IQLearn`.
+    """
+
+    averaged = "actor"
 
     def __init__(
         self,
         config: IQLearnConfig,
-        observation_size: int,
-        action_size: int,
+        encoder: ObservationEncoder,
         unit_box: UnitBox,
         hidden_sizes: tuple[int, ...],
         suboptimal: bool = False,
     ) -> None:
-        self.config = config
-        self.unit_box = unit_box
-        self.actor = mlp(observation_size, *hidden_sizes, 2 * action_size)
-        self.critic = mlp(observation_size + action_size, *hidden_sizes, 1)
-        self.target_update_rate = config.target_update_rate
-        self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
-        self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
-        self.noise_shape: tuple[int, ...] = (3, action_size)
-        self.phases: tuple[Phase, ...] = (
+        super().__init__(config, suboptimal)
+        self.as_input = unit_box
+        size = len(unit_box.center)
+        self.actor = network(encoder, hidden_sizes, 2 * size)
+        self.critic = network(encoder, hidden_sizes, 1, extra=size)
+        self.noise_shape: tuple[int, ...] = (3, size)
+        self.phases = (
             Phase("critic", self.critic_loss, config.critic_learning_rate, config.adam_beta1),
             Phase("actor", self.actor_loss, config.actor_learning_rate, config.adam_beta1),
         )
@@ -63,70 +138,96 @@ class IQLearn:
             }
         )
 
-    def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """The objective, minimised in Q; the policy is held fixed, V(s') comes from the target critic."""
-        config = self.config
-        state = normalized(parameters, rows_of(batch, self.states, "observation"))
-        next_state = normalized(parameters, rows_of(batch, self.states, "next", "observation"))
-        action = self.unit_box(rows_of(batch, self.states, "action"))
-        terminated = rows_of(batch, self.states, "next", "terminated")
-        draws = rows_of(noise, self.states)
-
-        q = self._q(parameters["critic"], state, action)
-        next_value = self._value(parameters, "target_critic", next_state, draws[:, 0])
-        reward = implied_reward(q, next_value, terminated, config.discount)
-        experts = len(batch["expert", "action"])
-
-        if config.value_states == "initial":
-            start = normalized(parameters, batch["initial", "observation"])
-            start_value = self._value(parameters, "critic", start, noise["initial"][:, 0])
-            value_term = initial_value(start_value, config.discount)
-        else:
-            rows = experts if config.value_states == "expert" else len(q)
-            value = self._value(parameters, "critic", state[:rows], draws[:rows, 1])
-            value_term = telescoped_value(value, next_value[:rows], terminated[:rows], config.discount)
-        regularized = reward[:experts] if config.chi2_states == "expert" else reward
-        loss = iq_loss(reward[:experts], value_term, regularized, config.chi2_alpha)
-        penalty = torch.zeros(())
-        if config.gradient_penalty:
-            penalty = self._slope(parameters["critic"], state[:experts], action[:experts])
-            loss = loss + config.gradient_penalty * penalty
-        return loss, {
-            "critic/loss": loss,
-            "critic/expert_reward": reward[:experts].mean(),
-            "critic/value_term": value_term,
-            "critic/chi2": regularized.square().mean() / (4 * config.chi2_alpha),
-            "critic/q": q.mean(),
-            "critic/slope": penalty,
-        }
-
     def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """One soft actor-critic policy step on the states of the data."""
+        """One soft actor-critic policy step on the states of the data, anchored to the expert's actions if asked for.
+
+        The anchor is that of TD3+BC (Fujimoto and Gu, 2021), here to the labelled expert alone.
+        """
         state = normalized(parameters, rows_of(batch, self.states, "observation"))
         draws = rows_of(noise, self.states)
         mean, std = gaussian(call(self.actor, parameters["actor"], state))
         action, log_probability = sample_squashed(mean, std, draws[:, 2])
-        loss = soft_policy_loss(self._q(parameters["critic"], state, action), log_probability, self.config.temperature)
-        expert_action = self.unit_box(batch["expert", "action"])
+        expert_action = self.as_input(batch["expert", "action"])
         error = (torch.tanh(mean[: len(expert_action)]) - expert_action).square().sum(-1).mean()
+        loss = self.config.behavior_anchor * error
+        if self.config.actor_follows_critic:
+            q = self.q(parameters["critic"], state, action)
+            loss = loss + soft_policy_loss(q, log_probability, self.config.temperature)
         return loss, {
             "actor/loss": loss,
             "actor/entropy": -log_probability.mean(),
             "actor/squared_error": error,
         }
 
-    def _q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """One number from the state and the action."""
         return call(self.critic, critic, torch.cat([state, action], -1)).squeeze(-1)
 
-    def _slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
+        """By one action of the policy."""
+        mean, std = gaussian(call(self.actor, parameters["actor"].detach(), state))
+        action, log_probability = sample_squashed(mean, std, noise)
+        return soft_value(self.q(parameters[critic], state, action), log_probability, self.config.temperature)
+
+    def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """E_E[|dQ/du|²] at the expert's actions a = tanh(u), where a soft-optimal expert has its maximum.
 
         Before the squashing, as the actor feels it: at the faces of the box Q may well rise outwards.
         """
-        slope = grad(lambda at: self._q(critic, state, at).sum())(action) * (1 - action.square())
+        if not self.config.gradient_penalty:
+            return state.new_zeros(())
+        slope = grad(lambda at: self.q(critic, state, at).sum())(action) * (1 - action.square())
         return slope.square().sum(-1).mean()
 
-    def _value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
-        mean, std = gaussian(call(self.actor, parameters["actor"].detach(), state))
-        action, log_probability = sample_squashed(mean, std, noise)
-        return soft_value(self._q(parameters[critic], state, action), log_probability, self.config.temperature)
+
+class DiscreteIQLearn(IQLearn):
+    """IQ-Learn for finitely many actions: Q(s, a) is a sum of one number a branch, so that V(s) is exact.
+
+    Discrete is one branch. For several, exp(Q/T) is a product of softmaxes and its logsumexp the sum of theirs.
+    """
+
+    averaged = "critic"
+
+    def __init__(
+        self,
+        config: IQLearnConfig,
+        encoder: ObservationEncoder,
+        actions: ActionBranches,
+        hidden_sizes: tuple[int, ...],
+        suboptimal: bool = False,
+    ) -> None:
+        super().__init__(config, suboptimal)
+        self.actions = actions
+        self.critic = network(encoder, hidden_sizes, sum(actions.counts))
+        self.noise_shape: tuple[int, ...] = (3, 0)
+        self.phases = (Phase("critic", self.loss, config.critic_learning_rate, config.adam_beta1),)
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """The network drawn from torch's global generator; the target starts as it."""
+        critic = fresh(self.critic)
+        normalizer = TensorDict({"mean": observation_mean, "std": observation_std})
+        return TensorDict({"critic": critic, "target_critic": critic.clone(), "normalizer": normalizer})
+
+    def loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """The objective, and how often the best action by Q is not the expert's."""
+        loss, metrics = self.critic_loss(parameters, batch, noise)
+        with torch.no_grad():
+            state = normalized(parameters, batch["expert", "observation"])
+            greedy = self._branches(parameters["critic"], state).argmax(-1)
+            wrong = (greedy != batch["expert", "action"]).any(-1).to(loss.dtype).mean()
+        return loss, metrics | {"actor/wrong_actions": wrong}
+
+    def as_input(self, action: Tensor) -> Tensor:
+        """Indices as they are."""
+        return action
+
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """The sum over branches of the chosen values."""
+        return self._branches(critic, state).gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
+        """Exact: the sum over branches of their soft values."""
+        return discrete_soft_value(self._branches(parameters[critic], state), self.config.temperature).sum(-1)
+
+    def _branches(self, critic: TensorDict, state: Tensor) -> Tensor:
+        return branch_values(call(self.critic, critic, state), self.actions.counts)

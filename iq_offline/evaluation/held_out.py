@@ -1,0 +1,46 @@
+"""How close a policy comes to expert trajectories that training never saw: no environment, no reward."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from iq_offline.data.actions import ActionBox
+from iq_offline.data.replay import Selection, Table
+from iq_offline.learning.policy import Policy
+
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class HeldOutError:
+    """The error of a policy on held-out transitions."""
+
+    measure: str
+    """``squared_error``: E[|pi(s) - a|²] in the unit box of actions; ``wrong_actions``: the share that is not the
+    expert's."""
+    error: float
+    trajectories: int
+    transitions: int
+
+    def table(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def held_out_error(policy: Policy, selection: Selection) -> HeldOutError:
+    """Compare the policy's actions with the expert's on every transition of the selection."""
+    table = Table(selection, selection.rows, policy.encoder, torch.float32, "cpu")
+    total = 0.0
+    for positions in torch.arange(len(table.rows)).split(ROWS_AT_ONCE):
+        batch = table.gather(positions, initial=False)
+        chosen, recorded = policy.from_features(batch["observation"]), batch["action"].numpy()
+        if isinstance(policy.actions, ActionBox):
+            difference = policy.actions.to_unit(chosen) - policy.actions.to_unit(recorded)
+            total += float(np.square(difference).sum())
+        else:
+            total += float((policy.actions.stored(chosen) != recorded).any(-1).sum())
+    measure = "squared_error" if isinstance(policy.actions, ActionBox) else "wrong_actions"
+    count = len(selection.rows)
+    return HeldOutError(measure, total / count, len(selection.trajectories), count)
