@@ -23,7 +23,7 @@ WAYPOINTS = "waypoints"
 
 @dataclass(frozen=True, config=STRICT)
 class ExpertTraining:
-    """How the policies of a card were trained: a stable-baselines3 algorithm and its arguments."""
+    """How the policies of a card were trained: an algorithm of stable-baselines3 or sb3-contrib and its arguments."""
 
     algorithm: str = "TD3"
     steps: Positive = 1_000_000
@@ -31,6 +31,12 @@ class ExpertTraining:
     hidden_sizes: tuple[int, ...] = (256, 256)
     action_noise: tuple[tuple[int, float], ...] = ()
     """Exploration noise: pairs of (from this step on, standard deviation in units of the action space)."""
+    disturbance: Annotated[float, Field(ge=0)] = 0.0
+    """Noise on all actions that the learner does not know of: its deviation as a fraction of half the action box."""
+    environments: Positive = 1
+    """Environments side by side."""
+    normalize: bool = False
+    """Normalise observations and rewards by their running statistics."""
     evaluate_every: Positive = 10_000
     save_every: Positive = 50_000
     arguments: dict[str, Any] = field(default_factory=dict)

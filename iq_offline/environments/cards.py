@@ -11,11 +11,14 @@ import numpy as np
 import tomli_w
 
 from iq_offline.config import to_table
-from iq_offline.data.catalog import Card, References
+from iq_offline.data.catalog import RANDOM, Card, References
 from iq_offline.environments.experts import policy_file
 from iq_offline.environments.record import Recording, datasets_in, record, versions
 from iq_offline.errors import UserError
 from iq_offline.files import shipped, write_atomically
+
+WEIGHTS = ".safetensors"
+"""How the names of trained policies end."""
 
 TARGETS = {"medium": 0.5, "simple": 0.2}
 """Normalised scores that the lesser tiers are chosen nearest to."""
@@ -45,21 +48,24 @@ def tiers_from(rows: list[dict[str, Any]], random_return: float) -> dict[str, di
 def write_card(name: str, card: Card, folder: Path, rows: list[dict[str, Any]]) -> Path:
     """Put the tiers' weights and what they achieve into the ``datasets`` folder of the checkout.
 
-    Every dataset is recorded once in a temporary Minari root, for its content hash and returns; the references are
-    the mean returns of the recorded ``expert`` and ``random`` datasets.
+    Of the tiers only those that the card has. Every dataset is recorded once in a temporary Minari root, for its
+    content hash and returns; the references are the mean returns of the recorded ``expert`` and ``random`` datasets.
     """
     datasets = shipped("datasets")
-    tiers = tiers_from(rows, card.references.random_return)
-    for tier, row in tiers.items():
-        target = datasets / "policies" / card.datasets[tier].policy
+    measured = {tier: _record_once(name, tier, card) for tier, about in card.datasets.items() if about.policy == RANDOM}
+    trained = any(about.policy.endswith(WEIGHTS) for about in card.datasets.values())
+    tiers = tiers_from(rows, float(measured["random"].returns.mean())) if trained else {}
+    steps = {about.policy: tiers[tier]["steps"] for tier, about in card.datasets.items() if tier in tiers}
+    for policy, step in steps.items():
+        target = datasets / "policies" / policy
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(policy_file(folder, row["steps"]), target)
+        shutil.copyfile(policy_file(folder, step), target)
         target.chmod(0o644)
-    measured = {tier: _record_once(name, tier, card) for tier in card.datasets}
+    measured |= {tier: _record_once(name, tier, card) for tier in card.datasets if tier not in measured}
     described = {
         tier: dataclasses.replace(
             about,
-            training_steps=tiers[tier]["steps"] if tier in tiers else 0,
+            training_steps=steps.get(about.policy, 0),
             return_mean=round(float(measured[tier].returns.mean()), 2),
             return_std=round(float(measured[tier].returns.std()), 2),
             length_mean=round(float(measured[tier].lengths.mean()), 2),
@@ -72,7 +78,7 @@ def write_card(name: str, card: Card, folder: Path, rows: list[dict[str, Any]]) 
         random_return=round(float(np.mean(measured["random"].returns)), 2),
         source=f"mean returns of iq-offline/{name}/expert-v0 and iq-offline/{name}/random-v0 in {card.environment}",
     )
-    trained_with = versions() | {"stable_baselines3": version("stable_baselines3")}
+    trained_with = versions() | {name: version(name) for name in ("stable_baselines3", "sb3_contrib")}
     card = dataclasses.replace(
         card,
         references=references,

@@ -1,11 +1,13 @@
-"""Training the experts that the built-in datasets are recorded from (stable-baselines3, the ``[experts]`` extra).
+"""Training the experts that the built-in datasets are recorded from.
 
-This is ordinary reinforcement learning and the only place of the project where a reward trains anything. It runs once,
-at home; users get the weights. Every ``evaluate_every`` steps the policy of that moment is saved and scored over whole
-episodes, so that the tiers of a dataset card can be chosen from one and the same training.
+This is ordinary reinforcement learning (stable-baselines3 and sb3-contrib, the ``[experts]`` extra), and the only place
+of the project where a reward trains anything. It runs once, at home; users get the weights. Every ``evaluate_every``
+steps the policy of that moment is saved and scored over whole episodes, so that the tiers of a dataset card can be
+chosen from one and the same training.
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -16,13 +18,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box
+from torch import nn
 
 from iq_offline.data.catalog import ExpertTraining
 from iq_offline.environments.rollout import Act, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
 from iq_offline.learning.networks import mlp
-from iq_offline.learning.policy import Policy
+from iq_offline.learning.policy import ACTIVATIONS, Policy
 
 EVALUATION_EPISODES = 20
 EVALUATION_SEED = 1_000_000
@@ -41,7 +45,7 @@ def train_expert(
 
     Writes ``policies/step-XXXXXXX.safetensors`` and a row of ``evaluations.ndjson`` at every evaluation, and the
     algorithm's whole state (replay included) in ``state/`` every ``training.save_every`` steps. A resumed training
-    begins a new episode, so it is not bit for bit the uninterrupted one.
+    begins new episodes, so it is not bit for bit the uninterrupted one.
 
     Returns:
         The evaluation rows: steps, what :func:`score` measures, seconds.
@@ -49,29 +53,30 @@ def train_expert(
     Raises:
         UserError: stable-baselines3 is missing, or the folder holds a training with other settings.
     """
-    try:
-        import stable_baselines3
-        from stable_baselines3.common.callbacks import BaseCallback
-        from stable_baselines3.common.noise import NormalActionNoise
-    except ImportError as error:
-        raise UserError("training an expert needs stable-baselines3: pip install 'iq-offline[experts]'") from error
     torch.set_num_threads(1)
     settings = json.dumps({"environment": environment_id, **asdict(replace(training, versions={}))}, indent=2)
     settings_file = folder / "training.json"
     if settings_file.exists() and settings_file.read_text() != settings:
         raise UserError(f"{folder} holds a training with other settings: choose another --output")
-    write_atomically(settings_file, settings)
+    algorithm = algorithm_of(training.algorithm)
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.noise import NormalActionNoise
 
-    algorithm = getattr(stable_baselines3, training.algorithm)
-    environment = gymnasium.make(environment_id)
+    write_atomically(settings_file, settings)
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    environment = _environments(environment_id, training)
     state = folder / "state"
     if state.is_dir():
+        if training.normalize:
+            environment = VecNormalize.load(str(state / "normalizer.pkl"), environment.venv)
         model = algorithm.load(state / "model.zip", env=environment, force_reset=True)
-        model.load_replay_buffer(state / "replay.pkl")
+        if (state / "replay.pkl").exists():
+            model.load_replay_buffer(state / "replay.pkl")
     else:
         policy = {"net_arch": list(training.hidden_sizes)}
         arguments = dict(training.arguments)
-        model = algorithm("MlpPolicy", environment, seed=training.seed, policy_kwargs=policy, **arguments)
+        model = algorithm("MlpPolicy", environment, seed=training.seed, policy_kwargs=policy, device="cpu", **arguments)
 
     def explore(steps: int) -> None:
         deviations = [deviation for start, deviation in training.action_noise if start <= steps]
@@ -86,20 +91,23 @@ def train_expert(
     judges = [gymnasium.make(environment_id) for _ in range(EVALUATION_EPISODES)]
 
     class Watch(BaseCallback):
-        """Evaluate and save at the fixed intervals."""
+        """Evaluate and save whenever a multiple of the interval is reached or passed."""
+
+        before = model.num_timesteps
 
         def _on_step(self) -> bool:
-            steps = self.num_timesteps
-            if any(steps == start for start, _ in training.action_noise):
+            steps, before = self.num_timesteps, self.before
+            self.before = steps
+            if any(before < start <= steps for start, _ in training.action_noise):
                 explore(steps)
-            if steps % training.evaluate_every == 0:
-                policy = _policy_of(self.model, environment)
+            if steps // training.evaluate_every > before // training.evaluate_every:
+                policy = policy_of(self.model, judges[0])
                 policy.save(policy_file(folder, steps), {"environment": environment_id, "steps": steps})
                 row = {"steps": steps, **score(policy, judges), "seconds": round(time.monotonic() - started, 1)}
                 rows.append(row)
                 write_atomically(folder / EVALUATIONS, "".join(json.dumps(row) + "\n" for row in rows))
                 report(row)
-            if steps % training.save_every == 0:
+            if steps // training.save_every > before // training.save_every:
                 _save_state(self.model, state)
             return True
 
@@ -107,6 +115,54 @@ def train_expert(
     if remaining > 0:
         model.learn(remaining, callback=Watch(), reset_num_timesteps=False)
     return rows
+
+
+def algorithm_of(name: str) -> Any:
+    """The class of that name in stable-baselines3 or in sb3-contrib.
+
+    Raises:
+        UserError: a package is missing, or neither has such an algorithm.
+    """
+    try:
+        import sb3_contrib
+        import stable_baselines3
+    except ImportError as error:
+        raise UserError("training an expert needs stable-baselines3: pip install 'iq-offline[experts]'") from error
+    found = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name, None)
+    if found is None:
+        raise UserError(f"neither stable-baselines3 nor sb3-contrib has an algorithm {name!r}")
+    return found
+
+
+class Disturbed(gymnasium.ActionWrapper):
+    """Noise on every action on its way to the environment, so that what is learned there does not need perfection."""
+
+    def __init__(self, environment: gymnasium.Env, deviation: float) -> None:
+        super().__init__(environment)
+        self.deviation = deviation
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """The disturbed action, inside the box."""
+        space = self.action_space
+        assert isinstance(space, Box)
+        noise = self.np_random.standard_normal(space.shape) * self.deviation * (space.high - space.low) / 2
+        return np.clip(action + noise, space.low, space.high).astype(space.dtype)
+
+
+def _environments(environment_id: str, training: ExpertTraining) -> Any:
+    """The environments of a training side by side, observations and rewards normalised if asked for."""
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    def make() -> gymnasium.Env:
+        environment = gymnasium.make(environment_id)
+        return Monitor(Disturbed(environment, training.disturbance) if training.disturbance else environment)
+
+    side_by_side = DummyVecEnv([make] * training.environments)
+    if not training.normalize:
+        return side_by_side
+    discount = float(training.arguments.get("gamma", 0.99))
+    return VecNormalize(side_by_side, gamma=discount, clip_obs=math.inf)  # A policy of ours does not clip them.
 
 
 def policy_file(folder: Path, steps: int) -> Path:
@@ -140,18 +196,47 @@ def _episodes(judges: list[gymnasium.Env], act: Act) -> tuple[np.ndarray, np.nda
     return np.array([episode.total_return for episode in episodes]), np.array(lengths)
 
 
-def _policy_of(model: Any, environment: gymnasium.Env) -> Policy:
-    """The deterministic actor of a stable-baselines3 TD3 or SAC model, as a policy of ours."""
-    actor = model.policy.actor
-    head = actor.mu
-    trunk = getattr(actor, "latent_pi", None)
-    layers = [layer for part in (trunk, head) if part is not None for layer in part.modules()]
-    linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
-    network = mlp(linear[0].in_features, *(layer.out_features for layer in linear))
-    ours = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
-    for target, source in zip(ours, linear, strict=True):
+def policy_of(model: Any, environment: gymnasium.Env) -> Policy:
+    """The deterministic actor of a stable-baselines3 model as a policy of ours.
+
+    TD3 and SAC squash their outputs, DQN has one for each action, PPO and TRPO act without a box: there the box is
+    folded into the last layer, and what is outside is clipped.
+    """
+    policy, space = model.policy, environment.action_space
+    mean = std = None
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None:
+        mean = torch.as_tensor(normalizer.obs_rms.mean)
+        std = torch.as_tensor(np.sqrt(normalizer.obs_rms.var + normalizer.epsilon))
+    if hasattr(policy, "mlp_extractor"):
+        parts, activation = (policy.mlp_extractor.policy_net, policy.action_net), "tanh"
+    elif hasattr(policy, "q_net"):
+        parts, activation = (policy.q_net.q_net,), "relu"
+    else:
+        parts, activation = (getattr(policy.actor, "latent_pi", nn.Identity()), policy.actor.mu), "relu"
+    layers = [layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear)]
+    network = mlp(layers[0].in_features, *(layer.out_features for layer in layers), activation=ACTIVATIONS[activation])
+    ours = [layer for layer in network if isinstance(layer, nn.Linear)]
+    for target, source in zip(ours, layers, strict=True):
         target.load_state_dict(source.state_dict())
-    return Policy(network, environment.observation_space, environment.action_space)  # type: ignore[arg-type]
+    if activation == "tanh" and isinstance(space, Box):
+        center, half = (torch.as_tensor(v, dtype=torch.float32) for v in _center_and_half(space))
+        with torch.no_grad():
+            ours[-1].weight /= half[:, None]
+            ours[-1].bias.sub_(center).div_(half)
+    return Policy(
+        network,
+        environment.observation_space,
+        space,
+        mean,
+        std,
+        squash="clip" if activation == "tanh" else "tanh",
+        activation=activation,
+    )
+
+
+def _center_and_half(space: Box) -> tuple[np.ndarray, np.ndarray]:
+    return (space.high + space.low).reshape(-1) / 2, (space.high - space.low).reshape(-1) / 2
 
 
 def _save_state(model: Any, state: Path) -> None:
@@ -159,6 +244,9 @@ def _save_state(model: Any, state: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     model.save(temporary / "model.zip")
-    model.save_replay_buffer(temporary / "replay.pkl")
+    if hasattr(model, "replay_buffer"):
+        model.save_replay_buffer(temporary / "replay.pkl")
+    if model.get_vec_normalize_env() is not None:
+        model.get_vec_normalize_env().save(str(temporary / "normalizer.pkl"))
     shutil.rmtree(state, ignore_errors=True)
     temporary.rename(state)

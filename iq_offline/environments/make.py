@@ -1,7 +1,12 @@
 """Which environments may be built, and building them."""
 
+import contextlib
 import dataclasses
+import functools
+import importlib.util
+import io
 import json
+import warnings
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, registry
@@ -27,6 +32,8 @@ def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec
     if not text:
         raise UserError(f"{source.id} names no environment, so its policies cannot be evaluated here")
     specification = _specification(source, text, wrappers=trust)
+    if specification.id not in registry:
+        register_installed()
     if trust:
         return specification
     known = registry.get(specification.id)
@@ -61,8 +68,27 @@ def make(environment: str | EnvSpec, count: int) -> list[gymnasium.Env]:
     Raises:
         UserError: it does not exist or cannot be built.
     """
+    name = environment if isinstance(environment, str) else environment.id
+    if name not in registry:
+        register_installed()
     try:
         return [gymnasium.make(environment) for _ in range(count)]
     except Exception as error:
-        name = environment if isinstance(environment, str) else environment.id
-        raise UserError(f"cannot build the environment {name}: {error}") from error
+        extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
+        remedy = f": pip install 'iq-offline[{extra}]'" if extra and name not in registry else f": {error}"
+        raise UserError(f"cannot build the environment {name}{remedy}") from error
+
+
+EXTRAS = {"PointMaze": "robotics", "AntMaze": "robotics", "Fetch": "robotics", "Franka": "robotics", "ALE/": "atari"}
+"""How the names of environments begin that an extra of ours brings."""
+
+
+@functools.cache
+def register_installed() -> None:
+    """Register the environments of packages that gymnasium does not know of until they are imported."""
+    silence = io.StringIO()  # They greet, and speak of environments that nobody asked for.
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for package in ("gymnasium_robotics", "ale_py"):
+            if importlib.util.find_spec(package):
+                gymnasium.register_envs(importlib.import_module(package))

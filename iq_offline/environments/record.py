@@ -11,16 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import minari
 import numpy as np
 import torch
+from gymnasium.spaces import Dict, Tuple
 from minari.data_collector import EpisodeBuffer
 
 from iq_offline.data import catalog
 from iq_offline.data.cache import Progress
 from iq_offline.data.catalog import RANDOM, WAYPOINTS, Card, DatasetCard
+from iq_offline.data.spaces import leaves_of, part_of
 from iq_offline.environments.make import make
 from iq_offline.environments.rollout import Act, Episode, acting, acting_in_turns, acting_randomly, rollout
 from iq_offline.files import disk_errors, shipped
@@ -66,7 +69,7 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
     episodes = list(rollout(environments, behaviour(about, environments[0]), seeds, finished))
     root = catalog.minari_root()
     with disk_errors("recording " + identifier, root), _temporary_root(root) as temporary:
-        _write(identifier, card, about, episodes)
+        _write(identifier, card, about, episodes, environments[0].observation_space)
         target = root / identifier
         target.parent.mkdir(parents=True, exist_ok=True)
         _namespace_files(temporary, root)
@@ -80,7 +83,7 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
     return Recording(
         identifier,
         target / "data",
-        content_hash(episodes),
+        content_hash(episodes, environments[0].observation_space),
         np.array([episode.total_return for episode in episodes]),
         np.array([len(episode.rewards) for episode in episodes]),
     )
@@ -103,17 +106,14 @@ def behaviour(about: DatasetCard, environment: gymnasium.Env) -> Act:
     return acting_in_turns(usual, randomly, stretches.every, stretches.shortest, stretches.longest)
 
 
-def content_hash(episodes: list[Episode]) -> str:
+def content_hash(episodes: list[Episode], observation_space: gymnasium.Space) -> str:
     """SHA-256 of all arrays of all episodes, in order: values and types, not the file around them."""
     digest = hashlib.sha256()
+    paths = [leaf.path for leaf in leaves_of(observation_space)]
     for episode in episodes:
-        for values in (
-            episode.observations,
-            episode.actions,
-            episode.rewards,
-            episode.terminations,
-            episode.truncations,
-        ):
+        observations = [[part_of(one, path) for one in episode.observations] for path in paths]
+        rest = (episode.actions, episode.rewards, episode.terminations, episode.truncations)
+        for values in (*observations, *rest):
             array = np.asarray(values)
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(array.tobytes())
@@ -125,12 +125,14 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in RECORDED_WITH}
 
 
-def _write(identifier: str, card: Card, about: DatasetCard, episodes: list[Episode]) -> None:
+def _write(
+    identifier: str, card: Card, about: DatasetCard, episodes: list[Episode], observation_space: gymnasium.Space
+) -> None:
     buffers = [
         EpisodeBuffer(
             id=index,
             seed=episode.seed,
-            observations=np.asarray(episode.observations),  # type: ignore[arg-type]
+            observations=_columns(observation_space, episode.observations),
             actions=np.asarray(episode.actions),  # type: ignore[arg-type]
             rewards=episode.rewards,
             terminations=episode.terminations,
@@ -145,18 +147,36 @@ def _write(identifier: str, card: Card, about: DatasetCard, episodes: list[Episo
             buffers,
             env=card.environment,
             eval_env=card.environment,
-            algorithm_name=about.policy if about.policy == RANDOM else card.training.algorithm,
+            algorithm_name=card.training.algorithm if about.policy.endswith(".safetensors") else about.policy,
             author=AUTHOR,
             description=(
                 f"{about.episodes} episodes of {card.environment} by {about.policy}, first seed {about.seed}, "
-                f"action noise {about.action_noise}, {about.training_steps} steps of training. "
+                f"action noise {about.action_noise}, random stretches {about.random_stretches or 'none'}, "
+                f"{about.training_steps} steps of training. "
                 f"Reference scores: {card.references.source}"
             ),
             ref_min_score=card.references.random_return,
             ref_max_score=card.references.expert_return,
-            requirements=[f"gymnasium=={version('gymnasium')}", f"mujoco=={version('mujoco')}"],
+            requirements=[f"{name}=={version(name)}" for name in _packages(card.environment)],
             data_format="hdf5",
         )
+
+
+def _columns(space: gymnasium.Space, values: list[Any]) -> Any:
+    """Observations one after another as Minari wants them: an array for each leaf, in the space's own structure."""
+    if isinstance(space, Dict):
+        return {key: _columns(part, [value[key] for value in values]) for key, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(_columns(part, [value[i] for value in values]) for i, part in enumerate(space.spaces))
+    return np.asarray(values)
+
+
+def _packages(environment: str) -> list[str]:
+    """What must be installed to build the environment again."""
+    entry_point = str(gymnasium.spec(environment).entry_point)
+    physics = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d", "gymnasium_robotics": "mujoco"}
+    needed = [package for module, package in physics.items() if entry_point.startswith(module)]
+    return ["gymnasium", *(["gymnasium-robotics"] if "robotics" in entry_point else []), *needed]
 
 
 @contextmanager

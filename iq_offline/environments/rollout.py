@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import gymnasium
 import numpy as np
@@ -57,7 +56,7 @@ def acting_randomly(space: gymnasium.Space) -> Act:
 
 def acting_in_turns(usual: Act, other: Act, every: int, shortest: int, longest: int) -> Act:
     """Mostly ``usual``; stretches of ``shortest`` to ``longest`` steps of ``other`` begin once in ``every`` steps."""
-    left: WeakKeyDictionary[np.random.Generator, int] = WeakKeyDictionary()
+    left: dict[np.random.Generator, int] = {}  # Steps that remain of each episode's stretch.
 
     def act(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
         actions, others = usual(histories, generators), other(histories, generators)
