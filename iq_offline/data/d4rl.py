@@ -276,7 +276,7 @@ def _in_d4rl_keys(source: Source, episode: EpisodeData, keys: tuple[str, ...], w
         )
     terminals, timeouts = (np.array(ends, bool) for ends in (episode.terminations, episode.truncations))
     timeouts[-1] = True  # Data that stop without a mark say nothing about what comes next.
-    timeouts &= ~terminals  # In D4RL's files never both; d3rlpy insists on it.
+    timeouts &= ~terminals  # D4RL's walk would drop the terminal with its timeout, and d3rlpy refuses both at once.
     data = {
         "observations": observations[:-1],
         "next_observations": observations[1:],
