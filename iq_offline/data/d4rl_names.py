@@ -34,9 +34,12 @@ def counterpart(name: str) -> Counterpart | None:
         UserError: a name of D4RL's that Minari has no data for; near names that it has data for are suggested.
     """
     if name in WITHOUT:
-        family, version = f"{name.partition('-')[0]}-", name.rpartition("-")[2]
-        known = [other for other in COUNTERPARTS if other.startswith(family) and other.endswith(version)]
-        raise UserError(f"Minari has no counterpart of D4RL's {name!r}: {WITHOUT[name]}{nearest(name, known)}")
+        stem, _, version = name.rpartition("-")
+        family, _, tier = stem.partition("-")
+        builtin = f"{family}/{tier}"
+        ours = f" (the built-in dataset {builtin} is such data)" if builtin in builtin_names() else ""
+        known = [other for other in COUNTERPARTS if other.startswith(f"{family}-") and other.endswith(version)]
+        raise UserError(f"Minari has no counterpart of D4RL's {name!r}: {WITHOUT[name]}{ours}{nearest(name, known)}")
     return COUNTERPARTS.get(name)
 
 
@@ -116,8 +119,6 @@ def _without() -> dict[str, str]:
     for agent in LOCOMOTION:
         mixture = f"it stores no mixtures; D4RL's is {agent}-medium and {agent}-expert one after the other"
         random = "it has no data of random actions"
-        if f"{agent}/random" in builtin_names():
-            random += f" (the built-in dataset {agent}/random has, in {LOCOMOTION[agent]}-v5)"
         reasons = {"random": random, "medium-expert": mixture, "medium-replay": replay, "full-replay": replay}
         found |= {
             f"{agent}-{tier}-v{version}": why for (tier, why), version in itertools.product(reasons.items(), "012")
