@@ -166,11 +166,16 @@ def locate(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def not_found(name: str) -> UserError:
-    """The error for a dataset that is not on this machine, with the nearest names and what to do."""
+def not_found(name: str, how: str = "--download") -> UserError:
+    """The error for a dataset that is not on this machine, with the nearest names and what to do.
+
+    Args:
+        name: as the user wrote it.
+        how: what makes the caller download it.
+    """
     return UserError(
         f"no dataset {name!r} in {minari_root()}{_suggestion(name)}; "
-        "--download fetches it from the Minari server (needs a network)"
+        f"{how} fetches it from the Minari server (needs a network)"
     )
 
 
