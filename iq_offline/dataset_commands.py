@@ -5,7 +5,7 @@ from pathlib import Path
 
 from iq_offline.data import cache, catalog
 from iq_offline.data.stream import open_source
-from iq_offline.environments.cards import WEIGHTS, tiers_from, write_card
+from iq_offline.environments.cards import tiers_from, write_card
 from iq_offline.environments.experts import train_expert
 from iq_offline.errors import UserError, nearest
 from iq_offline.experiment import build
@@ -61,7 +61,7 @@ def build_datasets(names: tuple[str, ...]) -> None:
 def train_card(name: str, folder: Path, write: bool) -> None:
     """Train the expert of a card; afterwards show its tiers, or write them into the checkout."""
     card = catalog.load_card(name)
-    if not any(about.policy.endswith(WEIGHTS) for about in card.datasets.values()):
+    if card.training is None:
         print(f"{name} needs no training: its expert is a controller")
         if write:
             print(f"wrote {write_card(name, card, folder, [])}")

@@ -30,9 +30,8 @@ class ExpertTraining:
     seed: int = 0
     hidden_sizes: tuple[int, ...] = (256, 256)
     action_noise: tuple[tuple[int, float], ...] = ()
-    """Exploration noise: pairs of (from this step on, standard deviation in units of the action space)."""
-    disturbance: Annotated[float, Field(ge=0)] = 0.0
-    """Noise on all actions that the learner does not know of: its deviation as a fraction of half the action box."""
+    """Noise on actions: pairs of (from this step on, standard deviation as a fraction of half the action box). TD3 and
+    SAC explore with it; PPO and TRPO do not know of it, and learn what does not need perfect actions."""
     environments: Positive = 1
     """Environments side by side."""
     normalize: bool = False
@@ -93,7 +92,8 @@ class Card:
     environment: str
     references: References
     datasets: dict[str, DatasetCard]
-    training: ExpertTraining = ExpertTraining()
+    training: ExpertTraining | None = None
+    """Of the policies in the card; none where they are controllers."""
     recorded_with: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that the content hashes belong to."""
 

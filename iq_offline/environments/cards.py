@@ -17,9 +17,6 @@ from iq_offline.environments.record import Recording, datasets_in, record, versi
 from iq_offline.errors import UserError
 from iq_offline.files import shipped, write_atomically
 
-WEIGHTS = ".safetensors"
-"""How the names of trained policies end."""
-
 TARGETS = {"medium": 0.5, "simple": 0.2}
 """Normalised scores that the lesser tiers are chosen nearest to."""
 
@@ -53,8 +50,7 @@ def write_card(name: str, card: Card, folder: Path, rows: list[dict[str, Any]]) 
     """
     datasets = shipped("datasets")
     measured = {tier: _record_once(name, tier, card) for tier, about in card.datasets.items() if about.policy == RANDOM}
-    trained = any(about.policy.endswith(WEIGHTS) for about in card.datasets.values())
-    tiers = tiers_from(rows, float(measured["random"].returns.mean())) if trained else {}
+    tiers = tiers_from(rows, float(measured["random"].returns.mean())) if card.training else {}
     steps = {about.policy: tiers[tier]["steps"] for tier, about in card.datasets.items() if tier in tiers}
     for policy, step in steps.items():
         target = datasets / "policies" / policy
@@ -83,7 +79,7 @@ def write_card(name: str, card: Card, folder: Path, rows: list[dict[str, Any]]) 
         card,
         references=references,
         datasets=described,
-        training=dataclasses.replace(card.training, versions=trained_with),
+        training=card.training and dataclasses.replace(card.training, versions=trained_with),
         recorded_with=versions(),
     )
     path = datasets / f"{name}.toml"

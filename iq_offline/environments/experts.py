@@ -61,11 +61,14 @@ def train_expert(
     algorithm = algorithm_of(training.algorithm)
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.noise import NormalActionNoise
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
     write_atomically(settings_file, settings)
     from stable_baselines3.common.vec_env import VecNormalize
 
-    environment = _environments(environment_id, training)
+    on_policy = issubclass(algorithm, OnPolicyAlgorithm)
+    disturbed: list[Disturbed] = []
+    environment = _environments(environment_id, training, disturbed)
     state = folder / "state"
     if state.is_dir():
         if training.normalize:
@@ -80,9 +83,14 @@ def train_expert(
 
     def explore(steps: int) -> None:
         deviations = [deviation for start, deviation in training.action_noise if start <= steps]
-        if deviations:
-            size = environment.action_space.shape[0]  # type: ignore[index]
-            model.action_noise = NormalActionNoise(np.zeros(size), np.full(size, deviations[-1]))
+        if not deviations:
+            return
+        if on_policy:
+            for one in disturbed:
+                one.deviation = deviations[-1]
+        else:
+            half = _center_and_half(environment.action_space)[1]
+            model.action_noise = NormalActionNoise(np.zeros_like(half), deviations[-1] * half)
 
     explore(model.num_timesteps)
 
@@ -137,26 +145,26 @@ def algorithm_of(name: str) -> Any:
 class Disturbed(gymnasium.ActionWrapper):
     """Noise on every action on its way to the environment, so that what is learned there does not need perfection."""
 
-    def __init__(self, environment: gymnasium.Env, deviation: float) -> None:
-        super().__init__(environment)
-        self.deviation = deviation
+    deviation = 0.0
+    """Of the noise, as a fraction of half the action box."""
 
     def action(self, action: np.ndarray) -> np.ndarray:
         """The disturbed action, inside the box."""
         space = self.action_space
-        assert isinstance(space, Box)
+        if not self.deviation or not isinstance(space, Box):
+            return action
         noise = self.np_random.standard_normal(space.shape) * self.deviation * (space.high - space.low) / 2
         return np.clip(action + noise, space.low, space.high).astype(space.dtype)
 
 
-def _environments(environment_id: str, training: ExpertTraining) -> Any:
-    """The environments of a training side by side, observations and rewards normalised if asked for."""
+def _environments(environment_id: str, training: ExpertTraining, disturbed: list[Disturbed]) -> Any:
+    """The environments of a training side by side, each disturbed, all of it normalised if asked for."""
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     def make() -> gymnasium.Env:
-        environment = gymnasium.make(environment_id)
-        return Monitor(Disturbed(environment, training.disturbance) if training.disturbance else environment)
+        disturbed.append(Disturbed(gymnasium.make(environment_id)))
+        return Monitor(disturbed[-1])
 
     side_by_side = DummyVecEnv([make] * training.environments)
     if not training.normalize:
@@ -235,7 +243,8 @@ def policy_of(model: Any, environment: gymnasium.Env) -> Policy:
     )
 
 
-def _center_and_half(space: Box) -> tuple[np.ndarray, np.ndarray]:
+def _center_and_half(space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of an action box, flat."""
     return (space.high + space.low).reshape(-1) / 2, (space.high - space.low).reshape(-1) / 2
 
 

@@ -147,7 +147,7 @@ def _write(
             buffers,
             env=card.environment,
             eval_env=card.environment,
-            algorithm_name=card.training.algorithm if about.policy.endswith(".safetensors") else about.policy,
+            algorithm_name=card.training.algorithm if card.training and about.policy != RANDOM else about.policy,
             author=AUTHOR,
             description=(
                 f"{about.episodes} episodes of {card.environment} by {about.policy}, first seed {about.seed}, "
