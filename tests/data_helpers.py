@@ -17,6 +17,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from gymnasium.spaces import Dict, Text, Tuple
 from minari.data_collector import EpisodeBuffer
 
 from iq_offline.data.cache import CachedSource, cached
@@ -84,32 +85,72 @@ def cached_dataset(identifier: str, episodes: Sequence[Episode], **options: Any)
     return cached(open_source(write_dataset(identifier, episodes, **options)))
 
 
+def stacked_samples(space: gymnasium.Space, count: int) -> Any:
+    """Samples as Minari buffers hold them: an array a leaf, dictionaries and tuples outside, texts in a list."""
+    if isinstance(space, Dict):
+        return {key: stacked_samples(part, count) for key, part in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(stacked_samples(part, count) for part in space.spaces)
+    samples = [space.sample() for _ in range(count)]
+    return samples if isinstance(space, Text) else np.array(samples)
+
+
 def write_spaces_dataset(
     identifier: str,
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
     episodes: int = 2,
     steps: int = 5,
+    lengths: Sequence[int] = (),
+    seed: int = 0,
+    **options: Any,
 ) -> Path:
-    """Write a Minari dataset of samples from any spaces."""
-    observation_space.seed(0)
-    action_space.seed(0)
-    buffers = [
-        EpisodeBuffer(
-            id=index,
-            seed=index,
-            observations=np.array([observation_space.sample() for _ in range(steps + 1)]),  # type: ignore[arg-type]
-            actions=np.array([action_space.sample() for _ in range(steps)]),  # type: ignore[arg-type]
-            rewards=[0.0] * steps,
-            terminations=[False] * steps,
-            truncations=[False] * (steps - 1) + [True],
+    """Write a Minari dataset of samples from any spaces; every other episode ends in a terminal state.
+
+    Args:
+        identifier: such as ``test/any-v0``.
+        observation_space: of the dataset.
+        action_space: of the dataset.
+        episodes: how many, where ``lengths`` are not given.
+        steps: of each of these.
+        lengths: steps of each episode.
+        seed: of the samples.
+        options: of ``minari.create_dataset_from_buffers``.
+
+    Returns:
+        The folder that holds ``metadata.json``.
+    """
+    observation_space.seed(seed)
+    action_space.seed(seed)
+    buffers = []
+    for index, length in enumerate(lengths or [steps] * episodes):
+        ends = [False] * (length - 1)
+        buffers.append(
+            EpisodeBuffer(
+                id=index,
+                seed=index,
+                observations=stacked_samples(observation_space, length + 1),
+                actions=stacked_samples(action_space, length),
+                rewards=[0.0] * length,
+                terminations=[*ends, index % 2 == 1],
+                truncations=[*ends, index % 2 == 0],
+            )
         )
-        for index in range(episodes)
-    ]
+    return write_buffers(identifier, buffers, observation_space, action_space, **options)
+
+
+def write_buffers(
+    identifier: str,
+    buffers: list[EpisodeBuffer],
+    observation_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    **options: Any,
+) -> Path:
+    """Write a Minari dataset; returns the folder that holds ``metadata.json``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = minari.create_dataset_from_buffers(
-            identifier, buffers, observation_space=observation_space, action_space=action_space
+            identifier, buffers, observation_space=observation_space, action_space=action_space, **options
         )
     return Path(str(dataset.storage.data_path))
 

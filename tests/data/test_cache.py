@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import minari
@@ -21,11 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
+from iq_offline.config import DataConfig, RunConfig
 from iq_offline.data import cache
+from iq_offline.data.actions import ActionBox
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.stream import Source, open_source
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
+from iq_offline.training.setup import Data, choose_data
 from tests.data_helpers import (
     cached_dataset,
     change_metadata,
@@ -56,18 +60,18 @@ try:
     data = cached(open_source(Path(sys.argv[1])), slowly)
 except UserError as error:
     sys.exit(f"error: {error}")
-print("sum", float(data.steps["observation"].double().sum()))
+print("sum", float(data.steps["observation_0"].double().sum()))
 """
 """Make a cache in a process of its own; with a second argument, wait in the middle for a line of input."""
 
 
 def expected_rows(identifier: str) -> dict[str, np.ndarray]:
     """The cache's rows, put together from Minari's own episodes."""
-    rows: dict[str, list[np.ndarray]] = {"observation": [], "action": [], "terminated": []}
+    rows: dict[str, list[np.ndarray]] = {"observation_0": [], "action": [], "terminated": []}
     for episode in minari.load_dataset(identifier).iterate_episodes():
         steps = len(episode.actions)
         actions = np.asarray(episode.actions).reshape(steps, -1)
-        rows["observation"].append(np.asarray(episode.observations).reshape(steps + 1, -1))
+        rows["observation_0"].append(np.asarray(episode.observations).reshape(steps + 1, -1))
         rows["action"].append(np.concatenate([actions, np.zeros_like(actions[:1])]))
         rows["terminated"].append(np.append(episode.terminations, False))
     return {name: np.concatenate(parts).astype(np.float32) for name, parts in rows.items()}
@@ -82,6 +86,19 @@ def assert_whole(data: CachedSource, identifier: str) -> None:
         assert data.steps[name].dtype == torch.float32
         np.testing.assert_array_equal(data.steps[name].numpy(), values)
         np.testing.assert_array_equal(opened[name].numpy(), values)
+
+
+def chosen(data: CachedSource, **options: Any) -> Data:
+    """All of a dataset, as a run would read it."""
+    count = len(data.lengths)
+    return choose_data(RunConfig(data=DataConfig(num_expert_trajectories=count, **options)), data, [])
+
+
+def box_of(data: CachedSource, **options: Any) -> tuple[list[float], list[float]]:
+    """The bounds that a run maps to -1 and 1."""
+    actions = chosen(data, **options).actions
+    assert isinstance(actions, ActionBox)
+    return actions.low.tolist(), actions.high.tolist()
 
 
 def folders() -> list[Path]:
@@ -124,9 +141,11 @@ def test_cache_holds_minaris_values(
     assert data.lengths.tolist() == lengths
     assert data.starts.tolist() == [sum(length + 1 for length in lengths[:i]) for i in range(len(lengths))]
     assert data.manifest["lengths"] == lengths
-    assert data.manifest["observation_shape"] == list(shapes[0])
-    assert data.manifest["action_shape"] == list(shapes[1])
-    assert data.manifest["actions_outside_box"] == 0
+    assert data.manifest["observations"] == {"observation_0": "observation"}
+    actions = np.concatenate([episode[1].reshape(len(episode[1]), -1) for episode in written])
+    assert data.manifest["action_min"] == actions.min(0).tolist()
+    assert data.manifest["action_max"] == actions.max(0).tolist()
+    assert chosen(data).actions_outside_box == 0
 
 
 def test_reopened_without_refilling() -> None:
@@ -148,14 +167,14 @@ def test_progress_counts_episodes() -> None:
 
 def test_rebuilt_when_the_dataset_changes() -> None:
     source = small_dataset()
-    before = cached(source).steps["observation"].clone()
+    before = cached(source).steps["observation_0"].clone()
     time.sleep(0.02)
     with h5py.File(source.path / "main_data.hdf5", "r+") as file:
         stored_array(file, 0, "observations")[3] = 7.0  # The size stays the same.
-    after = cached(open_source(source.path)).steps["observation"]
+    after = cached(open_source(source.path)).steps["observation_0"]
     assert after[3].tolist() == [7.0] * 4
     assert torch.equal(after[4:], before[4:])
-    np.testing.assert_array_equal(after.numpy(), expected_rows(source.id)["observation"])
+    np.testing.assert_array_equal(after.numpy(), expected_rows(source.id)["observation_0"])
 
 
 def test_rebuilt_when_an_episode_is_added() -> None:
@@ -175,7 +194,7 @@ def test_a_damaged_cache_is_made_again(damage: str) -> None:
     folder = folder_of(cached(source))
     assert (folder / "meta.json").is_file()
     if damage == "truncated":
-        os.truncate(folder / "observation.memmap", 100)
+        os.truncate(folder / "observation_0.memmap", 100)
     elif damage.startswith("no "):
         (folder / {"manifest": "manifest.json", "leaf": "action.memmap"}.get(damage[3:], damage[3:])).unlink()
     elif damage.startswith("half "):
@@ -217,7 +236,7 @@ def test_two_processes_fill_at_the_same_time() -> None:
     data = cached(source)
     assert changed_times(folder_of(data)) == before
     assert_whole(data, source.id)
-    total = f"sum {float(data.steps['observation'].double().sum())}"
+    total = f"sum {float(data.steps['observation_0'].double().sum())}"
     assert [output.splitlines()[-1] for output, _ in outputs] == [total, total]
     assert len(folders()) == 1, "the slower one left its temporary folder"
 
@@ -244,14 +263,18 @@ def test_actions_outside_the_box_are_counted_by_row() -> None:
     written[0][1][1] = (2.0, -2.0)
     written[1][1][4] = (0.0, 1.0001)
     data = cached_dataset("test/outside-v0", written)
-    assert data.manifest["actions_outside_box"] == 2
+    assert chosen(data).actions_outside_box == 2
+    assert chosen(data, subsample=10).actions_outside_box <= 2, "only what is chosen counts"
+    assert chosen(data, action_low=(-2.0,)).actions_outside_box == 2
+    assert chosen(data, action_low=(-2.0,), action_high=(2.0, 1.0)).actions_outside_box == 1
+    assert chosen(data, action_high=(2.0, 1.5), action_low=(0.0, -2.0)).actions_outside_box == 0
     assert data.steps["action"][1].tolist() == [2.0, -2.0], "the cache keeps what was recorded"
 
 
 def test_exact_bounds_are_inside() -> None:
     written = counting_episodes([4])
     written[0][1][:2] = [[1.0, -1.0], [-1.0, 1.0]]
-    assert cached_dataset("test/bounds-v0", written).manifest["actions_outside_box"] == 0
+    assert chosen(cached_dataset("test/bounds-v0", written)).actions_outside_box == 0
 
 
 @pytest.mark.parametrize("promise", [{"total_steps": 61}, {"total_steps": 59}, {"total_episodes": 2}])
@@ -274,20 +297,32 @@ def test_a_box_of_another_size_than_the_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high"),
-    [(-np.inf, 1.0), (-1.0, np.inf), (-np.inf, np.inf), (1.0, 1.0)],
-    ids=["low", "high", "both", "flat"],
+    ("low", "high", "expected"),
+    [
+        (-np.inf, 0.5, ([0.0, 0.0], [0.5, 0.5])),
+        (-0.5, np.inf, ([-0.5, -0.5], [0.75, 0.5])),
+        (-np.inf, np.inf, ([0.0, 0.0], [0.75, 0.5])),
+        ([-np.inf, -2.0], [3.0, np.inf], ([0.0, -2.0], [3.0, 0.5])),
+        (1.0, 1.0, ([0.0, 0.0], [2.0, 2.0])),
+    ],
+    ids=["low", "high", "both", "each", "flat"],
 )
-def test_action_boxes_without_a_width(low: float, high: float) -> None:
-    with pytest.raises(UserError, match="no finite, positive width"):
-        cached_dataset("test/box-v0", counting_episodes([3]), low=low, high=high)
-    assert folders() == []
+def test_missing_bounds_are_the_range_of_the_recorded_actions(
+    low: Any, high: Any, expected: tuple[list[float], list[float]]
+) -> None:
+    """Also of those episodes that a run does not choose; a dimension without width gets one."""
+    written = counting_episodes([3, 2])
+    written[0][1][:] = [[0.25, 0.5], [0.0, 0.125], [0.5, 0.0]]
+    written[1][1][:] = [[0.75, 0.25], [0.5, 0.375]]
+    assert box_of(cached_dataset("test/box-v0", written, low=low, high=high)) == expected
 
 
-def test_integer_observations_are_refused() -> None:
-    path = write_spaces_dataset("test/pixels-v0", Box(0, 255, (3,), np.uint8), Box(-1, 1, (1,)))
-    with pytest.raises(UserError, match="observation space holds uint8"):
-        cached(open_source(path))
+def test_integer_observations_are_kept_as_they_are() -> None:
+    path = write_spaces_dataset("test/bytes-v0", Box(0, 255, (3,), np.uint8), Box(-1, 1, (1,)))
+    data = cached(open_source(path))
+    stored = [episode.observations for episode in minari.load_dataset("test/bytes-v0").iterate_episodes()]
+    assert data.steps["observation_0"].dtype == torch.uint8
+    np.testing.assert_array_equal(data.steps["observation_0"].numpy(), np.concatenate(stored))
 
 
 def test_clear() -> None:

@@ -1,6 +1,7 @@
 """Which transitions are chosen, and what the batches drawn from them hold."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import minari
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tensordict import TensorDict
 
-from iq_offline.config import DataConfig, RunConfig
+from iq_offline.config import DataConfig, RunConfig, Suboptimal
 from iq_offline.data.cache import CachedSource
-from iq_offline.data.replay import Replay, Selection, observation_statistics, select
+from iq_offline.data.replay import Replay, Selection, feature_statistics, select
+from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.training.setup import choose_data
 from tests.data_helpers import cached_dataset, counting_episodes, random_episodes
@@ -32,11 +34,28 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def encoder_of(selection: Selection, **options: Any) -> ObservationEncoder:
+    """Everything that the selection's dataset observes."""
+    source = selection.data.source
+    return ObservationEncoder(chosen_leaves(source.observation_space, (), source.id), **options)
+
+
+def replay_of(
+    kinds: dict[str, Sequence[Selection]], batch_sizes: dict[str, int], seed: int, dtype: torch.dtype = torch.float32
+) -> Replay:
+    encoder = encoder_of(next(iter(kinds.values()))[0])
+    return Replay(kinds, batch_sizes, seed, encoder, dtype)
+
+
+def statistics_of(selections: Sequence[Selection]) -> tuple[torch.Tensor, torch.Tensor]:
+    return feature_statistics(selections, encoder_of(selections[0]))
+
+
 def times(selection: Selection) -> dict[int, list[int]]:
     """For each chosen episode the times of its chosen transitions, by what the stored numbers say."""
     chosen: dict[int, list[int]] = {int(episode): [] for episode in selection.trajectories}
     for row in selection.rows:
-        episode, time = selection.data.steps["observation"][row].int().tolist()
+        episode, time = selection.data.steps["observation_0"][row].int().tolist()
         chosen[episode].append(time)
     return chosen
 
@@ -111,7 +130,7 @@ def test_without_leaves_out(data: CachedSource) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_labelled_trajectories_are_never_suboptimal(data: CachedSource, seed: int) -> None:
     name = data.source.id
-    config = RunConfig(seed=seed, data=DataConfig(expert=name, num_expert_trajectories=3, suboptimal=(name,)))
+    config = RunConfig(seed=seed, data=DataConfig(name, 3, suboptimal=(Suboptimal(name),), held_out_trajectories=0))
     chosen = choose_data(config, data, [data])
     (other,) = chosen.suboptimal
     assert len(chosen.expert.trajectories) == 3
@@ -123,13 +142,20 @@ def test_labelled_trajectories_are_never_suboptimal(data: CachedSource, seed: in
 
 def test_the_experts_choice_does_not_depend_on_the_suboptimal_data(data: CachedSource) -> None:
     other = cached_dataset("test/other-v0", counting_episodes([4, 4]))
-    config = RunConfig(seed=1, data=DataConfig(num_expert_trajectories=3))
-    alone, mixed = choose_data(config, data, []), choose_data(config, data, [other])
+    options = DataConfig(num_expert_trajectories=3)
+    config = RunConfig(seed=1, data=options)
+    alone = choose_data(config, data, [])
+    parts = (Suboptimal("test/other-v0"), Suboptimal("test/other-v0", 1))
+    mixed = choose_data(replace(config, data=replace(options, suboptimal=parts)), data, [other, other])
+    assert [len(part.trajectories) for part in mixed.suboptimal] == [2, 1]
     assert alone.expert.rows.tolist() == mixed.expert.rows.tolist()
+    assert alone.held_out is not None
+    assert mixed.held_out is not None
+    assert alone.held_out.rows.tolist() == mixed.held_out.rows.tolist()
 
 
 def test_no_trajectory_left_for_the_suboptimal_part(data: CachedSource) -> None:
-    config = RunConfig(data=DataConfig(num_expert_trajectories=8, suboptimal=("test/counting-v0",)))
+    config = RunConfig(data=DataConfig(num_expert_trajectories=8, suboptimal=(Suboptimal("test/counting-v0"),)))
     with pytest.raises(UserError, match="test/counting-v0"):
         choose_data(config, data, [data])
 
@@ -139,7 +165,7 @@ def test_no_trajectory_left_for_the_suboptimal_part(data: CachedSource) -> None:
 
 def test_rows_hold_their_true_next_observation(data: CachedSource) -> None:
     """Also the last transition of an episode; and terminated is the episode's end for good, truncated is not."""
-    replay = Replay({"expert": [select(data, None, 1, generator())]}, {"expert": 2000}, seed=0)
+    replay = replay_of({"expert": [select(data, None, 1, generator())]}, {"expert": 2000}, seed=0)
     batch = replay.sample()["expert"]
     seen = set()
     for episode, time, next_episode, next_time, first, second, terminated in rows_of(batch):
@@ -154,7 +180,7 @@ def test_batches_hold_minaris_values() -> None:
     written = random_episodes(np.random.default_rng(0), [5, 8, 3], (2, 2), (3,))
     data = cached_dataset("test/random-v0", written)
     selection = select(data, None, 1, generator())
-    batch = Replay({"expert": [selection]}, {"expert": 500}, seed=0).sample()["expert"]
+    batch = replay_of({"expert": [selection]}, {"expert": 500}, seed=0).sample()["expert"]
     expected = {}
     for episode in minari.load_dataset("test/random-v0").iterate_episodes():
         states = episode.observations.reshape(len(episode.observations), 4).astype(np.float32)
@@ -168,7 +194,7 @@ def test_batches_hold_minaris_values() -> None:
 
 def test_subsampled_rows_keep_their_true_next_state(data: CachedSource) -> None:
     selection = select(data, None, 4, generator(2))
-    batch = Replay({"expert": [selection]}, {"expert": 1000}, seed=0).sample()["expert"]
+    batch = replay_of({"expert": [selection]}, {"expert": 1000}, seed=0).sample()["expert"]
     seen: dict[int, set[int]] = {}
     for episode, time, next_episode, next_time, *_ in rows_of(batch):
         assert (next_episode, next_time) == (episode, time + 1)
@@ -179,7 +205,7 @@ def test_subsampled_rows_keep_their_true_next_state(data: CachedSource) -> None:
 def test_initial_states(data: CachedSource) -> None:
     """The first states of the chosen trajectories alone, whatever the subsampling, and nothing else of them."""
     selection = select(data, 4, 6, generator())
-    batch = Replay({"initial": [selection]}, {"initial": 300}, seed=0).sample()["initial"]
+    batch = replay_of({"initial": [selection]}, {"initial": 300}, seed=0).sample()["initial"]
     assert set(batch.keys()) == {"observation"}
     assert {tuple(row) for row in batch["observation"].tolist()} == {(e, 0.0) for e in selection.trajectories.tolist()}
 
@@ -192,7 +218,7 @@ def test_exact_numbers_of_rows_in_every_batch(data: CachedSource) -> None:
         "initial": [select(data, 2, 1, generator())],
     }
     sizes = {"expert": 13, "suboptimal": 29, "initial": 7}
-    replay = Replay(kinds, sizes, seed=0)
+    replay = replay_of(kinds, sizes, seed=0)
     for _ in range(30):
         batch = replay.sample()
         assert {kind: batch[kind].batch_size for kind in batch.keys()} == {  # noqa: SIM118
@@ -211,7 +237,7 @@ def drawn(replay: Replay, kind: str, batches: int) -> np.ndarray:
 
 def test_draws_are_uniform(data: CachedSource) -> None:
     """Over transitions, not over trajectories; and independent of one another."""
-    replay = Replay({"expert": [select(data, None, 1, generator())]}, {"expert": 500}, seed=5)
+    replay = replay_of({"expert": [select(data, None, 1, generator())]}, {"expert": 500}, seed=5)
     seen = drawn(replay, "expert", 40)
     starts = np.concatenate([[0], np.cumsum(LENGTHS)])
     index = starts[seen[:, 0]] + seen[:, 1]
@@ -232,7 +258,7 @@ def test_several_sources_are_drawn_from_as_one() -> None:
             episode[0][:, 0] += 10 * index
         sources.append(cached_dataset(f"test/part{index}-v0", written))
     selections = [select(source, None, 1, generator()) for source in sources]
-    seen = drawn(Replay({"suboptimal": selections}, {"suboptimal": 400}, seed=1), "suboptimal", 50)
+    seen = drawn(replay_of({"suboptimal": selections}, {"suboptimal": 400}, seed=1), "suboptimal", 50)
     counts = np.bincount(seen[:, 0] // 10, minlength=3)
     assert chisquare(counts, np.array([0.1, 0.3, 0.6]) * counts.sum()).pvalue > 1e-4
     each = np.unique(seen, axis=0, return_counts=True)[1]
@@ -246,7 +272,7 @@ def test_rows_of_several_sources_stay_whole() -> None:
     written = counting_episodes([20, 20])[1:]
     second = cached_dataset("test/second-v0", written)
     selections = [select(source, None, 1, generator()) for source in (first, second)]
-    batch = Replay({"suboptimal": selections}, {"suboptimal": 200}, seed=0).sample()["suboptimal"]
+    batch = replay_of({"suboptimal": selections}, {"suboptimal": 200}, seed=0).sample()["suboptimal"]
     for episode, time, next_episode, next_time, first_action, second_action, terminated in rows_of(batch):
         assert (next_episode, next_time) == (episode, time + 1)
         assert (first_action, second_action) == (np.float32(episode / 100), np.float32(time / 1000))
@@ -257,7 +283,7 @@ def test_the_same_seed_draws_the_same_batches(data: CachedSource) -> None:
     def batches(seed: int) -> list[TensorDict]:
         selection = select(data, None, 1, generator())
         kinds: dict[str, Sequence[Selection]] = {"expert": [selection], "suboptimal": [selection, selection]}
-        replay = Replay(kinds, {"expert": 16, "suboptimal": 16}, seed)
+        replay = replay_of(kinds, {"expert": 16, "suboptimal": 16}, seed)
         return [replay.sample() for _ in range(3)]
 
     for one, other in zip(batches(7), batches(7), strict=True):
@@ -268,18 +294,19 @@ def test_the_same_seed_draws_the_same_batches(data: CachedSource) -> None:
 
 def test_draws_leave_torchs_global_generator_alone(data: CachedSource) -> None:
     state = torch.get_rng_state()
-    replay = Replay({"expert": [select(data, None, 1, generator())]}, {"expert": 16}, seed=0)
+    replay = replay_of({"expert": [select(data, None, 1, generator())]}, {"expert": 16}, seed=0)
     first = replay.sample()
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(5)
-    again = Replay({"expert": [select(data, None, 1, generator())]}, {"expert": 16}, seed=0)
+    again = replay_of({"expert": [select(data, None, 1, generator())]}, {"expert": 16}, seed=0)
     assert (again.sample() == first).all()
 
 
 def test_float64_batches(data: CachedSource) -> None:
     selection = select(data, None, 1, generator())
     single, double = (
-        Replay({"expert": [selection]}, {"expert": 50}, 0, dtype).sample() for dtype in (torch.float32, torch.float64)
+        replay_of({"expert": [selection]}, {"expert": 50}, 0, dtype).sample()
+        for dtype in (torch.float32, torch.float64)
     )
     leaves = list(double.items(include_nested=True, leaves_only=True))
     assert len(leaves) == 4
@@ -298,8 +325,8 @@ def test_observation_statistics_are_numpys() -> None:
         episode[0][:] = episode[0] * 100 + 1000
     one, two = cached_dataset("test/one-v0", written), cached_dataset("test/two-v0", other)
     selections = [select(one, 2, 3, generator()), select(two, None, 1, generator())]
-    mean, std = observation_statistics(selections)
-    values = np.concatenate([s.data.steps["observation"].numpy()[s.rows] for s in selections]).astype(np.float64)
+    mean, std = statistics_of(selections)
+    values = np.concatenate([s.data.steps["observation_0"].numpy()[s.rows] for s in selections]).astype(np.float64)
     assert len(values) == 90 + sum(len(chosen) for chosen in times_of_rows(selections[0]).values())
     np.testing.assert_allclose(mean.numpy(), values.mean(0), rtol=1e-12)
     np.testing.assert_allclose(std.numpy(), values.std(0), rtol=1e-9)
@@ -317,7 +344,7 @@ def test_statistics_do_not_see_unchosen_data() -> None:
     written = counting_episodes([10, 10])
     data = cached_dataset("test/two-v0", written)
     selection = select(data, 1, 1, generator())
-    mean, std = observation_statistics([selection])
+    mean, std = statistics_of([selection])
     episode = float(selection.trajectories[0])
     assert mean.tolist() == pytest.approx([episode, 4.5])
     assert std.tolist() == pytest.approx([1e-3, np.std(np.arange(10))]), "a constant dimension counts as 1e-3"
@@ -330,7 +357,7 @@ def test_statistics_of_large_numbers() -> None:
     ends = np.arange(5000) == 4999
     path_data = [(values, empty, np.zeros(5000), np.zeros(5000, bool), ends)]
     data = cached_dataset("test/far2-v0", path_data)
-    mean, std = observation_statistics([select(data, None, 1, generator())])
+    mean, std = statistics_of([select(data, None, 1, generator())])
     stored = values[:-1].astype(np.float32).astype(np.float64)
     np.testing.assert_allclose(mean.numpy(), stored.mean(0), rtol=1e-12)
     np.testing.assert_allclose(std.numpy(), stored.std(0), rtol=1e-6)

@@ -62,13 +62,14 @@ def assert_reads_like_minari(
     assert (source.total_episodes, source.total_steps) == (len(lengths), sum(lengths))
     assert [len(episode.actions) for episode in ours] == lengths
     for mine, other, (observations, actions, _, terminations, _) in zip(ours, theirs, written, strict=True):
-        np.testing.assert_array_equal(mine.observations, other.observations)
+        assert set(mine.observations) == {"observation"}
+        np.testing.assert_array_equal(mine.observations["observation"], other.observations)
         np.testing.assert_array_equal(mine.actions, other.actions)
         np.testing.assert_array_equal(mine.terminations, other.terminations)
-        np.testing.assert_array_equal(mine.observations, observations)
+        np.testing.assert_array_equal(mine.observations["observation"], observations)
         np.testing.assert_array_equal(mine.actions, actions)
         np.testing.assert_array_equal(mine.terminations, terminations)
-        assert mine.observations.dtype == dtype
+        assert mine.observations["observation"].dtype == dtype
     expected = [episode.rewards.sum() for episode in theirs]
     np.testing.assert_allclose(episode_returns(source), expected, rtol=1e-12)
 
@@ -95,7 +96,7 @@ def test_more_than_ten_episodes_come_in_the_order_of_their_numbers(data_format: 
     if data_format == "arrow":
         pytest.importorskip("pyarrow")
     source = open_source(write_dataset("test/order-v0", counting_episodes([2] * 12), data_format=data_format))
-    assert [episode.observations[0, 0] for episode in episodes(source)] == list(range(12))
+    assert [episode.observations["observation"][0, 0] for episode in episodes(source)] == list(range(12))
 
 
 def test_terminations_are_not_truncations() -> None:
@@ -183,7 +184,7 @@ def test_one_episode_is_read_at_a_time() -> None:
     next(reading)
     with h5py.File(source.path / "main_data.hdf5") as file:
         expected = stored_array(file, 1, "observations")[()]
-    np.testing.assert_array_equal(next(reading).observations, expected)
+    np.testing.assert_array_equal(next(reading).observations["observation"], expected)
 
 
 @pytest.mark.parametrize("damage", ["missing folder", "no metadata", "half metadata", "no id", "a list", "bad space"])

@@ -122,7 +122,7 @@ def test_reading_data_runs_nothing(data_format: str, mark: Path) -> None:
         pytest.importorskip("pyarrow")
     text = specification(id="Evil-v0", entry_point="evil_module:Env")
     source = source_with(data_format, env_spec=text, eval_env_spec=text)
-    assert cached(source).steps["observation"][3].tolist() == [0.0, 3.0]
+    assert cached(source).steps["observation_0"][3].tolist() == [0.0, 3.0]
     episode_returns(source)
     assert not mark.exists()
 

@@ -1,5 +1,7 @@
 """Whole episodes, one for each seed, the same however many environments step side by side."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ ENVIRONMENT = "MountainCarContinuous-v0"
 SEEDS = [5, 3, 11, 8, 100, 2, 9]
 
 
-def pump(observations: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
+def pump(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
     """Push along the velocity, with noise: reaches the goal after a different time from every start."""
+    observations = np.stack([history[-1] for history in histories])
     noise = np.stack([generator.uniform(-0.3, 0.3, 1) for generator in generators])
     return (np.where(observations[:, 1:] >= 0, 0.9, -0.9) + noise).clip(-1, 1).astype(np.float32)
 
@@ -23,7 +26,7 @@ def plainly(seed: int) -> Episode:
     episode = Episode(seed, [environment.reset(seed=seed)[0]])
     done = False
     while not done:
-        action = pump(episode.observations[-1][None], [generator])[0]
+        action = pump([episode.observations[-1:]], [generator])[0]
         observation, reward, terminated, truncated, _ = environment.step(action)
         episode.observations.append(observation)
         episode.actions.append(action)
@@ -68,7 +71,7 @@ def test_episodes_are_whole() -> None:
 
 
 def test_a_time_limit_truncates_and_does_not_terminate() -> None:
-    still: Act = lambda observations, _: np.zeros((len(observations), 1), np.float32)  # noqa: E731
+    still: Act = lambda histories, _: np.zeros((len(histories), 1), np.float32)  # noqa: E731
     (episode,) = rollout(make("Pendulum-v1", 1), still, [0])
     assert len(episode.rewards) == 200
     assert episode.truncations == [False] * 199 + [True]
@@ -78,14 +81,32 @@ def test_a_time_limit_truncates_and_does_not_terminate() -> None:
 def test_the_policy_answers_for_running_episodes_only() -> None:
     asked = 0
 
-    def counted(observations: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
+    def counted(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
         nonlocal asked
-        assert len(observations) == len(generators)
-        asked += len(observations)
-        return pump(observations, generators)
+        assert len(histories) == len(generators)
+        asked += len(histories)
+        return pump(histories, generators)
 
     episodes = list(rollout(make(ENVIRONMENT, 4), counted, SEEDS))
     assert asked == sum(len(episode.rewards) for episode in episodes)
+
+
+def test_the_policy_sees_each_episode_from_its_start() -> None:
+    """All observations so far, oldest first, whoever else is still running."""
+    seen: dict[int, list[list[list[float]]]] = {}
+    starts: dict[tuple[float, ...], int] = {}
+
+    def noting(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
+        for history in histories:
+            episode = starts.setdefault(tuple(history[0].tolist()), len(starts))
+            seen.setdefault(episode, []).append([observation.tolist() for observation in history])
+        return pump(histories, generators)
+
+    episodes = list(rollout(make(ENVIRONMENT, 3), noting, SEEDS))
+    assert len(seen) == len(SEEDS)
+    for index, episode in enumerate(episodes):
+        whole = [observation.tolist() for observation in episode.observations]
+        assert seen[index] == [whole[: t + 1] for t in range(len(episode.rewards))]
 
 
 def test_environments_left_over_from_an_episode_start_afresh(expected: list[Episode]) -> None:

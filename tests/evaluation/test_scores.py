@@ -51,10 +51,10 @@ def test_evaluate_counts_episodes() -> None:
 
 
 def test_a_policy_for_another_environment_is_refused() -> None:
-    with pytest.raises(UserError, match=r"observation space has shape \(3,\), the policy's \(4,\)"):
+    with pytest.raises(UserError, match=r"observation space is Box of shape \(3,\), the policy's Box of shape \(4,\)"):
         evaluate(pendulum_policy(4), "Pendulum-v1", 1, 0)
     wide = Policy(mlp(3, 8, 2), Box(-np.inf, np.inf, (3,)), Box(-2.0, 2.0, (2,)))
-    with pytest.raises(UserError, match=r"action space has shape \(1,\), the policy's \(2,\)"):
+    with pytest.raises(UserError, match=r"action space is Box of shape \(1,\), the policy's Box of shape \(2,\)"):
         evaluate(wide, "Pendulum-v1", 1, 0)
 
 

@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
+from minari.serialization import serialize_space
 
 from iq_offline.cli import main
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
+from iq_offline.learning.policy import Policy
 from tests.data_helpers import (
     PROGRESS,
     QUICK,
@@ -34,6 +36,7 @@ from tests.data_helpers import (
     small_dataset,
     snapshot,
     start_python,
+    stored_array,
     the_error,
     tmpfs,
     write_spaces_dataset,
@@ -41,6 +44,7 @@ from tests.data_helpers import (
 from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 
 NAME = "test/small-v0"
+NO_HELD_OUT = ("--held-out-trajectories", "0")
 RUN_FILES = {"config.toml", "data.json", "metrics.ndjson", "policy.safetensors", "summary.json", "curve.png"}
 
 
@@ -225,19 +229,51 @@ def test_more_trajectories_than_there_are(fails: Fails, output: Path) -> None:
 def test_spaces_that_cannot_be_learned(fails: Fails, output: Path) -> None:
     box = Box(-1, 1, (3,))
     cases: dict[str, tuple[gymnasium.Space, gymnasium.Space, str]] = {
-        "discrete": (box, Discrete(3), "its action space is Discrete"),
-        "numbers": (Discrete(5), box, "its observation space is Discrete"),
-        "unbounded": (box, Box(-np.inf, np.inf, (2,)), "its action box has no finite, positive width"),
-        "half": (box, Box(np.array([-1, -np.inf], np.float32), 1, (2,)), "its action box has no finite"),
+        "whole": (box, Box(0, 9, (2,), np.int64), "its actions are Box of int64; Box of floating point, Discrete,"),
+        "bytes": (box, Box(0, 9, (2,), np.uint8), "its actions are Box of uint8; Box of floating point, Discrete,"),
+        "words": (Text(5), box, "observation 'observation' is Text, not numbers: nothing else is observed"),
+        "saying": (box, Text(5), "its actions are Text; Box of floating point, Discrete,"),
     }
     for name, (observation, action, expected) in cases.items():
         write_spaces_dataset(f"test/{name}-v0", observation, action)
         assert f"test/{name}-v0: {expected}" in fails(train("--output", output, expert=f"test/{name}-v0"))
-    folder = small_dataset("test/dict-v0").path
-    from minari.serialization import serialize_space
+    for name, space in {"dict": Dict({"a": box}), "tuple": Tuple([box])}.items():
+        folder = small_dataset(f"test/{name}-v0").path
+        change_metadata(folder, action_space=serialize_space(space))
+        assert f"its actions are {name.title()}; Box" in fails(train("--output", output, expert=f"test/{name}-v0"))
 
-    change_metadata(folder, observation_space=serialize_space(Dict({"a": box})))
-    assert "its observation space is Dict" in fails(train("--output", output, expert="test/dict-v0"))
+
+def test_a_text_among_the_observations_is_named_with_how_to_drop_it(
+    fails: Fails, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = Dict({"mission": Text(8), "state": Box(-1, 1, (3,)), "where": Discrete(4)})
+    write_spaces_dataset("test/mission-v0", space, Discrete(3))
+    line = fails(train("--output", output, expert="test/mission-v0"))
+    assert "test/mission-v0: observation 'mission' is Text, not numbers" in line
+    assert "drop it with observation_keys = ['state', 'where']" in line
+    line = fails(train("--output", output, "--observation-keys", "stat", expert="test/mission-v0"))
+    assert "no observation 'stat'; did you mean 'state'? (it has: mission, state, where)" in line
+    arguments = train("--output", output, "--observation-keys", "state", "where", expert="test/mission-v0")
+    succeeds(arguments, capsys)
+    assert Policy.load(output / "bc" / "policy.safetensors").encoder.size == 3 + 4
+
+
+def test_spaces_that_the_data_do_not_have(fails: Fails, output: Path) -> None:
+    """The metadata promise parts of observations that the file lacks."""
+    folder = small_dataset("test/parts-v0").path
+    change_metadata(folder, observation_space=serialize_space(Dict({"a": Box(-1, 1, (3,))})))
+    line = fails(train("--output", output, expert="test/parts-v0"))
+    assert re.search(r"test/parts-v0: the file in .* is cut or damaged .*observations/a", line)
+
+
+def test_a_value_that_is_not_in_its_discrete_space(fails: Fails, output: Path) -> None:
+    """Of the actions or of an observation: the episode is named."""
+    for name, part in (("action", "actions"), ("observation", "observations")):
+        path = write_spaces_dataset(f"test/{name}-v0", Discrete(5, start=2), Discrete(3, start=-1), episodes=4)
+        with h5py.File(path / "main_data.hdf5", "r+") as file:
+            stored_array(file, 2, part)[3] = 7
+        line = fails(train("--output", output, expert=f"test/{name}-v0"))
+        assert line == f"error: test/{name}-v0: episode 2 holds a value that is not in its Discrete space"
 
 
 def test_actions_outside_the_box_are_clipped(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,9 +318,18 @@ def test_actions_outside_the_box_are_clipped(root: Path, output: Path, capsys: p
         (["--iq-learn.discount", "1.0"], "discount = 1"),
         (["--iq-learn.value-states", "mixture"], "iq_learn.value_states = 'mixture' needs suboptimal data"),
         (["--iq-learn.chi2-states", "mixture"], "iq_learn.chi2_states = 'mixture' needs suboptimal data"),
+        (["--suboptimal", f"{NAME}:0"], "suboptimal"),
+        (["--suboptimal", f"{NAME}:3:hidden", *NO_HELD_OUT], f"{NAME} holds 2 trajectories, 3 were asked for"),
+        (["--observation-keys", "stat"], f"{NAME} has no observation 'stat' (it has: observation)"),
+        (["--frame-stack", "0"], "frame_stack = 0"),
+        (["--held-out-trajectories", "-1"], "held_out_trajectories = -1"),
+        (["--action-low", "0", "0", "0"], f"action_low has 3 numbers, {NAME} has actions of 2: give 1 or 2"),
+        (["--action-high", "-2"], f"{NAME}: its action box is empty or not finite"),
+        (["--action-high", "inf"], f"{NAME}: its action box is empty or not finite"),
         (["--suboptimal", NAME, "--suboptimal-fraction", "1.0"], "suboptimal_fraction = 1"),
-        (["--suboptimal", NAME, "--suboptimal-fraction", "0.999"], "suboptimal"),
-        (["--suboptimal", NAME, "--batch-size", "1"], "suboptimal"),
+        (["--suboptimal", NAME, "--suboptimal-fraction", "0.999", *NO_HELD_OUT], "suboptimal_fraction 0.999"),
+        (["--suboptimal", NAME, "--batch-size", "1", *NO_HELD_OUT], "suboptimal_fraction"),
+        (["--suboptimal", NAME], "no trajectories left: all are labelled expert or held out"),
         (["--gradient-stepz", "5"], "--gradient-steps"),
         (["--output"], "output"),
         (["surprise"], "surprise"),

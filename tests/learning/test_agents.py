@@ -2,19 +2,22 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import BCConfig, DataConfig, IQLearnConfig, RunConfig, TrainingConfig, resolved
 from iq_offline.data.cache import CachedSource, cached
+from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import open_source
 from iq_offline.learning.agents import UnitBox, tensors
 from iq_offline.learning.agents.bc import BC
-from iq_offline.learning.agents.iq_learn import IQLearn
+from iq_offline.learning.agents.iq_learn import ContinuousIQLearn
 from iq_offline.learning.learner import Learner, named_leaves
 from iq_offline.training.setup import choose_data, prepare
 from tests.helpers import Episode, point_mass_episodes, write_dataset
@@ -23,6 +26,7 @@ SIZE, ACTION_SIZE, HIDDEN = 3, 2, (7, 5)
 LOW, HIGH = np.array([-2.0, 0.5]), np.array([1.0, 0.75])
 MEAN, STD = np.array([1.0, -20.0, 0.3]), np.array([0.5, 10.0, 2.0])
 UNIT_BOX = UnitBox(torch.from_numpy(LOW), torch.from_numpy(HIGH))
+ENCODER = ObservationEncoder(chosen_leaves(Box(-np.inf, np.inf, (SIZE,)), (), "the test"))
 EXPERTS, OTHERS, STARTS = 4, 6, 3
 
 TERMS = [
@@ -60,17 +64,17 @@ def draw_batch(suboptimal: bool) -> tuple[TensorDict, TensorDict]:
     return TensorDict(batch), TensorDict(noise)
 
 
-def draw_parameters(agent: IQLearn | BC) -> TensorDict:
+def draw_parameters(agent: ContinuousIQLearn | BC) -> TensorDict:
     """Float64; the target critic is another one than the critic."""
     torch.manual_seed(2)
     parameters = agent.initial_parameters(torch.from_numpy(MEAN), torch.from_numpy(STD)).double()
-    if isinstance(agent, IQLearn):
+    if isinstance(agent, ContinuousIQLearn):
         for _, leaf in named_leaves(parameters["target_critic"]):
             leaf.add_(0.3 * torch.randn(leaf.shape).double())
     return parameters
 
 
-def iq_learn(value_states: str, chi2_states: str, suboptimal: bool) -> IQLearn:
+def iq_learn(value_states: str, chi2_states: str, suboptimal: bool, **changes: Any) -> ContinuousIQLearn:
     config = IQLearnConfig(
         discount=0.9,
         chi2_alpha=0.3,
@@ -78,8 +82,9 @@ def iq_learn(value_states: str, chi2_states: str, suboptimal: bool) -> IQLearn:
         value_states=value_states,  # type: ignore[arg-type]
         chi2_states=chi2_states,  # type: ignore[arg-type]
         gradient_penalty=0.7,
+        **changes,
     )
-    return IQLearn(config, SIZE, ACTION_SIZE, UNIT_BOX, HIDDEN, suboptimal)
+    return ContinuousIQLearn(config, ENCODER, UNIT_BOX, HIDDEN, suboptimal)
 
 
 class Slow:
@@ -274,7 +279,7 @@ def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else():
 
 def behavior_cloning(loss: str) -> BC:
     config = BCConfig(loss=loss)  # type: ignore[arg-type]
-    return BC(config, SIZE, ACTION_SIZE, UNIT_BOX, HIDDEN)
+    return BC(config, ENCODER, UNIT_BOX, HIDDEN)
 
 
 def expert_outputs(parameters: TensorDict, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
@@ -342,9 +347,9 @@ def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(a
     }
     results = {}
     for name, source in sources.items():
-        assert sorted(source.steps) == ["action", "observation", "terminated"]
+        assert sorted(source.steps) == ["action", "observation_0", "terminated"]
         files = sorted(file.name for file in (tmp_path / "cache").rglob("*.memmap"))
-        assert set(files) == {"action.memmap", "observation.memmap", "terminated.memmap"}
+        assert set(files) == {"action.memmap", "observation_0.memmap", "terminated.memmap"}
         config = resolved(everything)
         training = prepare(config, choose_data(config, source, []))
         batch = training.replay.sample()

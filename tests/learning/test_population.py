@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, TrainingConfig, resolved
+from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
 from iq_offline.data.cache import CachedSource
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
@@ -29,7 +29,7 @@ def sources() -> list[CachedSource]:
 def configs(algorithm: str, suboptimal: bool, value_states: str = "auto") -> list[RunConfig]:
     base = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
-        data=DataConfig("test/expert-v0", suboptimal=("test/other-v0",) if suboptimal else ()),
+        data=DataConfig("test/expert-v0", suboptimal=(Suboptimal("test/other-v0"),) if suboptimal else ()),
         training=TrainingConfig(STEPS, batch_size=24, hidden_sizes=(16, 16), dtype="float64", average_decay=0.95),
         iq_learn=IQLearnConfig(critic_learning_rate=3e-3, value_states=value_states),  # type: ignore[arg-type]
     )

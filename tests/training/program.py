@@ -16,6 +16,7 @@ from iq_offline.config import (
     DataConfig,
     IQLearnConfig,
     RunConfig,
+    Suboptimal,
     TrainingConfig,
     from_table,
     read_toml,
@@ -54,7 +55,7 @@ def configuration(algorithm: str = "iq_learn", seed: int = 0, suboptimal: bool =
         RunConfig(
             algorithm=algorithm,  # type: ignore[arg-type]
             seed=seed,
-            data=DataConfig(EXPERT, num_expert_trajectories=2, suboptimal=(OTHER,) if suboptimal else ()),
+            data=DataConfig(EXPERT, num_expert_trajectories=2, suboptimal=(Suboptimal(OTHER),) if suboptimal else ()),
             training=TrainingConfig(**options | training),
         )
     )
@@ -68,7 +69,7 @@ def with_iq_learn(config: RunConfig, **changes: Any) -> RunConfig:
 def run_training(config: RunConfig, folder: Path) -> Policy:
     """Everything between a dataset and a trained policy."""
     torch.set_num_threads(1)
-    sources = [obtain(name, QUIET) for name in (config.data.expert, *config.data.suboptimal)]
+    sources = [obtain(name, QUIET) for name in (config.data.expert, *(part.dataset for part in config.data.suboptimal))]
     data = choose_data(config, sources[0], sources[1:])
     return train_policy(config, prepare(config, data), data, folder, QUIET)
 

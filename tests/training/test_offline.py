@@ -48,7 +48,9 @@ def datasets(own_folders: None) -> None:
 
 
 def prepared(config: RunConfig) -> Training:
-    return prepare(config, choose_data(config, obtain(EXPERT), [obtain(name) for name in config.data.suboptimal]))
+    return prepare(
+        config, choose_data(config, obtain(EXPERT), [obtain(part.dataset) for part in config.data.suboptimal])
+    )
 
 
 @pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", False), ("iq_learn", True), ("bc", False)])

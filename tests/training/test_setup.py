@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from iq_offline.config import Suboptimal
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.training.setup import choose_data, prepare
@@ -18,7 +19,9 @@ def datasets(own_folders: None) -> None:
 
 
 def test_labelled_trajectories_are_never_among_the_suboptimal_ones():
-    config = configuration(suboptimal=True)
+    config = configuration()
+    parts = (Suboptimal(EXPERT), Suboptimal(OTHER))
+    config = replace(config, data=replace(config.data, suboptimal=parts, held_out_trajectories=0))
     expert = obtain(EXPERT)
     data = choose_data(config, expert, [expert, obtain(OTHER)])
     labelled, hidden = data.expert.trajectories.tolist(), data.suboptimal[0].trajectories.tolist()
@@ -65,7 +68,7 @@ def test_observations_are_normalised_by_what_the_run_sees():
     config = configuration("bc", dtype="float64")
     data = choose_data(config, obtain(EXPERT), [])
     rows = torch.from_numpy(data.expert.rows)
-    observations = data.expert.data.steps["observation"][rows].double().numpy()
+    observations = data.expert.data.steps["observation_0"][rows].double().numpy()
     normalizer = prepare(config, data).learner.parameters["normalizer"]
     np.testing.assert_allclose(normalizer["mean"], observations.mean(0), atol=1e-9)
     np.testing.assert_allclose(normalizer["std"], observations.std(0), atol=1e-9)
