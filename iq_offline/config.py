@@ -119,6 +119,8 @@ class TrainingConfig:
     """Steps between checkpoints."""
     snapshots: Annotated[int, Field(ge=0)] = 10
     """Averaged policies kept along the way, for the curve only; they are evaluated after training."""
+    prefetch: Annotated[int, Field(ge=0)] = 0
+    """Batches drawn ahead in a thread: for images, and data that do not fit in memory. The result is the same."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the training."""
     device: str = "cpu"

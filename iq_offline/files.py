@@ -1,11 +1,12 @@
 """Where things live on disk, and writing them so that a reader never sees half a file."""
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from iq_offline.errors import UserError
@@ -98,3 +99,41 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+LOCK = "lock"
+
+
+@contextmanager
+def resumable_folder(path: Path) -> Iterator[Path]:
+    """Like :func:`new_folder`, but what a killed or interrupted process left is given to the next one to go on with.
+
+    Only one process at a time works on it; another gets a folder of its own.
+    """
+    partial = path.parent / f".{path.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(open(partial / LOCK, "ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(partial / LOCK))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            yield stack.enter_context(new_folder(path))
+            return
+        try:
+            yield partial
+            for file in sorted(partial.rglob("*")):
+                sync(file)
+            (partial / LOCK).unlink()
+            try:
+                os.rename(partial, path)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                shutil.rmtree(partial)
+            sync(path.parent)
+        except Exception:  # Not an interruption: that is gone on with.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise

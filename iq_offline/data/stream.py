@@ -111,14 +111,15 @@ def view_of(dataset: MinariDataset) -> Source:
     return replace(source, view=view, view_steps=steps)
 
 
-def episodes(source: Source) -> Iterator[EpisodeArrays]:
-    """All episodes in the order of their ids, each checked for its lengths.
+def episodes(source: Source, first: int = 0) -> Iterator[EpisodeArrays]:
+    """All episodes in the order of their ids, or those from position ``first`` on, each checked for its lengths.
 
     Raises:
         UserError: a file is cut or damaged, an episode is missing, or its lengths do not fit together.
     """
     read = _hdf5_episodes if source.is_hdf5 else _minari_episodes
-    for index, episode in zip(source.episode_ids, _with_clear_errors(read(source), source), strict=False):
+    ids = list(source.episode_ids)[first:]
+    for index, episode in zip(ids, _with_clear_errors(read(source, ids), source), strict=False):
         steps = len(episode.actions)
         lengths = {len(array) for array in episode.observations.values()}
         if lengths != {steps + 1} or len(episode.terminations) != steps:
@@ -138,7 +139,7 @@ def episode_returns(source: Source) -> np.ndarray:
                 for index in source.episode_ids:
                     yield float(np.sum(file[f"episode_{index}"]["rewards"][()]))  # type: ignore[index]
         else:
-            for episode in _stored(source):
+            for episode in _stored(source, source.episode_ids):
                 yield float(np.sum(episode.rewards))
 
     return np.array(list(_with_clear_errors(read(), source)))
@@ -149,7 +150,7 @@ def learnable_leaves(source: Source) -> list[Leaf]:
     return [leaf for leaf in leaves_of(source.observation_space) if is_learnable(leaf.space)]
 
 
-def _hdf5_episodes(source: Source) -> Iterator[EpisodeArrays]:
+def _hdf5_episodes(source: Source, ids: Sequence[int]) -> Iterator[EpisodeArrays]:
     leaves = {leaf.name: leaf for leaf in learnable_leaves(source)}
     inside = {
         name: "/".join(["observations", *(f"_index_{key}" if isinstance(key, int) else key for key in leaf.path)])
@@ -161,7 +162,7 @@ def _hdf5_episodes(source: Source) -> Iterator[EpisodeArrays]:
         if source.metadata.get("jpeg_encoding", True) and is_image_space(leaf.space)
     }
     with h5py.File(source.path / "main_data.hdf5") as file:
-        for index in source.episode_ids:
+        for index in ids:
             group = f"episode_{index}"
             observations = {
                 name: (_jpeg_array if name in pictures else _hdf5_array)(file, f"{group}/{path}")
@@ -189,7 +190,7 @@ def _jpeg_array(file: h5py.File, name: str) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(row.tobytes()))) for row in rows])  # type: ignore[union-attr]
 
 
-def _stored(source: Source) -> Iterator[Any]:
+def _stored(source: Source, ids: Sequence[int]) -> Iterator[Any]:
     """Episodes as Minari reads them."""
     try:
         dataset = MinariDataset(source.path)
@@ -197,13 +198,13 @@ def _stored(source: Source) -> Iterator[Any]:
         raise UserError(
             f"{source.id} is stored as Arrow or Parquet, which needs pyarrow: pip install pyarrow"
         ) from error
-    return iter(dataset.iterate_episodes(list(source.episode_ids)))
+    return iter(dataset.iterate_episodes(list(ids)))
 
 
-def _minari_episodes(source: Source) -> Iterator[EpisodeArrays]:
+def _minari_episodes(source: Source, ids: Sequence[int]) -> Iterator[EpisodeArrays]:
     leaves = learnable_leaves(source)
-    stored = _stored(source)
-    recorded = MinariDataset(source.path).storage.get_episode_metadata(source.episode_ids)
+    stored = _stored(source, ids)
+    recorded = MinariDataset(source.path).storage.get_episode_metadata(ids)
     for episode, about in zip(stored, recorded, strict=True):
         if len(episode.actions) != about["total_steps"]:
             raise UserError(

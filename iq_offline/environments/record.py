@@ -21,8 +21,8 @@ from gymnasium.spaces import Dict, Tuple
 from minari.data_collector import EpisodeBuffer
 
 from iq_offline.data import catalog
-from iq_offline.data.cache import Progress
 from iq_offline.data.catalog import RANDOM, WAYPOINTS, Card, DatasetCard
+from iq_offline.data.ingest import Progress
 from iq_offline.data.spaces import leaves_of, part_of
 from iq_offline.environments.make import make
 from iq_offline.environments.rollout import Act, Episode, acting, acting_in_turns, acting_randomly, rollout

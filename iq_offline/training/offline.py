@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import TrainingConfig
+from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay
 from iq_offline.errors import UserError
 from iq_offline.learning.agents import Metrics
@@ -38,6 +39,7 @@ class Training:
     learner: Learner
     replay: Replay
     noise: torch.Generator
+    prefetcher: Prefetcher | None = None
 
     def draw_noise(self, batch: TensorDict) -> TensorDict:
         """Standard normal numbers for every row of every kind, as many as the agent asks for."""
@@ -53,12 +55,21 @@ class Training:
 
     def update(self) -> Metrics:
         """One gradient step on one batch."""
-        batch = self.replay.sample()
+        batch = self.next_batch()
         return self.learner.update(batch, self.draw_noise(batch))
 
-    def generators(self) -> dict[str, torch.Generator]:
+    def next_batch(self) -> TensorDict:
+        """From the replay, or from what was drawn ahead."""
+        return (self.prefetcher or self.replay).sample()
+
+    def generators(self) -> dict[str, torch.Generator | Prefetcher]:
         """Everything that draws, by name."""
-        return {"noise": self.noise, "replay": self.replay.generator}
+        return {"noise": self.noise, "replay": self.prefetcher or self.replay.generator}
+
+    def close(self) -> None:
+        """End what runs in the background; the training can go on afterwards."""
+        if self.prefetcher:
+            self.prefetcher.close()
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed training needs, random generators included."""
@@ -156,6 +167,7 @@ def train(
                     raise InterruptedTrainingError(step)
         finally:
             log.close()
+            training.close()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from iq_offline.config import RunConfig
 from iq_offline.data.actions import ActionBox, ActionBranches, ActionEncoder, action_encoder
 from iq_offline.data.cache import CachedSource
+from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay, Selection, feature_statistics, select
 from iq_offline.data.spaces import ObservationEncoder, check_compatible, chosen_leaves
 from iq_offline.errors import UserError
@@ -137,7 +138,7 @@ def prepare(config: RunConfig, data: Data) -> Training:
         options.device,
     )
     noise = torch.Generator(options.device).manual_seed(seeds["noise"])
-    return Training(learner, replay, noise)
+    return Training(learner, replay, noise, Prefetcher(replay, options.prefetch) if options.prefetch else None)
 
 
 def make_agent(config: RunConfig, data: Data) -> Agent:
@@ -187,14 +188,19 @@ class Population(Training):
         super().__init__(learner, members[0].replay, members[0].noise)
         self.members = members
 
-    def generators(self) -> dict[str, torch.Generator]:
+    def generators(self) -> dict[str, torch.Generator | Prefetcher]:
         """Those of all members."""
         members = enumerate(self.members)
         return {f"{index}/{name}": each for index, member in members for name, each in member.generators().items()}
 
+    def close(self) -> None:
+        """End what runs in the background."""
+        for member in self.members:
+            member.close()
+
     def update(self) -> Metrics:
         """One gradient step of every learner, each on its own batch; metrics have one number a learner."""
-        batches = [member.replay.sample() for member in self.members]
+        batches = [member.next_batch() for member in self.members]
         noise = [member.draw_noise(batch) for member, batch in zip(self.members, batches, strict=True)]
         return self.learner.update(stacked(batches), stacked(noise))
 

@@ -1,0 +1,170 @@
+"""Filling the files of a cache from a dataset, one episode in memory at a time, so that it can be gone on with."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from iq_offline.data.actions import ActionBranches, check_actions, has_finite_actions
+from iq_offline.data.spaces import Leaf, chosen_leaves
+from iq_offline.data.stream import EpisodeArrays, Source, episodes, learnable_leaves
+from iq_offline.errors import UserError
+from iq_offline.files import write_atomically
+
+Progress = Callable[[int, int], None]
+"""Called with (episodes done, episodes in all)."""
+
+JOURNAL = "journal.json"
+JOURNAL_EVERY = 64_000_000
+"""Bytes between two moments from which a killed ingestion goes on."""
+
+
+def ingest(source: Source, folder: Path, on_progress: Progress = lambda done, total: None) -> dict[str, Any]:
+    """Write the row files of a cache (see :mod:`iq_offline.data.cache`) into a folder that is empty or was begun.
+
+    Returns:
+        What the manifest says of the data: the names of the leaves, the episodes' lengths, the range of the actions.
+
+    Raises:
+        UserError: the data cannot be learned from, hold values that are not finite, or are not what their metadata say.
+    """
+    check_actions(source.action_space, source.id)
+    leaves = learnable_leaves(source)
+    if not leaves:
+        chosen_leaves(source.observation_space, (), source.id)  # Raises, naming what is there instead.
+    rows = source.total_steps + source.total_episodes
+    branches = ActionBranches(source.action_space) if has_finite_actions(source.action_space) else None
+    width = int(np.prod(cast(tuple[int, ...], source.action_space.shape)))
+    one_row = {f"observation_{i}": torch.zeros(leaf.size, dtype=leaf.dtype) for i, leaf in enumerate(leaves)}
+    one_row["action"] = torch.zeros(width, dtype=torch.int64 if branches else torch.float32)
+    one_row["terminated"] = torch.zeros(())
+
+    state = _begun(folder, one_row, rows) or _begin(folder, one_row, rows, width)
+    unsaved = 0
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(folder / f"{name}.memmap", "r+b")) for name in one_row]
+        for file, value in zip(files, one_row.values(), strict=True):
+            file.seek(state.rows * value.nbytes)
+        for position, episode in enumerate(episodes(source, first=len(state.lengths)), start=len(state.lengths)):
+            steps = len(episode.actions)
+            if state.rows + steps + 1 > rows:
+                state.lengths.append(steps)  # More than was promised: said below.
+                break
+            _check_shapes(source, leaves, position, episode)
+            try:
+                observations = [leaf.stored(episode.observations[leaf.name]) for leaf in leaves]
+                actions = _action_rows(episode.actions, branches, width)
+            except ValueError as error:
+                raise UserError(f"{source.id}: episode {source.episode_ids[position]} holds {error}") from error
+            terminated = np.zeros(steps + 1, np.float32)
+            terminated[:-1] = episode.terminations
+            state.add(source.episode_ids[position], observations, actions)
+            for file, array in zip(files, (*observations, actions, terminated), strict=True):
+                file.write(array.data)
+                unsaved += array.nbytes
+            on_progress(position + 1, source.total_episodes)
+            if unsaved > JOURNAL_EVERY:
+                _save(folder, state, files)
+                unsaved = 0
+    state.require_finite(source)
+    if (len(state.lengths), sum(state.lengths)) != (source.total_episodes, source.total_steps):
+        raise UserError(
+            f"{source.id}: its metadata promise {source.total_episodes} episodes of {source.total_steps} steps in "
+            f"all, its file holds {len(state.lengths)} of {sum(state.lengths)}: it was cut; download or build it again"
+        )
+    (folder / JOURNAL).unlink(missing_ok=True)
+    return {
+        "observations": {f"observation_{i}": leaf.name for i, leaf in enumerate(leaves)},
+        "action_min": state.action_min,
+        "action_max": state.action_max,
+        "lengths": state.lengths,
+    }
+
+
+@dataclass
+class _State:
+    """How far an ingestion has come, and what it has counted."""
+
+    action_min: list[float]
+    action_max: list[float]
+    lengths: list[int] = field(default_factory=list)
+    rows: int = 0
+    not_finite: dict[str, int] = field(default_factory=lambda: {"observations": 0, "actions": 0})
+    first_bad: int | None = None
+
+    def add(self, episode: int, observations: Sequence[np.ndarray], actions: np.ndarray) -> None:
+        """Count one episode's rows."""
+        self.lengths.append(len(actions) - 1)
+        self.rows += len(actions)
+        for name, arrays in (("observations", observations), ("actions", [actions])):
+            for array in arrays:
+                if array.dtype == np.float32 and not np.isfinite(array.sum(dtype=np.float64)):
+                    self.not_finite[name] += array.size - int(np.isfinite(array).sum())
+                    self.first_bad = episode if self.first_bad is None else self.first_bad
+        if len(actions) > 1:
+            self.action_min = np.minimum(self.action_min, actions[:-1].min(0)).tolist()
+            self.action_max = np.maximum(self.action_max, actions[:-1].max(0)).tolist()
+
+    def require_finite(self, source: Source) -> None:
+        """Stop where a value is not: nothing can be learned around it unseen."""
+        if any(self.not_finite.values()):
+            counts = " and ".join(f"{count} in {name}" for name, count in self.not_finite.items() if count)
+            raise UserError(
+                f"{source.id} holds values that are not finite: {counts}, first in episode {self.first_bad}"
+            )
+
+
+def _begin(folder: Path, one_row: dict[str, Tensor], rows: int, width: int) -> _State:
+    """Reserve the files."""
+    with ExitStack() as stack:
+        for name, value in one_row.items():  # A full disk is an error here; in a memory map it would be a fatal signal.
+            file = stack.enter_context(open(folder / f"{name}.memmap", "wb"))
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, max(rows * value.nbytes, 1))
+            else:  # macOS
+                file.truncate(rows * value.nbytes)
+    TensorDict({name: value.expand(rows, *value.shape) for name, value in one_row.items()}, [rows]).memmap_like(folder)
+    return _State([np.inf] * width, [-np.inf] * width)
+
+
+def _begun(folder: Path, one_row: dict[str, Tensor], rows: int) -> _State | None:
+    """Where a killed ingestion can be gone on with, if it left such a place."""
+    try:
+        state = _State(**json.loads((folder / JOURNAL).read_text()))
+        sizes = [(folder / f"{name}.memmap").stat().st_size for name in one_row]
+    except (OSError, ValueError, TypeError):
+        return None
+    return state if sizes == [rows * value.nbytes for value in one_row.values()] else None
+
+
+def _save(folder: Path, state: _State, files: Sequence[BinaryIO]) -> None:
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+    write_atomically(folder / JOURNAL, json.dumps(asdict(state)))
+
+
+def _check_shapes(source: Source, leaves: Sequence[Leaf], position: int, episode: EpisodeArrays) -> None:
+    arrays = [(f"observations {leaf.name}", episode.observations[leaf.name], leaf.shape) for leaf in leaves]
+    for name, array, expected in (*arrays, ("actions", episode.actions, source.action_space.shape)):
+        if array.shape[1:] != expected:
+            raise UserError(
+                f"{source.id}: episode {source.episode_ids[position]} holds {name} of shape {array.shape[1:]}, "
+                f"its space has {expected}"
+            )
+
+
+def _action_rows(actions: np.ndarray, branches: ActionBranches | None, width: int) -> np.ndarray:
+    """Stored actions of an episode, with the empty row at its end."""
+    rows = np.zeros((len(actions) + 1, width), np.int64 if branches else np.float32)
+    with np.errstate(over="ignore"):
+        rows[:-1] = branches.stored(actions) if branches else actions.reshape(len(actions), width)
+    return rows
