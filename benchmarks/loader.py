@@ -31,6 +31,7 @@ from minari.data_collector import EpisodeBuffer
 
 from iq_offline.data.cache import CachedSource, cached, clear
 from iq_offline.data.replay import Replay, select
+from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import Source, open_source
 from iq_offline.provenance import git_commit, package_versions
 
@@ -106,8 +107,9 @@ def peak_growth(action: Callable[[], object]) -> float:
 
 def measure_batch(data: CachedSource) -> tuple[float, float]:
     """Seconds for a batch of 256, and for five plain index_select calls of as many rows."""
-    replay = Replay({"expert": [select(data, None, 1, np.random.default_rng(0))]}, {"expert": 256}, 0)
-    columns = [torch.randn(data.steps["observation"].shape[0], size) for size in (11, 3, 11, 1, 1)]
+    encoder = ObservationEncoder(chosen_leaves(data.source.observation_space, (), data.source.id))
+    replay = Replay({"expert": [select(data, None, 1, np.random.default_rng(0))]}, {"expert": 256}, 0, encoder)
+    columns = [torch.randn(data.steps["action"].shape[0], size) for size in (11, 3, 11, 1, 1)]
     draws = cycle(torch.randint(len(columns[0]), (256,)) for _ in range(2000))  # New rows each time, as in training.
 
     def plain() -> None:
