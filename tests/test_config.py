@@ -13,6 +13,7 @@ from iq_offline.config import (
     EvaluationConfig,
     IQLearnConfig,
     RunConfig,
+    Suboptimal,
     TrainingConfig,
     from_table,
     load_recipe,
@@ -36,9 +37,20 @@ DIFFERENT = RunConfig(
     algorithm="bc",
     seed=7,
     fast=True,
-    data=DataConfig("a/b-v1", 3, 20, ("c-v0", "d-v2"), 0.25),
-    training=TrainingConfig(11, 12, (13, 14, 15), 0.5, False, False, 16, 17, 18, "float64", "cuda:1", 2),
-    iq_learn=IQLearnConfig(0.9, 0.1, 0.2, "initial", "mixture", 0.7, 2e-3, 3e-3, 0.4, 0.123),
+    data=DataConfig(
+        "a/b-v1",
+        3,
+        20,
+        (Suboptimal("c-v0"), Suboptimal("d-v2", 3), Suboptimal("e-v0", None, True), Suboptimal("f-v0", 4, True)),
+        0.25,
+        7,
+        ("state", "camera.left"),
+        4,
+        (-0.5,),
+        (0.25, 0.5),
+    ),
+    training=TrainingConfig(11, 12, (13, 14, 15), 0.5, False, False, 16, 17, 18, 19, "float64", "cuda:1", 2),
+    iq_learn=IQLearnConfig(0.9, 0.1, 0.2, "initial", "mixture", 0.7, 0.6, False, 2e-3, 3e-3, 0.4, 0.123),
     bc=BCConfig("likelihood", 1e-2),
     evaluation=EvaluationConfig(3, 4),
 )
@@ -66,8 +78,30 @@ def test_tables_hold_plain_values_and_every_key() -> None:
     for name, kind in SECTIONS.items():
         assert list(table[name]) == [field.name for field in dataclasses.fields(kind)]
     assert table["training"]["hidden_sizes"] == [13, 14, 15]
-    assert table["data"]["suboptimal"] == ["c-v0", "d-v2"]
+    assert table["data"]["suboptimal"] == [
+        {"dataset": "c-v0", "hidden": False},
+        {"dataset": "d-v2", "episodes": 3, "hidden": False},
+        {"dataset": "e-v0", "hidden": True},
+        {"dataset": "f-v0", "episodes": 4, "hidden": True},
+    ]
     assert table["iq_learn"]["temperature"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hopper/medium", Suboptimal("hopper/medium")),
+        ("a/b-v0:12", Suboptimal("a/b-v0", 12)),
+        ("a/b-v0:12:hidden", Suboptimal("a/b-v0", 12, True)),
+        ("a/b-v0:hidden", Suboptimal("a/b-v0", None, True)),
+        ("a:b", Suboptimal("a:b")),
+    ],
+)
+def test_suboptimal_data_in_words(text: str, expected: Suboptimal) -> None:
+    """In a recipe as text or as a table; equal, and so saved alike."""
+    config = from_table(RunConfig, {"data": {"suboptimal": [text]}}, "here")
+    assert config.data.suboptimal == (expected,)
+    assert from_table(RunConfig, to_table(config), "here") == config
 
 
 @pytest.mark.parametrize(
@@ -109,6 +143,10 @@ def test_nothing_is_suggested_where_nothing_is_near() -> None:
         ("data", "suboptimal_fraction", 0.0),
         ("data", "suboptimal_fraction", 1.0),
         ("data", "expert", 3),
+        ("data", "held_out_trajectories", -1),
+        ("data", "observation_keys", "state"),
+        ("data", "frame_stack", 0),
+        ("data", "action_low", -1.0),
         ("training", "gradient_steps", 0),
         ("training", "gradient_steps", "many"),
         ("training", "batch_size", -1),
@@ -142,6 +180,25 @@ def test_wrong_values_name_the_key(section: str, key: str, value: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("suboptimal", ["a-v0:0"], "data.suboptimal.0.episodes = 0: "),
+        ("suboptimal", ["a-v0", {"dataset": "a-v0", "episodes": -1}], "data.suboptimal.1.episodes = -1: "),
+        ("suboptimal", [{"dataset": "a-v0", "hide": True}], "unknown key 'data.suboptimal.0.hide'"),
+        ("suboptimal", [{"episodes": 3}], "data.suboptimal.0.dataset = "),
+        ("suboptimal", [3], "data.suboptimal.0 = 3: "),
+        ("action_high", [1.0, "one"], "data.action_high.1 = 'one': "),
+        ("observation_keys", ["state", 3], "data.observation_keys.1 = 3: "),
+    ],
+)
+def test_wrong_items_of_the_data_are_named(key: str, value: list[Any], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_table(RunConfig, {"data": {key: value}}, "some.toml")
+    assert str(caught.value).startswith(f"some.toml: {expected}")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_wrong_item_of_a_list_names_its_place() -> None:
     with pytest.raises(UserError, match=r"here: training\.hidden_sizes\.1 = 0: "):
         from_table(RunConfig, {"training": {"hidden_sizes": [64, 0]}}, "here")
@@ -162,12 +219,12 @@ def test_auto_without_suboptimal_data() -> None:
 
 
 def test_auto_with_suboptimal_data() -> None:
-    config = resolved(RunConfig(data=DataConfig(suboptimal=("hopper/medium",))))
+    config = resolved(RunConfig(data=DataConfig(suboptimal=(Suboptimal("hopper/medium"),))))
     assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
 
 
-@pytest.mark.parametrize("suboptimal", [(), ("hopper/medium",)])
-def test_what_is_said_is_kept(suboptimal: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("suboptimal", [(), (Suboptimal("hopper/medium"),)])
+def test_what_is_said_is_kept(suboptimal: tuple[Suboptimal, ...]) -> None:
     given = IQLearnConfig(value_states="initial", chi2_states="expert")
     config = RunConfig(data=DataConfig(suboptimal=suboptimal), iq_learn=given)
     assert resolved(config) == config

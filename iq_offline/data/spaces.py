@@ -125,16 +125,20 @@ def chosen_leaves(space: gymnasium.Space, keys: Sequence[str], owner: str) -> tu
         owner: the dataset, for errors.
 
     Raises:
-        UserError: a name that is not there (near ones suggested), or a leaf that cannot be learned from.
+        UserError: a name that is not there (near ones suggested) or there twice, or a leaf that cannot be learned from.
     """
     leaves = leaves_of(space)
+    names = [leaf.name for leaf in leaves]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"{owner}: two of its observations are called {twice!r}: rename a key that has a dot in it")
     chosen = leaves
     if keys:
         chosen = []
         for key in keys:
-            found = [leaf for leaf in leaves if leaf.name == key or leaf.name.startswith(f"{key}.")]
+            found = [leaf for leaf in leaves if leaf.name == key]
+            found = found or [leaf for leaf in leaves if leaf.name.startswith(f"{key}.")]
             if not found:
-                names = [leaf.name for leaf in leaves]
                 raise UserError(f"{owner} has no observation {key!r}{nearest(key, names)} (it has: {', '.join(names)})")
             chosen += [leaf for leaf in found if leaf not in chosen]
     unusable = [leaf for leaf in chosen if not is_learnable(leaf.space)]

@@ -135,7 +135,7 @@ def test_nearest_names_are_suggested() -> None:
     assert "did you mean" in (text := str(catalog.not_found("mujoco/hoper/expert-v0")))
     assert "'mujoco/hopper/expert-v0'" in text
     assert "'hopper/expert'" in str(catalog.not_found("hopper/exprt-v0"))
-    assert "hopper/expert" in str(catalog.not_found("qqq/zzz-v0"))
+    assert f"{catalog.card_names()[0]}/" in str(catalog.not_found("qqq/zzz-v0")), "nothing near: some that there are"
     assert "--download" in text
     for error in (catalog.not_found("a-v0"), catalog.not_found("hopper")):
         assert "\n" not in str(error)
