@@ -274,7 +274,7 @@ def _manifest(selection: Selection) -> dict[str, Any]:
     rows = torch.from_numpy(selection.rows)
     for name, values in selection.data.steps.items():
         digest.update(values[rows].numpy().tobytes())
-        if name == "observation":
+        if name.startswith("observation"):
             digest.update(values[rows + 1].numpy().tobytes())
     return {
         "dataset": selection.data.source.id,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import gymnasium
@@ -44,7 +45,15 @@ class ActionBox:
         """Actions ``(n, *shape)`` of the environment from points ``(n, size)`` of the unit box."""
         points = unit.reshape(len(unit), *self.low.shape)
         actions = self.low + (self.high - self.low) * (points + 1) / 2
-        return np.clip(actions, self.low, self.high).astype(self.space.dtype)
+        return np.clip(np.clip(actions, self.low, self.high).astype(self.space.dtype), *self._limits)
+
+    @cached_property
+    def _limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """The space's own bounds where ours are these, rounded to float32 or widened; bounds given by the user stay."""
+        own = self.space.low, self.space.high
+        flat = own[0] == own[1]
+        low = np.where(flat | (own[0].astype(np.float32) == self.low), own[0], -np.inf)
+        return low, np.where(flat | (own[1].astype(np.float32) == self.high), own[1], np.inf)
 
 
 @dataclass(frozen=True)

@@ -73,29 +73,36 @@ def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[Ca
     bounds = options.action_low, options.action_high
     actions = action_encoder(source.action_space, recorded, *bounds, source.id)
 
-    taken = labelled.trajectories.tolist()
+    taken = _stored(labelled)
     held_out = None
     spare = min(options.held_out_trajectories, len(expert.lengths) - len(taken))
     if spare:
-        held_out = select(expert, spare, 1, np.random.default_rng(seed), without=taken, from_end=True)
-        taken += held_out.trajectories.tolist()
+        own = np.random.default_rng(seed)
+        held_out = select(expert, spare, 1, own, without=labelled.trajectories.tolist(), from_end=True)
+        taken |= _stored(held_out)
     others = []
     for part, data in zip(options.suboptimal, suboptimal, strict=True):
         check_compatible(source, data.source)
         same = data.source.path == source.path
         if part.hidden and not same:
             raise UserError(f"{part.dataset} cannot be hidden: hidden trajectories are of the expert's, {source.id}")
-        if part.hidden:
-            own = np.random.default_rng(seed)
-            chosen = select(data, part.episodes, 1, own, without=taken, from_end=True)
-        else:
-            chosen = select(data, part.episodes, 1, generator, without=taken if same else ())
+        without = [i for i, stored in enumerate(data.source.episode_ids) if stored in taken] if same else []
+        own = np.random.default_rng(seed) if part.hidden else generator
+        chosen = select(data, part.episodes, 1, own, without, from_end=part.hidden)
         if same:
-            taken += chosen.trajectories.tolist()
+            taken |= _stored(chosen)
         if not len(chosen.rows):
-            raise UserError(f"{data.source.id} has no trajectories left: all are labelled expert or held out")
+            raise UserError(
+                f"{data.source.id} has no trajectories left: all are labelled expert or held out; lower "
+                "held_out_trajectories or num_expert_trajectories"
+            )
         others.append(chosen)
     return Data(labelled, tuple(others), held_out, observations, actions)
+
+
+def _stored(selection: Selection) -> set[int]:
+    """Ids of the chosen episodes in the storage, which views of one dataset share."""
+    return {selection.data.source.episode_ids[position] for position in selection.trajectories}
 
 
 def prepare(config: RunConfig, data: Data) -> Training:

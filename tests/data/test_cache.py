@@ -26,7 +26,7 @@ from iq_offline.config import DataConfig, RunConfig
 from iq_offline.data import cache
 from iq_offline.data.actions import ActionBox
 from iq_offline.data.cache import CachedSource, cached
-from iq_offline.data.stream import Source, open_source
+from iq_offline.data.stream import Source, open_source, view_of
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
 from iq_offline.training.setup import Data, choose_data
@@ -323,6 +323,41 @@ def test_integer_observations_are_kept_as_they_are() -> None:
     stored = [episode.observations for episode in minari.load_dataset("test/bytes-v0").iterate_episodes()]
     assert data.steps["observation_0"].dtype == torch.uint8
     np.testing.assert_array_equal(data.steps["observation_0"].numpy(), np.concatenate(stored))
+
+
+def test_a_view_has_a_cache_of_its_own() -> None:
+    """With its episodes alone, in its order; beside that of the whole dataset and of other views."""
+    written = counting_episodes([2, 3, 4, 5], terminated=[True, False, True, False])
+    whole = cached_dataset("test/viewed-v0", written)
+    dataset = minari.load_dataset("test/viewed-v0")
+    part, rest = minari.split_dataset(dataset, sizes=[2, 2], seed=1)
+    for view in (part, rest, dataset.filter_episodes(lambda episode: episode.id == 2)):
+        data = cached(view_of(view))
+        theirs = list(view.iterate_episodes())
+        assert data.lengths.tolist() == [len(episode.actions) for episode in theirs]
+        expected = np.concatenate([episode.observations for episode in theirs])
+        np.testing.assert_array_equal(data.steps["observation_0"].numpy(), expected)
+        ends = np.concatenate([[*episode.terminations, False] for episode in theirs])
+        np.testing.assert_array_equal(data.steps["terminated"].numpy(), ends)
+        largest = np.concatenate([episode.actions for episode in theirs]).max(0).tolist()
+        assert data.manifest["action_max"] == largest
+    assert len(folders()) == 4
+    before = [changed_times(folder) for folder in folders()]
+    for again in (view_of(part), view_of(rest), whole.source):
+        cached(again)
+    assert [changed_times(folder) for folder in folders()] == before
+
+
+def test_bad_values_in_a_view_name_the_stored_episode() -> None:
+    written = counting_episodes([4, 5, 6])
+    written[2][0][2] = np.nan
+    path = write_dataset("test/bad-v0", written)
+    dataset = minari.load_dataset("test/bad-v0")
+    with pytest.raises(UserError, match=r"not finite: 2 in observations, first in episode 2$"):
+        cached(view_of(dataset.filter_episodes(lambda episode: episode.id > 0)))
+    good = cached(view_of(dataset.filter_episodes(lambda episode: episode.id < 2)))
+    assert good.lengths.tolist() == [4, 5]
+    assert open_source(path).total_episodes == 3
 
 
 def test_clear() -> None:

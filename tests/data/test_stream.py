@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iq_offline.data.stream import episode_returns, episodes, open_source
+from iq_offline.data.stream import episode_returns, episodes, open_source, view_of
 from iq_offline.errors import UserError
 from tests.data_helpers import (
     change_metadata,
@@ -225,3 +225,69 @@ def test_environment_id() -> None:
     written = counting_episodes([3])
     assert open_source(write_dataset("test/a-v0", written)).environment_id is None
     assert open_source(write_dataset("test/b-v0", written, env_spec_id="Pendulum-v1")).environment_id == "Pendulum-v1"
+
+
+# ---------------------------------------------------------------------------------------------------- views
+
+
+@pytest.fixture(params=["hdf5", "arrow"])
+def viewed(request: pytest.FixtureRequest) -> minari.MinariDataset:
+    """Eight counting episodes, every other one terminated."""
+    if request.param == "arrow":
+        pytest.importorskip("pyarrow")
+    written = counting_episodes([2, 3, 4, 5, 6, 7, 8, 9], terminated=[True, False] * 4)
+    for episode in written:
+        episode[2][:] = 1.0
+    write_dataset("test/viewed-v0", written, data_format=request.param)
+    return minari.load_dataset("test/viewed-v0")
+
+
+def test_a_filtered_view_holds_its_episodes_alone(viewed: minari.MinariDataset) -> None:
+    source = view_of(viewed.filter_episodes(lambda episode: len(episode.actions) % 2 == 1))
+    assert source.view == (1, 3, 5, 7)
+    assert (source.total_episodes, source.total_steps) == (4, 3 + 5 + 7 + 9)
+    read = list(episodes(source))
+    assert [episode.observations["observation"][0, 0] for episode in read] == [1, 3, 5, 7]
+    assert [len(episode.actions) for episode in read] == [3, 5, 7, 9]
+    assert episode_returns(source).tolist() == [3.0, 5.0, 7.0, 9.0]
+
+
+def test_the_parts_of_a_split_are_read_in_their_own_order(viewed: minari.MinariDataset) -> None:
+    """Each permuted, together everything, as Minari reads them."""
+    parts = minari.split_dataset(viewed, sizes=[3, 5], seed=3)
+    seen = []
+    for part in parts:
+        source = view_of(part)
+        theirs = list(part.iterate_episodes())
+        ids = [int(episode.observations[0, 0]) for episode in theirs]
+        assert list(source.episode_ids) == ids
+        assert ids != sorted(ids), "another seed permutes"
+        for mine, other in zip(episodes(source), theirs, strict=True):
+            np.testing.assert_array_equal(mine.observations["observation"], other.observations)
+            np.testing.assert_array_equal(mine.actions, other.actions)
+            np.testing.assert_array_equal(mine.terminations, other.terminations)
+        seen += ids
+    assert sorted(seen) == list(range(8))
+
+
+def test_a_view_of_everything_is_the_dataset(viewed: minari.MinariDataset) -> None:
+    assert view_of(viewed) == open_source(Path(str(viewed.storage.data_path)))
+    assert view_of(viewed.filter_episodes(lambda episode: True)).view is None
+
+
+def test_an_empty_view_is_refused(viewed: minari.MinariDataset) -> None:
+    with pytest.raises(UserError, match="test/viewed-v0: the view of it is empty"):
+        view_of(viewed.filter_episodes(lambda episode: False))
+
+
+def test_errors_in_a_view_name_the_stored_episode() -> None:
+    source = small_dataset(episodes=5)
+    with h5py.File(source.path / "main_data.hdf5", "r+") as file:
+        episode, values = stored_episode(file, 3), stored_array(file, 3, "terminations")[()]
+        del episode["terminations"]
+        episode["terminations"] = values[:-1]
+    dataset = minari.load_dataset("test/small-v0")
+    view = view_of(dataset.filter_episodes(lambda episode: episode.id in (0, 3)))
+    with pytest.raises(UserError, match="test/small-v0: episode 3 has 21 observations, 20 actions and 19 terminations"):
+        list(episodes(view))
+    assert len(list(episodes(view_of(dataset.filter_episodes(lambda episode: episode.id in (0, 4)))))) == 2
