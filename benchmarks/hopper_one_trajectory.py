@@ -1,9 +1,11 @@
 """The main job's claim over ten seeds: python benchmarks/hopper_one_trajectory.py [--seeds 10] [--expert ID].
 
-Trains the recipe ``hopper_offline`` (IQ-Learn and BC on one complete expert trajectory) for every seed, two processes
-of one torch thread each. Writes a row for every finished run to ``benchmarks/results/NAME.ndjson`` and prints the
-interquartile mean of the normalised score with a 95% bootstrap interval over seeds, the mean, the worst seed, and
-IQ-Learn minus BC paired by seed. Runs that are finished already are not run again.
+Trains the recipe ``hopper_offline`` (one complete expert trajectory) for every seed, two processes of one torch thread
+each, in four variants: BC; IQ-Learn as shipped, with its behaviour anchor; IQ-Learn without the anchor; and the anchor
+without IQ-Learn (the same learner with its Q-term removed from the actor's loss). Writes a row for every finished run
+to ``benchmarks/results/NAME.ndjson`` and prints the interquartile mean of the normalised score with a 95% bootstrap
+interval over seeds, the mean, the worst seed, and each variant minus BC paired by seed. Runs that are finished already
+are not run again.
 """
 
 import argparse
@@ -25,13 +27,24 @@ from iq_offline.experiment import obtain, run
 RESULTS = Path(__file__).parent / "results"
 
 
-def train_one(algorithm: str, seed: int, expert: str, folder: str) -> dict[str, Any]:
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bc": ("bc", {}),
+    "iq_learn": ("iq_learn", {}),
+    "iq_learn_no_anchor": ("iq_learn", {"behavior_anchor": 0.0}),
+    "anchor_only": ("iq_learn", {"actor_follows_critic": False}),
+}
+"""What is trained: the algorithm, and what of its settings differs from the recipe."""
+
+
+def train_one(variant: str, seed: int, expert: str, folder: str) -> dict[str, Any]:
     """One run, in a process of its own."""
     recipe, _ = load_recipe("hopper_offline")
-    data = replace(recipe.data, expert=expert)
-    config = replace(recipe, algorithm=algorithm, seed=seed, data=data)
-    summary = run(config, Path(folder) / f"{algorithm}-seed{seed}")
-    return {key: value for key, value in summary.items() if key != "curve"}
+    algorithm, changes = VARIANTS[variant]
+    data, iq_learn = replace(recipe.data, expert=expert), replace(recipe.iq_learn, **changes)
+    training = replace(recipe.training, snapshots=0)
+    config = replace(recipe, algorithm=algorithm, seed=seed, data=data, iq_learn=iq_learn, training=training)
+    summary = run(config, Path(folder) / f"{variant}-seed{seed}")
+    return {"variant": variant} | {key: value for key, value in summary.items() if key != "curve"}
 
 
 def interval(values: Sequence[float], statistic: Callable[..., float] = interquartile_mean) -> tuple[float, float]:
@@ -51,6 +64,8 @@ def main() -> None:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=10)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--expert", default="hopper/expert")
     parser.add_argument("--name", default="hopper_one_trajectory")
     parser.add_argument("--processes", type=int, default=2)
@@ -60,37 +75,40 @@ def main() -> None:
     file = RESULTS / f"{arguments.name}.ndjson"
     file.parent.mkdir(exist_ok=True)
     folder = str(arguments.runs / arguments.name)
-    jobs = [
-        (algorithm, seed, arguments.expert, folder)
-        for seed in range(arguments.seeds)
-        for algorithm in ("bc", "iq_learn")
-    ]
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    jobs = [(variant, seed, arguments.expert, folder) for variant in arguments.variants for seed in seeds]
     rows = []
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(train_one, *job) for job in jobs]):
             rows.append(future.result())
-            rows.sort(key=lambda row: (row["algorithm"], row["seed"]))
+            done = rows[-1]
+            print(
+                f"{done['variant']} {done['seed']}: {done['normalized_score']:.3f} ({len(rows)}/{len(jobs)})",
+                flush=True,
+            )
+            rows.sort(key=lambda row: (row["variant"], row["seed"]))
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            print(f"{rows[-1]['algorithm']}: {len(rows)}/{len(jobs)} done", flush=True)
     report(rows)
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    """Print the summary of all rows."""
-    scores = {
-        name: [row["normalized_score"] for row in rows if row["algorithm"] == name] for name in ("bc", "iq_learn")
-    }
-    print("algorithm   IQM   95% interval    mean   worst  n   seconds")
+    """Print the summary of all rows, and every variant's difference to BC, paired by seed."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["variant"], []).append(row["normalized_score"])
+    print("variant              IQM   95% interval    mean   worst  n   seconds   minus BC, paired by seed")
     for name, values in scores.items():
         low, high = interval(values)
-        seconds = np.median([row["seconds"] for row in rows if row["algorithm"] == name])
+        seconds = np.median([row["seconds"] for row in rows if row["variant"] == name])
+        paired = ""
+        if name != "bc" and len(scores.get("bc", [])) == len(values):
+            difference = np.subtract(values, scores["bc"])
+            least, most = interval(difference.tolist(), lambda sample: float(np.mean(sample)))
+            paired = f"{difference.mean():+.3f} ({least:+.3f} to {most:+.3f})"
         print(
-            f"{name:10} {interquartile_mean(values):.3f}  {low:.3f} to {high:.3f}  "
-            f"{np.mean(values):.3f}  {min(values):.3f}  {len(values)}  {seconds:.0f}"
+            f"{name:20} {interquartile_mean(values):.3f}  {low:.3f} to {high:.3f}  "
+            f"{np.mean(values):.3f}  {min(values):.3f}  {len(values)}  {seconds:4.0f}   {paired}"
         )
-    difference = np.subtract(scores["iq_learn"], scores["bc"])
-    low, high = interval(difference.tolist(), lambda sample: float(np.mean(sample)))
-    print(f"IQ-Learn - BC, paired by seed: {difference.mean():+.3f} ({low:+.3f} to {high:+.3f})")
 
 
 if __name__ == "__main__":

@@ -144,14 +144,14 @@ class IQLearnConfig:
     chi2_states: Literal["auto", "expert", "mixture"] = "auto"
     """Transitions of the chi-squared term; auto as above."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 0.3
-    """Weight of |dQ/du|² at the expert's actions tanh(u), added to the critic's loss. 0: the paper's loss."""
-    behavior_anchor: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of E_E[|dQ/da|²] at the expert's actions, added to the critic's loss. 0: the paper's loss."""
+    behavior_anchor: Annotated[float, Field(ge=0)] = 10.0
     """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step."""
     actor_follows_critic: bool = True
     """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
-    actor_learning_rate: Rate = 1e-3
+    actor_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""

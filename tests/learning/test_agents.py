@@ -1,6 +1,7 @@
 """The algorithms' losses against a slow recomputation in numpy, one row at a time, from the formulas."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ class Slow:
             inputs = weights[f"{layer}.weight"] @ inputs + weights[f"{layer}.bias"]
             jacobian = (inputs > 0)[:, None] * (weights[f"{layer}.weight"] @ jacobian)
             inputs = np.maximum(inputs, 0)
-        return float((((weights["4.weight"] @ jacobian)[0, SIZE:] * (1 - action**2)) ** 2).sum())
+        return float(((weights["4.weight"] @ jacobian)[0, SIZE:] ** 2).sum())
 
     def rows(self, kind: str) -> list[dict[str, float]]:
         """Q, the implied reward and the telescoped value of every transition of a kind."""
@@ -184,9 +185,12 @@ def test_critic_loss_is_the_formula(value_states: str, chi2_states: str, subopti
     assert min(abs(value) for value in expected.values()) > 1e-4  # Every term counts here.
 
 
+@pytest.mark.parametrize("anchor", [0.0, 3.0])
+@pytest.mark.parametrize("follows", [True, False])
 @pytest.mark.parametrize("suboptimal", [False, True])
-def test_actor_loss_is_the_formula(suboptimal: bool):
+def test_actor_loss_is_the_formula(suboptimal: bool, follows: bool, anchor: float):
     agent = iq_learn("expert", "expert", suboptimal)
+    agent.config = replace(agent.config, behavior_anchor=anchor, actor_follows_critic=follows)
     batch, noise = draw_batch(suboptimal)
     parameters = draw_parameters(agent)
     loss, metrics = agent.actor_loss(parameters, batch, noise)
@@ -194,7 +198,7 @@ def test_actor_loss_is_the_formula(suboptimal: bool):
     expert = slow.rows("expert")
     mixture = expert + (slow.rows("suboptimal") if suboptimal else [])
     expected = {
-        "actor/loss": mean_of(mixture, "policy"),
+        "actor/loss": follows * mean_of(mixture, "policy") + anchor * mean_of(expert, "error"),
         "actor/entropy": -mean_of(mixture, "log_probability"),
         "actor/squared_error": mean_of(expert, "error"),
     }

@@ -170,13 +170,10 @@ class ContinuousIQLearn(IQLearn):
         return soft_value(self.q(parameters[critic], state, action), log_probability, self.config.temperature)
 
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
-        """E_E[|dQ/du|²] at the expert's actions a = tanh(u), where a soft-optimal expert has its maximum.
-
-        Before the squashing, as the actor feels it: at the faces of the box Q may well rise outwards.
-        """
+        """E_E[|dQ/da|²] at the expert's actions in the unit box, where a soft-optimal expert has its maximum."""
         if not self.config.gradient_penalty:
             return state.new_zeros(())
-        slope = grad(lambda at: self.q(critic, state, at).sum())(action) * (1 - action.square())
+        slope = grad(lambda at: self.q(critic, state, at).sum())(action)
         return slope.square().sum(-1).mean()
 
 
