@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,8 @@ import polars as pl
 from iq_offline.data.log_records import NULL_TIME, Batch, Column, Columns, Layout, LogFile, missing
 from iq_offline.errors import UserError, nearest
 
+PolarsType = Any
+"""A ``pl.DataType``, whose name is not its repr: the tests' checks of annotations refuse it."""
 BATCH_ROWS = 50_000
 KINDS = {".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV", ".ndjson": "NDJSON", ".jsonl": "NDJSON", ".npz": "npz"}
 NULL_WORDS = ("", "NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan")
@@ -32,7 +35,7 @@ def open_files(sources: Sequence[str], columns: Columns) -> list[LogFile]:
         raise UserError(f"{' and '.join(sorted(kinds))} files at once: give files of one kind")
     if kinds == {"npz"}:
         return [ArrayFile(path, columns) for path in paths]
-    return [TableFile(path, number) for number, path in enumerate(paths)]
+    return [TableFile(path, number, columns) for number, path in enumerate(paths)]
 
 
 def _matching(source: str) -> list[Path]:
@@ -78,7 +81,7 @@ def _readable(path: Path) -> Iterator[None]:
 class TableFile:
     """A Parquet, CSV or NDJSON file, read through polars' streaming engine."""
 
-    def __init__(self, path: Path, number: int) -> None:
+    def __init__(self, path: Path, number: int, columns: Columns) -> None:
         self.path = path
         self._number = number
         self._text = KINDS[path.suffix.lower()] == "CSV"
@@ -90,34 +93,37 @@ class TableFile:
                     self._frame = pl.scan_csv(path, infer_schema=False, null_values=list(NULL_WORDS), glob=False)
                 case _:
                     self._frame = pl.scan_ndjson(path, infer_schema_length=None)
-            self._schema = self._frame.collect_schema()
-        self._typed: dict[str, pl.DataType] = {}
-        self._columns: dict[str, Column] = {}
+            self._schema = dict(self._frame.collect_schema())
+        numbers = dict.fromkeys(name for names in columns.fields().values() for name in names)
+        if columns.time is not None:
+            numbers[columns.time] = None
+        for name in (*numbers, columns.episode):
+            if name is not None and name not in self._schema:
+                raise missing(path, name, list(self._schema))
+        with _readable(path):
+            if self._text:
+                self._rows, types = self._types_of_text(list(numbers))
+                self._schema |= types
+            else:
+                self._rows = self._frame.select(pl.len()).collect(engine="streaming").item()
+            self._columns = {name: self._look(name) for name in numbers}
 
     def rows(self) -> int:
         """How many there are."""
-        with _readable(self.path):
-            return self._frame.select(pl.len()).collect(engine="streaming").item()
+        return self._rows
 
     def column(self, name: str) -> Column:
         """What kind of column that is."""
-        if name not in self._schema:
-            raise missing(self.path, name, list(self._schema))
-        if name not in self._columns:
-            with _readable(self.path):
-                self._columns[name] = self._look(name)
         return self._columns[name]
 
     def _look(self, name: str) -> Column:
         dtype = self._schema[name]
-        if self._text:
-            dtype = self._typed[name] = self._type_of_text(name)
         if isinstance(dtype, pl.List | pl.Array):
             return self._vector(name, dtype)
         found = _numpy_type(dtype)
         return Column(found, words=self._words(name, dtype) if found.kind == "O" else str(dtype))
 
-    def _words(self, name: str, dtype: pl.DataType) -> str:
+    def _words(self, name: str, dtype: PolarsType) -> str:
         """What a column holds that are no numbers, with the first of them."""
         if dtype != pl.String:
             return str(dtype)
@@ -126,25 +132,27 @@ class TableFile:
         first = odd.head(1).collect(engine="streaming")
         return f"text (String), {first[name][0]!r} in row {first['row'][0]}" if len(first) else "text (String)"
 
-    def _type_of_text(self, name: str) -> pl.DataType:
-        """What all words of a column can be read as: whole numbers, numbers, booleans, or else text."""
-        text = pl.col(name).str.strip_chars()
-        readings = {
-            pl.Int64(): text.cast(pl.Int64, strict=False).is_not_null(),
-            pl.Float64(): text.cast(pl.Float64, strict=False).is_not_null(),
-            pl.Boolean(): text.str.to_lowercase().is_in(["true", "false"]),
-        }
-        counts = self._frame.select(
-            pl.col(name).is_not_null().sum().alias("known"),
-            *(reading.sum().alias(str(dtype)) for dtype, reading in readings.items()),
-        )
-        found = counts.collect(engine="streaming").row(0, named=True)
-        if not found["known"]:
-            return pl.Null()
-        return next((dtype for dtype in readings if found[str(dtype)] == found["known"]), pl.String())
+    def _types_of_text(self, names: list[str]) -> tuple[int, dict[str, PolarsType]]:
+        """The rows, and what all words of a column can be read as: whole numbers, numbers, booleans, or else text."""
+        types = (pl.Int64(), pl.Float64(), pl.Boolean(), pl.String())
+        counts = [pl.len()]
+        for name in names:
+            text = pl.col(name).str.strip_chars()
+            readings = (
+                text.cast(pl.Int64, strict=False).is_not_null(),
+                text.cast(pl.Float64, strict=False).is_not_null(),
+                text.str.to_lowercase().is_in(["true", "false"]),
+                text.is_not_null(),
+            )
+            counts += [reading.sum().alias(f"{name} {number}") for number, reading in enumerate(readings)]
+        rows, *found = self._frame.select(counts).collect(engine="streaming").row(0)
+        result: dict[str, PolarsType] = {}
+        for name, *fits, known in zip(names, *(found[number::4] for number in range(4)), strict=True):
+            result[name] = types[[*fits, known].index(known)] if known else pl.Null()
+        return rows, result
 
-    def _vector(self, name: str, dtype: pl.List | pl.Array) -> Column:
-        inner = _numpy_type(dtype.inner)  # type: ignore[arg-type]
+    def _vector(self, name: str, dtype: PolarsType) -> Column:
+        inner = _numpy_type(dtype.inner)
         if inner.kind not in "biuf":
             raise UserError(f"{self.path}: column {name!r} holds {dtype}; vectors of numbers are read")
         if isinstance(dtype, pl.Array):
@@ -159,8 +167,7 @@ class TableFile:
         return Column(inner, most or 0)
 
     def _number_of(self, name: str, index: int | None) -> pl.Expr:
-        dtype = self._typed.get(name, self._schema[name])
-        value = pl.col(name)
+        dtype, value = self._schema[name], pl.col(name)
         if index is not None:
             return value.arr.get(index) if isinstance(dtype, pl.Array) else value.list.get(index, null_on_oob=True)
         if self._text:
@@ -222,7 +229,7 @@ class TableFile:
             times = pl.Series([None] * len(words), dtype=pl.Datetime("ns"))
         bad = words.filter(words.is_not_null() & times.is_null())
         if len(bad):
-            raise UserError(f"{self.path}: {bad[0]!r} in column {name!r} is neither a number nor an ISO 8601 time")
+            raise UserError(f"{self.path}: {bad[0]!r} in column {name!r} is no ISO 8601 time")
         return times
 
 
@@ -230,7 +237,7 @@ def _field_type(layout: Layout, field: str) -> np.dtype:
     return layout.dtype[field].base if field in ("observation", "next_observation", "action") else np.dtype(np.float64)
 
 
-def _numpy_type(dtype: pl.DataType) -> np.dtype:
+def _numpy_type(dtype: PolarsType) -> np.dtype:
     """The numpy type of a column's values; objects stand for what is no number."""
     if dtype == pl.Null:
         return np.dtype(bool)

@@ -7,7 +7,7 @@ for what the log does not say.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -104,6 +104,7 @@ class Batch(NamedTuple):
     records: np.ndarray
 
 
+@runtime_checkable
 class LogFile(Protocol):
     """One file of a log."""
 
@@ -114,11 +115,7 @@ class LogFile(Protocol):
         ...
 
     def column(self, name: str) -> Column:
-        """What kind of column that is.
-
-        Raises:
-            UserError: there is none of that name.
-        """
+        """What kind of column that is; one of those that are named as numbers or as the time."""
         ...
 
     def batches(self, layout: Layout) -> Iterator[Batch]:
@@ -152,9 +149,6 @@ def plan(files: Sequence[LogFile], columns: Columns) -> Layout:
             f"the next observations hold {sizes['next_observation']} numbers and the observations "
             f"{sizes['observation']}: their columns differ in length"
         )
-    if columns.episode is not None:
-        for file in files:
-            file.column(columns.episode)
     seen = [*kinds["observation"], *kinds.get("next_observation", [])]
     time = _time_kind(files, columns.time)
     fields: list[tuple] = [("time", "f8" if time == "float" else "i8")]
@@ -172,6 +166,8 @@ def _agreed(files: Sequence[LogFile], name: str) -> Column:
     for file, column in zip(files, found, strict=True):
         if column.dtype.kind not in "biuf":
             raise UserError(f"{file.path}: column {name!r} holds no numbers but {column.words}")
+        if column.width == 0:
+            raise UserError(f"{file.path}: column {name!r} holds empty lists")
     widths = {column.width: file for file, column in zip(files, found, strict=True)}
     if len(widths) > 1:
         (one, here), (other, there) = list(widths.items())[:2]
@@ -189,6 +185,9 @@ def _time_kind(files: Sequence[LogFile], name: str | None) -> str:
     kinds = {column.dtype.kind for column in found}
     if any(column.width is not None for column in found):
         raise UserError(f"--time {name} holds vectors: it takes one number or time a row")
+    for file, column in zip(files, found, strict=True):
+        if column.dtype.kind == "O" and not column.words.startswith("text"):
+            raise UserError(f"{file.path}: --time {name} holds {column.words}; numbers, dates and times are read")
     if kinds <= set("biuf"):
         return "float" if "f" in kinds else "integer"
     if kinds <= set("MO") or kinds == {"m"}:
