@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from iq_offline.config import (
     Algorithm,
@@ -268,7 +268,7 @@ class ImportLog:
     """Least value of each number of the action, or one for all; default: the least in the log."""
     action_high: tuple[float, ...] = ()
     """Greatest value, likewise."""
-    max_gap: Annotated[float, Field(gt=0)] | None = None
+    max_gap: float | None = None
     """A longer step in time cuts the episode: seconds, or the unit of a numeric time; default 1.5 median steps."""
     replace: bool = False
     """Put the new dataset in the place of one of the same id."""

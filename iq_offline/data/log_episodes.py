@@ -165,8 +165,7 @@ def pieces(records: np.ndarray, steps: np.ndarray, max_gap: float, counts: Count
         counts: what is found is added here.
     """
     complete = "next_observation" in (records.dtype.names or ())
-    seen = np.isfinite(records["observation"]).all(-1)
-    acted = np.isfinite(records["action"]).all(-1)
+    seen, acted = _known(records["observation"]), _known(records["action"])
     ended = records["terminal"] | records["truncated"]
     gap = steps > max_gap
     counts.rows_without_observation += int((~seen).sum())
@@ -175,10 +174,15 @@ def pieces(records: np.ndarray, steps: np.ndarray, max_gap: float, counts: Count
     whole_step = ~ended[:-1] & ~gap
     if complete:
         future = records["next_observation"]
-        acted &= np.isfinite(future).all(-1)
+        acted = acted & _known(future)
         counts.rows_without_action += int((seen & ~acted).sum())
         counts.ends_lost += int((records["terminal"] & ~(seen & acted)).sum())
-        jump = whole_step & (seen & acted)[:-1] & seen[1:] & (future[:-1] != records["observation"][1:]).any(-1)
+        jump = (
+            whole_step
+            & (seen & acted)[:-1]
+            & seen[1:]
+            & np.asarray((future[:-1] != records["observation"][1:]).any(-1))
+        )
         counts.jumps += int(jump.sum())
         usable, linked = seen & acted, whole_step & ~jump & (seen & acted)[:-1] & (seen & acted)[1:]
     else:
@@ -206,6 +210,11 @@ def pieces(records: np.ndarray, steps: np.ndarray, max_gap: float, counts: Count
         counts.rows_written += last - first + 1
         counts.rewards_unknown += int(np.isnan(rewards).sum())
         yield Episode(observations, records["action"][steps_of], rewards, terminated, truncated)
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """Rows in which every number is finite."""
+    return np.asarray(np.isfinite(values).all(-1))
 
 
 def _runs(usable: np.ndarray, linked: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -181,7 +181,7 @@ class TableFile:
         wanted = []
         for number, part in enumerate(layout.parts):
             size = pl.Float32 if _field_type(layout, part.field) == np.float32 else pl.Float64
-            value = self._number_of(part.column, part.index).cast(size).fill_null(float("nan"))
+            value = self._number_of(part.column, part.element).cast(size).fill_null(float("nan"))
             wanted.append(value.alias(f"part {number}"))
         if columns.episode is not None:
             wanted.append(pl.col(columns.episode).alias("episode"))
@@ -303,7 +303,7 @@ class ArrayFile:
         records = layout.empty(rows)
         with _readable(self.path), self._open() as archive:
             for part in layout.parts:
-                values = archive[part.column] if part.index is None else archive[part.column][:, part.index]
+                values = archive[part.column] if part.element is None else archive[part.column][:, part.element]
                 if part.field in ("terminal", "truncated"):
                     flags = _flags(self.path, part.column, values.astype(np.float64))
                     records[part.field][rows - len(flags) :] = flags

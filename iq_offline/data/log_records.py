@@ -58,17 +58,17 @@ class Column(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One number of a record: its field and place there, and the column (and the index in its vector) it comes from."""
+    """One number of a record: its field and place there, and the column (and its element) that it comes from."""
 
     field: str
     place: int
     column: str
-    index: int | None
+    element: int | None
 
     @property
     def name(self) -> str:
         """Such as ``speed`` or ``joints[2]``."""
-        return self.column if self.index is None else f"{self.column}[{self.index}]"
+        return self.column if self.element is None else f"{self.column}[{self.element}]"
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ def plan(files: Sequence[LogFile], columns: Columns) -> Layout:
     for field, names in columns.fields().items():
         for name in names:
             column = _agreed(files, name)
-            indices = [None] if column.width is None else list(range(column.width))
+            elements = [None] if column.width is None else list(range(column.width))
             place = sum(part.field == field for part in parts)
-            parts += [Part(field, place + step, name, index) for step, index in enumerate(indices)]
+            parts += [Part(field, place + step, name, element) for step, element in enumerate(elements)]
             kinds.setdefault(field, []).append(column.dtype)
     sizes = {field: sum(part.field == field for part in parts) for field in kinds}
     for field in ("reward", "terminal", "truncated"):

@@ -89,6 +89,8 @@ def import_log(
     root = catalog.minari_root()
     _check_id(identifier, root, replace)
     _check_columns(columns)
+    if max_gap is not None and not (max_gap > 0 and columns.time is not None):
+        raise UserError(f"--max-gap {max_gap:g}: it takes a number over 0, and needs --time")
     files = open_files(sources, columns)
     layout = plan(files, columns)
     choices = _are_choices(layout, actions)
@@ -222,10 +224,13 @@ def _read(
 ) -> Iterator[Batch]:
     done = 0
     for file in files:
+        before = done
         for batch in file.batches(layout):
             yield batch
             done += len(batch.records)
             on_progress(done, total)
+        if done - before != file.rows():  # Some versions of polars end quietly where a file is damaged.
+            raise UserError(f"{file.path} is damaged: {done - before} of its {file.rows()} rows can be read")
 
 
 def _episodes(

@@ -5,6 +5,7 @@ import datetime
 import itertools
 import json
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from iq_offline.data import log_episodes, log_files
 from iq_offline.data.cache import cached
 from iq_offline.data.catalog import minari_root
 from iq_offline.data.logs import Actions, Columns, Imported, import_log
@@ -45,7 +47,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> Path:
         path.write_text("".join(json.dumps(row, default=str) + "\n" for row in plain))
     else:
         arrays = {key: np.array([number(row[key]) for row in rows]) for key in rows[0]}
-        np.savez(path, **arrays)
+        np.savez(path, allow_pickle=False, **arrays)
     return path
 
 
@@ -187,8 +189,17 @@ def random_log(generator: np.random.Generator, time: str, trips: int) -> list[Ro
     files=st.integers(1, 3),
 )
 def test_every_format_gives_what_the_rules_give(
-    tmp_path: Path, seed: int, ending: str, time: str, trips: int, shuffled: bool, files: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    ending: str,
+    time: str,
+    trips: int,
+    shuffled: bool,
+    files: int,
 ) -> None:
+    monkeypatch.setattr(log_files, "BATCH_ROWS", 7)
+    monkeypatch.setattr(log_episodes, "CHUNK_BYTES", 900)  # About ten rows.
     generator = np.random.default_rng(seed)
     rows = random_log(generator, time, trips)
     if shuffled:
@@ -457,7 +468,7 @@ def test_actions_that_make_no_space(values: list[Any], actions: Actions, message
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (Columns(("speeed",), ("u",)), r"log\.parquet has no column 'speeed'; did you mean 'speed'\?"),
+        (Columns(("sped",), ("u",)), r"log\.parquet has no column 'sped'; did you mean 'speed'"),
         (Columns(("speed",), ("zzz",)), r"no column 'zzz' \(it has: trip, "),
         (Columns(("speed",), ("u",), "trp"), r"no column 'trp'; did you mean 'trip'"),
         (Columns(("speed",), ("u",), "trip", "tt"), r"no column 'tt'"),
@@ -533,10 +544,19 @@ def test_files_that_cannot_be_read(ending: str, tmp_path: Path) -> None:
 
 def test_a_damaged_parquet_file(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "log.parquet", [row for name in "abc" for row in simple(300, name)])
-    whole = bytearray(path.read_bytes())
-    whole[40:400] = bytes(360)
-    path.write_bytes(bytes(whole))
-    with pytest.raises(UserError, match=r"log\.parquet"):
+    whole = path.read_bytes()
+    for place in (40, len(whole) // 2):
+        path.write_bytes(whole[:place] + bytes(360) + whole[place + 360 :])
+        with pytest.raises(UserError, match=r"log\.parquet (cannot be read as Parquet|is damaged)"):
+            import_log([str(path)], ID, SIMPLE)
+        assert list(minari_root().iterdir()) == []
+
+
+def test_a_file_that_ends_before_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is an error, not a shorter dataset."""
+    path = write_rows(tmp_path / "log.parquet", simple(30))
+    monkeypatch.setattr(log_files.TableFile, "rows", lambda file: 31)
+    with pytest.raises(UserError, match=r"log\.parquet is damaged: 30 of its 31 rows can be read"):
         import_log([str(path)], ID, SIMPLE)
     assert list(minari_root().iterdir()) == []
 
@@ -632,7 +652,7 @@ def peak():
 names = tuple(f"x{index}" for index in range(14))
 def log(path, name):
     return import_log([path], name, Columns(names, ("u", "v"), "trip", "t"), on_progress=lambda done, total: None)
-log(sys.argv[1], "company/warm-v0")
+log(sys.argv[1], "company/small-v0")
 before = peak()
 counts = log(sys.argv[2], "company/large-v0").counts
 print(peak() - before, counts.transitions, counts.episodes, counts.out_of_order)
@@ -640,24 +660,25 @@ print(peak() - before, counts.transitions, counts.episodes, counts.out_of_order)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", [".parquet", ".csv"])
-def test_a_log_larger_than_the_memory_it_takes(tmp_path: Path, ending: str) -> None:
-    """2.4 million rows of 18 numbers, 346 MB as numbers: what is held at once does not grow with the log."""
+@pytest.mark.parametrize(("ending", "rows"), [(".parquet", 4_800_000), (".csv", 2_400_000)])
+def test_a_log_larger_than_the_memory_it_takes(tmp_path: Path, ending: str, rows: int) -> None:
+    """What is held at once hardly grows with the log: far less than the rows that a larger log has more.
+
+    polars reads ahead, more in one run than in another, so the bound is half of those rows.
+    """
     generator = np.random.default_rng(0)
-
-    def frames(rows: int) -> pl.DataFrame:
-        trips = np.arange(rows) % 240  # All mixed: the worst order there is.
-        times = np.arange(rows) // 240 * 0.1
-        numbers = {name: generator.standard_normal(rows) for name in [*(f"x{index}" for index in range(14)), "u", "v"]}
-        return pl.DataFrame({"trip": trips, "t": times, **numbers})
-
     small, large = tmp_path / f"small{ending}", tmp_path / f"large{ending}"
-    for path, rows in ((small, 240_000), (large, 2_400_000)):
-        frame = frames(rows)
-        frame.write_parquet(path) if ending == ".parquet" else frame.write_csv(path)
+    names = ["x" + str(index) for index in range(14)] + ["u", "v"]
+    for path, count in ((small, 600_000), (large, rows)):
+        numbers = np.arange(count)  # Trips all mixed: the worst order there is.
+        frame = pl.DataFrame({"trip": numbers % 240, "t": numbers // 240 * 0.1})
+        frame = frame.with_columns(pl.Series(name, generator.standard_normal(count)) for name in names)
+        frame.write_parquet(path, row_group_size=50_000) if ending == ".parquet" else frame.write_csv(path)
         del frame
-    done = python("-c", LARGE, str(small), str(large))
+    done = python("-c", LARGE, str(small), str(large), env=os.environ | {"POLARS_MAX_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     growth, transitions, episodes_written, out_of_order = map(int, done.stdout.split())
-    assert (transitions, episodes_written, out_of_order) == (2_400_000 - 240, 240, 0)
-    assert growth < 250, f"{growth} MB more than for a tenth of the log"
+    assert (transitions, episodes_written, out_of_order) == (rows - 240, 240, 0)
+    more = (rows - 600_000) * 18 * 8 // 2**20
+    print(f"{ending}: {growth} MB for {more} MB more of rows")
+    assert growth < more / 2
