@@ -238,12 +238,51 @@ class Cache:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImportLog:
+    """Make a dataset of a log: Parquet, CSV or NDJSON files with a row for every step, or npz files of arrays."""
+
+    files: tyro.conf.Positional[tuple[str, ...]]
+    """Files, globs in quotes, or folders; all of one kind."""
+    id: str
+    """Of the new dataset: company/driving-v0"""
+    observation: tuple[str, ...]
+    """Columns that make an observation: speed,lane,gap. A column of lists or a 2-D array gives several numbers."""
+    action: tuple[str, ...]
+    """Columns that make an action: steer,brake"""
+    episode: str | None = None
+    """Column that tells the episodes apart; without it every file is one."""
+    time: str | None = None
+    """Column that rows are sorted by, numbers or times; without it they are in their order already."""
+    terminal: str | None = None
+    """Column that is true (or 1) in the row in which an episode ended for good."""
+    truncated: str | None = None
+    """Column that is true in the row in which an episode was cut off."""
+    reward: str | None = None
+    """Column of rewards; training reads none."""
+    next_observation: str | None = None
+    """Prefix of the columns that hold what each observation became: with next_, next_speed belongs to speed."""
+    discrete: bool = False
+    """Action columns hold choices among alternatives."""
+    continuous: bool = False
+    """Action columns hold amounts, even if all are whole numbers."""
+    action_low: tuple[float, ...] = ()
+    """Least value of each number of the action, or one for all; default: the least in the log."""
+    action_high: tuple[float, ...] = ()
+    """Greatest value, likewise."""
+    max_gap: float | None = None
+    """A longer step in time cuts the episode: seconds, or the unit of a numeric time; default 1.5 median steps."""
+    replace: bool = False
+    """Put the new dataset in the place of one of the same id."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Datasets:
-    """Datasets: list, build, train experts, look after the cache."""
+    """Datasets: list, build, import logs, train experts, look after the cache."""
 
     action: (
         Annotated[ListDatasets, tyro.conf.subcommand("list")]
         | Annotated[BuildDataset, tyro.conf.subcommand("build")]
+        | Annotated[ImportLog, tyro.conf.subcommand("import")]
         | Annotated[TrainExpert, tyro.conf.subcommand("train-expert")]
         | Annotated[Cache, tyro.conf.subcommand("cache")]
     )
@@ -281,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(command, "--debug" in arguments)
 
 
-def _datasets(action: ListDatasets | BuildDataset | TrainExpert | Cache) -> None:
+def _datasets(action: ListDatasets | BuildDataset | ImportLog | TrainExpert | Cache) -> None:
     from iq_offline import dataset_commands as commands
 
     match action:
@@ -289,7 +328,22 @@ def _datasets(action: ListDatasets | BuildDataset | TrainExpert | Cache) -> None
             commands.list_datasets()
         case BuildDataset(names):
             commands.build_datasets(names)
+        case ImportLog():
+            _import(action)
         case TrainExpert(name, output, write):
             commands.train_card(name, output or Path("runs/experts") / name, write)
         case Cache(clear):
             commands.manage_cache(clear)
+
+
+def _import(given: ImportLog) -> None:
+    from iq_offline.data.logs import Actions, Columns
+    from iq_offline.dataset_commands import import_files
+
+    observation, action = (
+        tuple(name for word in words for name in word.split(",") if name) for words in (given.observation, given.action)
+    )
+    roles = (given.episode, given.time, given.terminal, given.truncated, given.reward, given.next_observation)
+    actions = Actions(given.discrete, given.continuous, given.action_low, given.action_high)
+    columns = Columns(observation, action, *roles)
+    import_files(given.files, given.id, columns, actions, given.max_gap, given.replace)

@@ -1,15 +1,19 @@
 """What ``iq-offline datasets …`` does, apart from reading its arguments."""
 
 import json
+import time
 from pathlib import Path
 
 from iq_offline.data import cache, catalog
+from iq_offline.data.ingest import Progress
+from iq_offline.data.logs import Actions, Columns, Imported, import_log
 from iq_offline.data.stream import open_source
 from iq_offline.environments.cards import tiers_from, write_card
 from iq_offline.environments.experts import train_expert
 from iq_offline.errors import UserError, nearest
 from iq_offline.experiment import build
 from iq_offline.files import cache_folder
+from iq_offline.training.tracking import progress_bar
 
 
 def list_datasets() -> None:
@@ -56,6 +60,78 @@ def build_datasets(names: tuple[str, ...]) -> None:
         raise UserError(f"which? One or more of: {', '.join(known)}")
     for name in names:
         print(f"{catalog.minari_id(name)}: {build(name)}")
+
+
+def import_files(
+    files: tuple[str, ...], identifier: str, columns: Columns, actions: Actions, max_gap: float | None, replace: bool
+) -> None:
+    """Make a dataset of a log, and say what was found in it."""
+    with progress_bar(f"importing {identifier}") as progress:
+        imported = import_log(files, identifier, columns, actions, max_gap, replace, patiently(progress))
+    print_import(imported, columns)
+
+
+def patiently(progress: Progress, seconds: float = 2.0) -> Progress:
+    """A progress that shows nothing of what is done within moments."""
+    started = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        if time.monotonic() - started > seconds:
+            progress(done, total)
+
+    return update
+
+
+def print_import(imported: Imported, columns: Columns) -> None:
+    """What became of a log: a line for everything that was found in it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=110, highlight=False)
+    counts = imported.counts
+    title = f"{imported.id}: {counts.episodes:,} episodes, {counts.transitions:,} transitions"
+    table = Table(title=title, title_justify="left")
+    for column in ("in the log", "", "what became of it"):
+        table.add_column(column, justify="left" if column else "right")
+    for what, number, outcome in findings(imported, columns):
+        table.add_row(what, f"{number:,}", outcome)
+    console.print(table)
+    console.print(f"observations {imported.observation_space}", soft_wrap=True)
+    console.print(f"actions {imported.action_space}", soft_wrap=True)
+    console.print(f"in {imported.path.parent}", soft_wrap=True)
+
+
+def findings(imported: Imported, columns: Columns) -> list[tuple[str, int, str]]:
+    """What was found, how often, what became of it. Gaps, duplicates and nulls are named even where there are none."""
+    counts = imported.counts
+    gap = f"gaps (a step over {imported.max_gap:.4g})" if columns.time else "gaps (not looked for: no --time)"
+    always = [
+        ("rows", counts.rows, f"{counts.rows_written:,} used, in {counts.episodes:,} of Minari's episodes"),
+        ("episodes", counts.episodes_in_log, f"{counts.terminated:,} of Minari's end in a terminal state"),
+        (gap, counts.gaps, "episode split"),
+        ("rows of the same time and values", counts.identical_duplicates, "dropped"),
+        ("rows of the same time, other values", counts.contradicting_duplicates, "dropped: the first one counts"),
+        ("rows with a null in the observation", counts.rows_without_observation, "dropped, episode split"),
+    ]
+    nulls = "dropped, episode split" if columns.next_observation is not None else "episode split; observation kept"
+    sometimes = [
+        ("rows with a null in the action", counts.rows_without_action, nulls),
+        ("rows without an episode", counts.rows_without_episode, "dropped"),
+        ("rows without a time", counts.rows_without_time, "dropped"),
+        ("rows before the time of the row above", counts.out_of_order, "sorted"),
+        ("next observations that do not come", counts.jumps, "episode split"),
+        ("ends inside an episode", counts.ends_inside, "episode split"),
+        ("terminal rows that are dropped", counts.ends_lost, "their episodes end truncated"),
+        ("single rows between splits", counts.short_pieces, "dropped: no next state"),
+        ("last actions", counts.last_actions, "dropped: the state they led to is not in the log"),
+        ("actions outside the given bounds", counts.actions_outside, "kept; training clips them"),
+        (
+            "transitions without a reward",
+            counts.rewards_unknown * (columns.reward is not None),
+            "NaN; training reads none",
+        ),
+    ]
+    return always + [row for row in sometimes if row[1]]
 
 
 def train_card(name: str, folder: Path, write: bool) -> None:

@@ -12,8 +12,9 @@ import tomli_w
 
 from iq_offline.config import to_table
 from iq_offline.data.catalog import RANDOM, Card, References
+from iq_offline.data.writing import datasets_in
 from iq_offline.environments.experts import policy_file
-from iq_offline.environments.record import Recording, datasets_in, record, versions
+from iq_offline.environments.record import Recording, record, versions
 from iq_offline.errors import UserError
 from iq_offline.files import shipped, write_atomically
 

@@ -1,13 +1,7 @@
 """Recording a built-in dataset: the policy of its card acts, Minari writes."""
 
-import errno
 import hashlib
-import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +18,7 @@ from iq_offline.data import catalog
 from iq_offline.data.catalog import RANDOM, WAYPOINTS, Card, DatasetCard
 from iq_offline.data.ingest import Progress
 from iq_offline.data.spaces import leaves_of, part_of
+from iq_offline.data.writing import install, temporary_root
 from iq_offline.environments.make import make
 from iq_offline.environments.rollout import Act, Episode, acting, acting_in_turns, acting_randomly, rollout
 from iq_offline.files import disk_errors, shipped
@@ -68,21 +63,12 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
     seeds = range(about.seed, about.seed + about.episodes)
     episodes = list(rollout(environments, behaviour(about, environments[0]), seeds, finished))
     root = catalog.minari_root()
-    with disk_errors("recording " + identifier, root), _temporary_root(root) as temporary:
+    with disk_errors("recording " + identifier, root), temporary_root(root) as temporary:
         _write(identifier, card, about, episodes, environments[0].observation_space)
-        target = root / identifier
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _namespace_files(temporary, root)
-        if target.exists():
-            os.rename(target, temporary / "replaced")
-        try:
-            os.rename(temporary / identifier, target)
-        except OSError as error:  # Another process has just recorded the same dataset: keep that one.
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
+        path = install(identifier, temporary, root)
     return Recording(
         identifier,
-        target / "data",
+        path,
         content_hash(episodes, environments[0].observation_space),
         np.array([episode.total_return for episode in episodes]),
         np.array([len(episode.rewards) for episode in episodes]),
@@ -177,34 +163,3 @@ def _packages(environment: str) -> list[str]:
     physics = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d", "gymnasium_robotics": "mujoco"}
     needed = [package for module, package in physics.items() if entry_point.startswith(module)]
     return ["gymnasium", *(["gymnasium-robotics"] if "robotics" in entry_point else []), *needed]
-
-
-@contextmanager
-def datasets_in(root: Path) -> Iterator[None]:
-    """Let Minari keep its datasets in ``root`` for a while."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(root)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
-
-
-@contextmanager
-def _temporary_root(root: Path) -> Iterator[Path]:
-    """A hidden Minari root inside the real one, so that a finished dataset can be renamed into place."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".recording-") as name, datasets_in(Path(name)):
-        yield Path(name)
-
-
-def _namespace_files(temporary: Path, root: Path) -> None:
-    """Minari keeps a file of metadata in every folder of a namespace: bring those that are not there yet."""
-    for file in temporary.rglob("namespace_metadata.json"):
-        target = root / file.relative_to(temporary)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
