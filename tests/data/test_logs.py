@@ -397,7 +397,7 @@ def test_a_folder_of_arrays_one_file_an_episode(tmp_path: Path) -> None:
 def test_training_can_read_it(imports: Imports) -> None:
     data = cached(open_source(imports([*simple(5), *simple(4, "b")]).path))
     assert data.lengths.tolist() == [4, 3]
-    np.testing.assert_allclose(data.steps["observation"][5:, 0], [0, 0.1, 0.2, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(data.steps["observation_0"][5:, 0], [0, 0.1, 0.2, 0.3], rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------- actions
