@@ -15,6 +15,7 @@ PICTURES = [(8, 9), (9, 8, 3), (3, 8, 9), (8, 8, 1), (12, 8, 8), (33, 35, 3), (3
 """Height, width and channels at either end or nowhere; the last two are large enough for Minari's JPEG."""
 SMALL = [(4,), (7, 7, 3), (8, 2), (1, 9)]
 """Bytes that are no images."""
+SQUARE = MultiDiscrete(np.array([[2, 3], [4, 1]]), start=np.array([[0, -1], [2, 5]]))
 
 
 @st.composite
@@ -41,7 +42,7 @@ def categories(draw: Draw) -> gymnasium.Space:
             counts, start=draw(st.lists(st.integers(-2, 2), min_size=len(counts), max_size=len(counts)))
         )
     if kind == "square":
-        return MultiDiscrete([[2, 3], [4, 1]], start=[[0, -1], [2, 5]])
+        return SQUARE
     return MultiBinary(draw(st.integers(1, 4))) if kind == "switches" else MultiBinary((2, 2))
 
 

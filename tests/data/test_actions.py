@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from iq_offline.data.actions import ActionBox, ActionBranches, action_encoder
 from iq_offline.errors import UserError
-from tests.space_helpers import categories, expected_actions
+from tests.space_helpers import SQUARE, categories, expected_actions
 
 NOTHING: tuple[list[float], list[float]] = ([], [])
 
@@ -54,7 +54,7 @@ def test_indices_and_back(space: gymnasium.Space, seed: int, count: int) -> None
     [
         (Discrete(5, start=-2), (5,)),
         (MultiDiscrete([2, 3], start=[4, -1]), (2, 3)),
-        (MultiDiscrete([[2, 3], [4, 1]]), (2, 3, 4, 1)),
+        (SQUARE, (2, 3, 4, 1)),
         (MultiBinary(3), (2, 2, 2)),
         (MultiBinary((2, 1)), (2, 2)),
     ],

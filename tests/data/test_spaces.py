@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from collections import abc
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
 from iq_offline.training.setup import Data, choose_data
 from tests.data_helpers import write_spaces_dataset
-from tests.space_helpers import ACTIONS, NESTED, at, expected_actions, expected_features, minaris_episodes
+from tests.space_helpers import ACTIONS, NESTED, SQUARE, at, expected_actions, expected_features, minaris_episodes
 
 NUMBER = itertools.count()
 
@@ -80,7 +81,11 @@ def prepared(
 def batches(data: Data, share: float, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.float32) -> list[Any]:
     """Of every kind at once; with no share of memory everything is read from the disk."""
     monkeypatch.setattr(replay, "free_memory", lambda device: int(share * 2**40))
-    kinds = {"expert": [data.expert], "initial": [data.expert], "suboptimal": list(data.suboptimal)}
+    kinds: dict[str, abc.Sequence[Selection]] = {
+        "expert": [data.expert],
+        "initial": [data.expert],
+        "suboptimal": list(data.suboptimal),
+    }
     drawn = Replay(kinds, {"expert": 5, "initial": 3, "suboptimal": 9}, 3, data.observations, dtype)
     assert drawn.is_held == (share > 0)
     return [drawn.sample() for _ in range(3)]
@@ -158,7 +163,7 @@ EVERYTHING = Dict(
         "grey": Box(0, 255, (34, 32), np.uint8),
         "map": Box(0, 255, (7, 7, 3), np.uint8),
         "pair": Tuple([Discrete(4, start=-1), Tuple([MultiDiscrete([2, 3], start=[0, 7]), MultiBinary((2, 2))])]),
-        "square": MultiDiscrete([[2, 3], [4, 1]], start=[[0, -1], [2, 5]]),
+        "square": SQUARE,
     }
 )
 
@@ -166,7 +171,7 @@ EVERYTHING = Dict(
 @pytest.mark.parametrize(
     ("data_format", "action_space"),
     [
-        ("hdf5", MultiDiscrete([[2, 3], [4, 1]], start=[[0, -1], [2, 5]])),
+        ("hdf5", SQUARE),
         ("arrow", MultiBinary(3)),
         ("parquet", Box(np.array([-1, -np.inf], np.float32), np.inf, (2,))),
     ],

@@ -33,6 +33,7 @@ KEYS = {
     "normalized_score",
     "references",
     "curve",
+    "held_out",
     "versions",
     "git_commit",
 }
@@ -119,6 +120,9 @@ def test_fast(tmp_path: Path) -> None:
             assert point["return_mean"] == pytest.approx(np.mean(point["returns"]))
         assert summary["curve"][-1]["returns"] == summary["returns"], "the last snapshot is the final policy"
         assert summary["seconds"] > 0
+        held_out = summary["held_out"]
+        assert (held_out["measure"], held_out["trajectories"]) == ("squared_error", config.data.held_out_trajectories)
+        assert 0 < held_out["error"] < 12, "three dimensions, each two wide"
         assert summary["versions"]["minari"] == minari.__version__
 
         cells = [cell.strip() for cell in rows[label]]

@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
+from gymnasium.spaces import Box, Dict, Discrete
 from torch import Tensor
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from iq_offline.learning.networks import gaussian, mlp, sample_squashed, squashed_log_probability
+from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
+from iq_offline.learning.networks import (
+    ImageTorso,
+    branch_values,
+    gaussian,
+    mlp,
+    network,
+    sample_squashed,
+    squashed_log_probability,
+)
 
 
 def reference(mean: Tensor, std: Tensor) -> TransformedDistribution:
@@ -123,3 +133,109 @@ def test_the_network_is_matrix_products_with_relu_between():
     expected = hidden @ weights["4.weight"].T + weights["4.bias"]
     assert (expected < 0).any()  # Nothing after the last layer.
     np.testing.assert_allclose(network(inputs).detach().numpy(), expected, atol=1e-6)
+
+
+def test_branches_are_padded_with_minus_infinity():
+    outputs = torch.arange(16.0).reshape(2, 8)
+    infinity = -math.inf
+    assert branch_values(outputs, (3, 1, 4)).tolist() == [
+        [[0, 1, 2, infinity], [3, infinity, infinity, infinity], [4, 5, 6, 7]],
+        [[8, 9, 10, infinity], [11, infinity, infinity, infinity], [12, 13, 14, 15]],
+    ]
+    assert branch_values(outputs, (8,)).tolist() == [[list(range(8))], [list(range(8, 16))]]
+
+
+# ---------------------------------------------------------------------------------------------------- images
+
+
+IMAGES = {
+    "HWC": ((9, 11, 3), (9, 11, 3)),
+    "CHW": ((3, 9, 11), (9, 11, 3)),
+    "HW": ((9, 11), (9, 11, 1)),
+    "HW1": ((9, 11, 1), (9, 11, 1)),
+    "large HWC": ((40, 36, 3), (40, 36, 3)),
+    "large CHW": ((2, 36, 40), (36, 40, 2)),
+}
+
+
+def channels_first(image: np.ndarray, layout: str) -> np.ndarray:
+    """(C, H, W) of one frame, whatever it came as."""
+    if layout.endswith("HWC") or layout == "HW1":
+        return image.transpose(2, 0, 1)
+    return image[None] if layout == "HW" else image
+
+
+class Recorder(torch.nn.Module):
+    """In place of the convolutions: what they would have seen."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen = image.clone()
+        return image.flatten(1)
+
+
+@pytest.mark.parametrize("frame_stack", [1, 3])
+@pytest.mark.parametrize("layout", IMAGES)
+def test_convolutions_see_channels_where_they_are(layout: str, frame_stack: int):
+    """Frames oldest first, each with its channels together; other features pass by in order."""
+    shape, (height, width, channels) = IMAGES[layout]
+    space = Dict({"a": Box(-1, 1, (2,)), "image": Box(0, 255, shape, np.uint8), "z": Discrete(3)})
+    encoder = ObservationEncoder(chosen_leaves(space, (), "the test"), frame_stack)
+    torso = ImageTorso(encoder)
+    torso.images["1"] = recorder = Recorder()
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (2, 4, *shape), np.uint8)
+    histories = [
+        [{"a": np.array([t, b]), "image": frame, "z": np.int64(t % 3)} for t, frame in enumerate(episode)]
+        for b, episode in enumerate(frames)
+    ]
+    features = encoder.encode(histories)
+    extra = torch.tensor([[0.25], [0.5]])
+    output = torso(torch.cat([features, extra], -1))
+    expected = np.stack(
+        [np.concatenate([channels_first(episode[t], layout) for t in range(4 - frame_stack, 4)]) for episode in frames]
+    ).astype(np.float32)
+    assert expected.shape == (2, channels * frame_stack, height, width)
+    np.testing.assert_array_equal(recorder.seen.numpy(), expected)
+    np.testing.assert_array_equal(output[:, :2].numpy(), [[3, 0], [3, 1]])
+    np.testing.assert_array_equal(output[:, 2:-4].numpy(), expected.reshape(2, -1))
+    np.testing.assert_array_equal(output[:, -4:].numpy(), [[1, 0, 0, 0.25], [1, 0, 0, 0.5]])
+
+
+@pytest.mark.parametrize("layout", IMAGES)
+def test_the_torso_is_convolutions_of_the_image(layout: str):
+    """Against torch's own functions on the rearranged image."""
+    shape, (height, width, channels) = IMAGES[layout]
+    encoder = ObservationEncoder(chosen_leaves(Box(0, 255, shape, np.uint8), (), "the test"), 2)
+    torch.manual_seed(0)
+    behind = network(encoder, (6,), 4, extra=2)
+    names = [name for name, _ in behind.named_parameters()]
+    large = min(height, width) >= 36
+    convolutions = [name for name in names if name.startswith("torso.") and name.endswith("weight")]
+    assert len(convolutions) == (3 if large else 2)
+    assert [name for name in names if not name.startswith("torso.")] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    image, extra = torch.randn(3, 2 * channels, height, width), torch.randn(3, 2)
+    stored = image.reshape(3, 2, channels, height, width)
+    if layout.endswith("HWC") or layout == "HW1":
+        stored = stored.permute(0, 1, 3, 4, 2)
+    found = behind(torch.cat([stored.reshape(3, -1), extra], -1))
+    weights = dict(behind.named_parameters())
+    hidden = image
+    for name, stride in zip(convolutions, (4, 2, 1) if large else (2, 2), strict=True):
+        bias = weights[name.replace("weight", "bias")]
+        hidden = torch.relu(torch.nn.functional.conv2d(hidden, weights[name], bias, stride))
+    hidden = torch.cat([hidden.flatten(1), extra], -1)
+    hidden = torch.relu(hidden @ weights["0.weight"].T + weights["0.bias"])
+    expected = hidden @ weights["2.weight"].T + weights["2.bias"]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_each_image_has_convolutions_of_its_own():
+    space = Dict({"left": Box(0, 255, (9, 9), np.uint8), "right": Box(0, 255, (8, 12, 2), np.uint8)})
+    encoder = ObservationEncoder(chosen_leaves(space, ("right", "left"), "the test"))
+    torso = ImageTorso(encoder)
+    features = torch.rand(2, encoder.size)
+    right = features[:, :192].reshape(2, 8, 12, 2).permute(0, 3, 1, 2)
+    left = features[:, 192:].reshape(2, 1, 9, 9)
+    expected = torch.cat([torso.images["0"](right), torso.images["1"](left)], -1)
+    torch.testing.assert_close(torso(features), expected)
+    assert torso.size == expected.shape[1]

@@ -1,17 +1,22 @@
 """Policies on the dataset's own observations and actions, and their files."""
 
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
+from iq_offline.data.actions import action_encoder
+from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
-from iq_offline.learning.networks import mlp
+from iq_offline.learning.networks import mlp, network
 from iq_offline.learning.policy import Policy
 from iq_offline.training import checkpoint
+from tests.space_helpers import SQUARE
 
 LOW, HIGH = np.array([[-2.0, 0.0], [1.0, -10.0]], np.float32), np.array([[-1.0, 5.0], [1.5, 30.0]], np.float32)
 MEAN, STD = torch.tensor([1.0, -50.0, 0.0, 3.0, 2.0, 1000.0]), torch.tensor([0.1, 20.0, 1.0, 4.0, 0.5, 300.0])
@@ -116,3 +121,131 @@ def test_a_damaged_header_is_a_user_error(policy: Policy, tmp_path: Path):
         file.write_bytes(whole.replace(found, put))
         with pytest.raises(UserError, match=r"policy\.safetensors"):
             Policy.load(file)
+
+
+# ---------------------------------------------------------------------------------------------------- other spaces
+
+
+ROBOT = Dict(
+    {
+        "camera": Box(0, 255, (9, 8, 3), np.uint8),
+        "front": Box(0, 255, (2, 36, 40), np.uint8),
+        "mission": Text(5),
+        "pair": Tuple([Discrete(3, start=-1), MultiBinary(2)]),
+        "state": Box(-np.inf, np.inf, (2, 2), np.float64),
+    }
+)
+KEYS = ["state", "front", "pair", "camera"]
+
+
+def robot_policy(action_space: gymnasium.Space, frame_stack: int = 2) -> Policy:
+    torch.manual_seed(0)
+    encoder = ObservationEncoder(chosen_leaves(ROBOT, KEYS, "the test"), frame_stack)
+    actions = action_encoder(action_space, ([-1.0, -2.0], [1.0, 2.0]), (), (), "the test")
+    outputs = 2 * actions.size if isinstance(action_space, Box) else sum(actions.counts)  # type: ignore[union-attr]
+    layers = network(encoder, (32,), outputs)
+    with torch.no_grad():
+        layers[-1].bias.zero_()  # type: ignore[operator, union-attr]  # So that observations tell.
+        layers[-1].weight.normal_()  # type: ignore[operator, union-attr]
+    std = torch.rand(encoder.size) + 5
+    return Policy(layers, ROBOT, action_space, torch.randn(encoder.size), std, encoder, actions)
+
+
+def robot_histories(count: int) -> list[list[Any]]:
+    """Episodes of one, two, … observations."""
+    ROBOT.seed(3)
+    return [[ROBOT.sample() for _ in range(1 + index % 4)] for index in range(count)]
+
+
+ACTION_SPACES = [
+    Discrete(5, start=3),
+    SQUARE,
+    MultiBinary(3),
+    Box(np.array([-1, -np.inf], np.float32), np.array([np.inf, 0.5], np.float32)),
+]
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES, ids=lambda space: type(space).__name__)
+def test_round_trip_of_parts_images_and_any_actions(space: gymnasium.Space, tmp_path: Path):
+    policy = robot_policy(space)
+    histories = robot_histories(12)
+    actions = policy.act(histories)
+    assert len({action.tobytes() for action in actions}) > 1
+    assert all(action in space for action in actions)
+    assert actions.shape == (12, *space.shape)  # type: ignore[misc]
+    file = tmp_path / "policy.safetensors"
+    policy.save(file)
+    again = Policy.load(file)
+    np.testing.assert_array_equal(again.act(histories), actions)
+    features = policy.encoder.encode(histories)
+    np.testing.assert_array_equal(again.from_features(features), policy.from_features(features))
+    assert (again.observation_space, again.action_space) == (policy.observation_space, policy.action_space)
+    assert again.encoder == policy.encoder
+    assert again.actions == policy.actions
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == file.read_bytes()
+
+
+def test_only_image_policies_look_back():
+    policy = robot_policy(Discrete(5))
+    (history,) = [robot_histories(4)[3]]
+    assert len(history) == 4
+    features = policy.encoder.encode([history])
+    torch.testing.assert_close(policy.encoder.encode([history[2:]]), features, rtol=0, atol=0)
+    assert not torch.equal(policy.encoder.encode([history[3:]]), features)
+    numbers = Policy(mlp(4, 2), Box(-1, 1, (4,)), Box(-1, 1, (1,)))
+    states = [[np.full(4, t / 9) for t in range(5)]]
+    np.testing.assert_array_equal(numbers.act(states), numbers(np.array(states[0][-1:])))
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES[:3], ids=lambda space: type(space).__name__)
+def test_of_finitely_many_actions_the_largest_output_wins_in_each_branch(space: gymnasium.Space):
+    policy = robot_policy(space)
+    histories = robot_histories(12)
+    inputs = (policy.encoder.encode(histories) - policy.observation_mean) / policy.observation_std
+    outputs = policy.network(inputs).detach().numpy()
+    counts = {Discrete: (5,), MultiDiscrete: (2, 3, 4, 1), MultiBinary: (2, 2, 2)}[type(space)]  # type: ignore[index]
+    starts = {Discrete: [3], MultiDiscrete: [0, -1, 2, 5], MultiBinary: [0, 0, 0]}[type(space)]  # type: ignore[index]
+    best = np.stack([part.argmax(1) for part in np.split(outputs, np.cumsum(counts)[:-1], 1)], 1) + starts
+    np.testing.assert_array_equal(policy.act(histories).reshape(12, -1), best)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("squash", ["tanh", "clip"])
+def test_squash_and_activation_survive(squash: str, activation: str, tmp_path: Path):
+    """Also what they mean, by numpy."""
+    torch.manual_seed(1)
+    kinds = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
+    network = mlp(6, 8, 7, 4, activation=kinds[activation])
+    spaces = Box(-np.inf, np.inf, (3, 2), np.float64), Box(LOW, HIGH, dtype=np.float32)
+    policy = Policy(network, *spaces, MEAN, STD, squash=squash, activation=activation)  # type: ignore[arg-type]
+    observations = 9 * some_observations(40)
+    weights = {name: value.numpy().astype(np.float64) for name, value in policy.network.state_dict().items()}
+    hidden = (observations.reshape(40, 6) - MEAN.numpy()) / STD.numpy()
+    for layer in (0, 2):
+        hidden = hidden @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+        hidden = np.maximum(hidden, 0) if activation == "relu" else np.tanh(hidden)
+    raw = hidden @ weights["4.weight"].T + weights["4.bias"]
+    unit = (np.tanh(raw) if squash == "tanh" else np.clip(raw, -1, 1)).reshape(40, 2, 2)
+    if activation == "relu":
+        assert (np.abs(raw) > 1).any(), "nothing here is cut off"
+    actions = policy(observations)
+    np.testing.assert_allclose(actions, LOW + (HIGH - LOW) * (unit + 1) / 2, atol=1e-3)
+    policy.save(tmp_path / "policy")
+    again = Policy.load(tmp_path / "policy")
+    assert (again.squash, again.activation) == (squash, activation)
+    np.testing.assert_array_equal(again(observations), actions)
+
+
+def test_bounds_given_in_place_of_the_spaces_survive(tmp_path: Path):
+    space = Box(-1, 1, (2,))
+    actions = action_encoder(space, ([], []), (-0.5, -0.1), (0.25,), "the test")
+    torch.manual_seed(0)
+    policy = Policy(mlp(3, 2), Box(-1, 1, (3,)), space, actions=actions)
+    policy.save(tmp_path / "policy")
+    again = Policy.load(tmp_path / "policy")
+    assert again.actions == actions
+    observations = 99 * np.random.default_rng(0).standard_normal((20, 3))
+    np.testing.assert_array_equal(again(observations), policy(observations))
+    assert again(observations).min(0).tolist() == pytest.approx([-0.5, -0.1], abs=1e-3)
+    assert again(observations).max(0).tolist() == pytest.approx([0.25, 0.25], abs=1e-3)

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -13,6 +16,7 @@ from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.learning.learner import named_leaves
 from iq_offline.training.setup import choose_data, population, prepare
+from tests.data_helpers import write_spaces_dataset
 from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 
 STEPS, LEARNERS = 50, 4
@@ -120,3 +124,52 @@ def test_learners_of_other_action_boxes_are_trained_in_their_own_or_refused(sour
     except (AssertionError, UserError):
         return
     torch.testing.assert_close(together.update()["actor/loss"][1], alone, rtol=0, atol=1e-8)
+
+
+# ---------------------------------------------------------------------------------------------------- other spaces
+
+
+PARTS = Dict({"camera": Box(0, 255, (9, 8, 2), np.uint8), "state": Box(-1, 1, (3,)), "which": Discrete(3)})
+OTHER_CASES = [
+    ("iq_learn", PARTS["state"], Discrete(4, start=1)),
+    ("iq_learn", PARTS["state"], MultiDiscrete([3, 1, 4], start=[0, 2, -1])),
+    ("bc", Dict({name: PARTS[name] for name in ("state", "which")}), MultiDiscrete([3, 1, 4])),
+    ("iq_learn", PARTS, Discrete(3)),
+    ("bc", PARTS, Box(-1, 1, (2,))),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "observed", "space"), OTHER_CASES, ids=lambda value: type(value).__name__)
+def test_together_is_alone_with_finitely_many_actions_and_images(
+    algorithm: str, observed: gymnasium.Space, space: gymnasium.Space
+):
+    """Three learners, other seeds and other numbers of trajectories, in float64."""
+    write_spaces_dataset("test/any-v0", observed, space, lengths=[6, 5, 7, 4])
+    source = obtain("test/any-v0")
+    base = RunConfig(
+        algorithm=algorithm,  # type: ignore[arg-type]
+        data=DataConfig("test/any-v0", frame_stack=2, held_out_trajectories=1),
+        training=TrainingConfig(10, batch_size=8, hidden_sizes=(8,), dtype="float64", average_decay=0.9),
+        iq_learn=IQLearnConfig(critic_learning_rate=3e-3),
+    )
+    chosen = [
+        resolved(replace(base, seed=seed, data=replace(base.data, num_expert_trajectories=1 + seed)))
+        for seed in range(3)
+    ]
+    data = [choose_data(config, source, []) for config in chosen]
+    together = population(chosen, data)
+    rows = [together.update() for _ in range(10)]
+    for index, (config, one) in enumerate(zip(chosen, data, strict=True)):
+        alone = prepare(config, one)
+        start = leaves(alone.learner.parameters.clone())
+        for row in rows:
+            for name, value in alone.update().items():
+                torch.testing.assert_close(row[name][index], value, rtol=0, atol=1e-8, msg=name)
+        theirs = leaves(together.learner.parameters)
+        mine = leaves(alone.learner.parameters)
+        for name, leaf in mine.items():
+            torch.testing.assert_close(theirs[name][index], leaf, rtol=0, atol=1e-8, msg=name)
+            assert leaf.isfinite().all()
+        group = together.learner.agent.averaged
+        moved = {name for name, leaf in mine.items() if (leaf - start[name]).abs().max() > 1e-4}
+        assert {name for name in mine if name.startswith(f"{group}/")} <= moved, "a layer that learns nothing"
