@@ -12,6 +12,7 @@ import polars as pl
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from iq_offline.data.catalog import References, builtin_of
+from iq_offline.data.irregularity import number
 from iq_offline.data.spaces import leaves_of, word
 from iq_offline.data.survey import Survey
 
@@ -65,7 +66,7 @@ def facts_of(survey: Survey) -> Facts:
     spread = survey.actions
     return Facts(
         ends=ends_of(episodes),
-        lengths=summary_of(episodes["steps"]) or Summary(*[math.nan] * 6),
+        lengths=summary_of(episodes["steps"].drop_nulls()) or Summary(*[math.nan] * 6),
         returns=summary_of(returns),
         rewards_note=rewards_note(episodes),
         leaves=leaf_table(survey),
@@ -135,7 +136,7 @@ def bounds_words(space: gymnasium.Space) -> str:
     low, high = space.low, space.high
     if np.isinf(low).all() and np.isinf(high).all():
         return "no bounds"
-    ends = f"{_number(low.min())} to {_number(high.max())}"
+    ends = f"{number(low.min())} to {number(high.max())}"
     return ends if (low == low.min()).all() and (high == high.max()).all() else f"{ends} in all, not alike"
 
 
@@ -147,7 +148,7 @@ def leaf_table(survey: Survey) -> pl.DataFrame:
         recorded = "not numbers: not read"
         if spread is not None:
             known = spread.count.any()
-            recorded = f"{_number(spread.min.min())} to {_number(spread.max.max())}" if known else "nothing"
+            recorded = f"{number(spread.min.min())} to {number(spread.max.max())}" if known else "nothing"
         kind, shape, bounds, dtype = space_words(leaf.space)
         kind = "image" if leaf.is_image else kind
         rows.append((leaf.name, kind, shape, bounds, dtype, recorded))
@@ -193,10 +194,6 @@ def time_limit_of(metadata: dict[str, Any]) -> int | None:
     except (ValueError, TypeError, AttributeError):
         return None
     return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _few(values: Sequence[object], most: int = 8) -> str:

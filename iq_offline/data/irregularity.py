@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import gymnasium
+import numpy as np
 
 Severity = Literal["refused", "clipped", "ignored", "worth knowing"]
 SEVERITIES: tuple[Severity, ...] = ("refused", "clipped", "ignored", "worth knowing")
@@ -40,6 +41,6 @@ def few(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def number(value: float) -> str:
+def number(value: float | np.number) -> str:
     """Four digits of it."""
     return f"{value:.4g}"

@@ -119,11 +119,16 @@ class Spread:
             self.rounded.count(episode, compared != values)
         self.at_low += (compared == self.low).sum(0)
         self.at_high += (compared == self.high).sum(0)
-        self.min = np.minimum(self.min, np.where(finite, values, np.inf).min(0, initial=np.inf))
-        self.max = np.maximum(self.max, np.where(finite, values, -np.inf).max(0, initial=-np.inf))
-        count = finite.sum(0)
-        mean = np.where(finite, values, 0).sum(0) / np.maximum(count, 1)
-        self._merge(count, mean, np.square(np.where(finite, values - mean, 0)).sum(0))
+        if finite.all():
+            count, mean, away = np.full(self.size, len(values)), values.mean(0), values - values.mean(0)
+            smallest, largest = values.min(0), values.max(0)
+        else:
+            count = finite.sum(0)
+            mean = np.where(finite, values, 0).sum(0) / np.maximum(count, 1)
+            away = np.where(finite, values - mean, 0)
+            smallest, largest = np.where(finite, values, np.inf).min(0), np.where(finite, values, -np.inf).max(0)
+        self.min, self.max = np.minimum(self.min, smallest), np.maximum(self.max, largest)
+        self._merge(count, mean, np.square(away).sum(0))
 
     def _add_pixels(self, array: np.ndarray) -> None:
         histogram = np.zeros(256, np.int64)
@@ -184,9 +189,9 @@ def hash_rows(arrays: list[np.ndarray]) -> np.ndarray:
     return hashes
 
 
-def count_repeats(hashes: list[np.ndarray]) -> int:
-    """How many of these occurred before."""
-    together = np.concatenate([np.empty(0, np.uint64), *hashes])
+def count_repeats(hashes: bytearray) -> int:
+    """How many of these 64-bit hashes occurred before. Sorts them where they are: no second copy of them is made."""
+    together = np.frombuffer(hashes, np.uint64)
     together.sort()
     return int((together[1:] == together[:-1]).sum())
 

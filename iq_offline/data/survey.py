@@ -103,7 +103,7 @@ def survey(
         known = set(source.episode_ids)
         seen.beyond = [index for index in stored_ids(source) if index not in known]
     rows: list[dict[str, object]] = []
-    hashes: list[np.ndarray] = []
+    hashes = bytearray()
     first_of: dict[int, int] = {}
     for done, episode in enumerate(raw_episodes(source)):
         row, usable = _look_at(episode, leaves, source)
@@ -114,11 +114,11 @@ def survey(
             row["stuck_at_end"] = len(same) > 1 and bool(same[-1]) and not same[:-1].any()
             earlier = first_of.setdefault(whole, episode.id)
             row["repeats"] = earlier if earlier != episode.id else None
-            hashes.append(pairs)
+            hashes += pairs.tobytes()
         rows.append(row)
         on_progress(done + 1, source.total_episodes)
     seen.episodes = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    seen.transitions = sum(map(len, hashes))
+    seen.transitions = len(hashes) // 8
     seen.repeated_transitions = count_repeats(hashes)
     return seen
 
@@ -138,7 +138,7 @@ def _look_at(episode: RawEpisode, leaves: dict[str, Leaf], source: Source) -> tu
     ends = {name: arrays[name].astype(bool).reshape(-1) for name in ("terminations", "truncations") if name in arrays}
     terminations, truncations = ends.get("terminations"), ends.get("truncations")
     known = next((array for array in (actions, terminations, truncations, rewards) if array is not None), None)
-    steps = (episode.promised_steps or 0) if known is None else len(known)
+    steps = episode.promised_steps if known is None else len(known)
     row: dict[str, object] = dict.fromkeys(SCHEMA) | {
         "id": episode.id,
         "steps": steps,
@@ -154,7 +154,7 @@ def _look_at(episode: RawEpisode, leaves: dict[str, Leaf], source: Source) -> tu
         row["labels_unreadable"] = ", ".join(reasons)
 
     observations = {len(array) for array in episode.observations.values()}
-    fits = observations <= {steps + 1} and (terminations is None or len(terminations) == steps)
+    fits = steps is None or (observations <= {steps + 1} and (terminations is None or len(terminations) == steps))
     if not fits:
         counts = {"observations": "/".join(map(str, sorted(observations))) or "no", "actions": steps}
         counts["terminations"] = "no" if terminations is None else len(terminations)

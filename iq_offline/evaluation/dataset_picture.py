@@ -41,7 +41,7 @@ def draw_dataset(path: Path, survey: Survey, facts: Facts) -> None:
     finite = facts.returns is not None
     returns = survey.episodes.filter(pl.col("return").is_finite())["return"].to_numpy()
     _histogram(left, returns if finite else np.empty(0), "return", facts.rewards_note or "no rewards")
-    _histogram(right, survey.episodes["steps"].to_numpy(), "steps in the episode", "no episodes")
+    _histogram(right, survey.episodes["steps"].drop_nulls().to_numpy(), "steps in the episode", "no episodes")
     left.set_ylabel("episodes")
     if measured:
         _observations(next(rows).subplots(), measured)
