@@ -218,6 +218,36 @@ class BuildDataset:
 
 
 @dataclasses.dataclass(frozen=True)
+class DownloadDataset:
+    """Fetch a dataset into the local Minari folder (needs a network)."""
+
+    name: tyro.conf.Positional[str]
+    """On the Minari server, such as mujoco/hopper/expert-v0, or elsewhere: hf://… or gcp://…"""
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectDataset:
+    """Print what a dataset is (episodes, returns, spaces, actions, repetitions) and draw it."""
+
+    name: tyro.conf.Positional[str]
+    """A built-in dataset (hopper/expert) or any Minari id that is here (mujoco/hopper/expert-v0)."""
+    picture: Path | None = None
+    """PNG file to draw to; default the id with dashes, in the current folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckDataset:
+    """Print everything irregular in a dataset, and what training does about each.
+
+    Exit code 0 where training takes the dataset, whatever it warns of; 2 where training would refuse it, or nothing can
+    be read.
+    """
+
+    name: tyro.conf.Positional[str]
+    """A built-in dataset (hopper/expert) or any Minari id that is here (mujoco/hopper/expert-v0)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainExpert:
     """Train the expert of a card again, as its weights were made (needs the [experts] extra). Resumes by itself."""
 
@@ -277,12 +307,15 @@ class ImportLog:
 
 @dataclasses.dataclass(frozen=True)
 class Datasets:
-    """Datasets: list, build, import logs, train experts, look after the cache."""
+    """Datasets: list, build, import logs, download, inspect, check, train experts, look after the cache."""
 
     action: (
         Annotated[ListDatasets, tyro.conf.subcommand("list")]
         | Annotated[BuildDataset, tyro.conf.subcommand("build")]
         | Annotated[ImportLog, tyro.conf.subcommand("import")]
+        | Annotated[DownloadDataset, tyro.conf.subcommand("download")]
+        | Annotated[InspectDataset, tyro.conf.subcommand("inspect")]
+        | Annotated[CheckDataset, tyro.conf.subcommand("check")]
         | Annotated[TrainExpert, tyro.conf.subcommand("train-expert")]
         | Annotated[Cache, tyro.conf.subcommand("cache")]
     )
@@ -320,7 +353,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(command, "--debug" in arguments)
 
 
-def _datasets(action: ListDatasets | BuildDataset | ImportLog | TrainExpert | Cache) -> None:
+DatasetAction = (
+    ListDatasets
+    | BuildDataset
+    | ImportLog
+    | DownloadDataset
+    | InspectDataset
+    | CheckDataset
+    | TrainExpert
+    | Cache
+)
+
+
+def _datasets(action: DatasetAction) -> None:
     from iq_offline import dataset_commands as commands
 
     match action:
@@ -330,6 +375,16 @@ def _datasets(action: ListDatasets | BuildDataset | ImportLog | TrainExpert | Ca
             commands.build_datasets(names)
         case ImportLog():
             _import(action)
+        case DownloadDataset(name):
+            commands.download_dataset(name)
+        case InspectDataset(name, picture):
+            from iq_offline.inspect_command import inspect
+
+            inspect(name, picture)
+        case CheckDataset(name):
+            from iq_offline.inspect_command import check
+
+            check(name)
         case TrainExpert(name, output, write):
             commands.train_card(name, output or Path("runs/experts") / name, write)
         case Cache(clear):

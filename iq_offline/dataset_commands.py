@@ -62,6 +62,15 @@ def build_datasets(names: tuple[str, ...]) -> None:
         print(f"{catalog.minari_id(name)}: {build(name)}")
 
 
+def download_dataset(name: str) -> None:
+    """Fetch a dataset into the local Minari folder, unless it is there."""
+    builtin = catalog.builtin_of(name)
+    if builtin:
+        raise UserError(f"{name!r} is built in: iq-offline datasets build {name} records it, without a network")
+    path = catalog.locate(name)
+    print(f"{name}: {path} (was there already)" if path else f"{name}: {catalog.download(name)}")
+
+
 def import_files(
     files: tuple[str, ...], identifier: str, columns: Columns, actions: Actions, max_gap: float | None, replace: bool
 ) -> None:

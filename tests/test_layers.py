@@ -22,7 +22,7 @@ ROOMS = (
     ("environments",),
     ("evaluation",),
     ("experiment",),
-    ("dataset_commands",),
+    ("dataset_commands", "inspect_command"),
     ("cli",),
     ("recipes", "__main__"),
 )

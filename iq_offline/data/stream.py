@@ -1,12 +1,13 @@
 """Reading a Minari dataset from disk, one episode in memory at a time, without building its environment.
 
 HDF5 is read directly: Minari's own iteration decodes ``infos`` and rewards that nothing here wants. Other formats go
-through Minari. Rewards are read by :func:`episode_returns` alone, which training never calls.
+through Minari. Rewards are read by :func:`episode_returns` alone, which training never calls (nor ``data.raw``, which
+reads all of a dataset to look at it).
 """
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -150,30 +151,31 @@ def learnable_leaves(source: Source) -> list[Leaf]:
     return [leaf for leaf in leaves_of(source.observation_space) if is_learnable(leaf.space)]
 
 
+ReadArray = Callable[[h5py.File, str], np.ndarray]
+
+
+def hdf5_places(source: Source) -> dict[str, tuple[str, ReadArray]]:
+    """For each learnable leaf, by its name: where it is inside the group of an episode, and the function to read it."""
+    jpeg = source.metadata.get("jpeg_encoding", True)
+    places: dict[str, tuple[str, ReadArray]] = {}
+    for leaf in learnable_leaves(source):
+        path = "/".join(["observations", *(f"_index_{key}" if isinstance(key, int) else key for key in leaf.path)])
+        places[leaf.name] = path, _jpeg_array if jpeg and is_image_space(leaf.space) else hdf5_array
+    return places
+
+
 def _hdf5_episodes(source: Source, ids: Sequence[int]) -> Iterator[EpisodeArrays]:
-    leaves = {leaf.name: leaf for leaf in learnable_leaves(source)}
-    inside = {
-        name: "/".join(["observations", *(f"_index_{key}" if isinstance(key, int) else key for key in leaf.path)])
-        for name, leaf in leaves.items()
-    }
-    pictures = {
-        name
-        for name, leaf in leaves.items()
-        if source.metadata.get("jpeg_encoding", True) and is_image_space(leaf.space)
-    }
+    places = hdf5_places(source)
     with h5py.File(source.path / "main_data.hdf5") as file:
         for index in ids:
             group = f"episode_{index}"
-            observations = {
-                name: (_jpeg_array if name in pictures else _hdf5_array)(file, f"{group}/{path}")
-                for name, path in inside.items()
-            }
+            observations = {name: read(file, f"{group}/{path}") for name, (path, read) in places.items()}
             yield EpisodeArrays(
-                observations, _hdf5_array(file, f"{group}/actions"), _hdf5_array(file, f"{group}/terminations")
+                observations, hdf5_array(file, f"{group}/actions"), hdf5_array(file, f"{group}/terminations")
             )
 
 
-def _hdf5_array(file: h5py.File, name: str) -> np.ndarray:
+def hdf5_array(file: h5py.File, name: str) -> np.ndarray:
     """A whole array. By h5py's low-level interface: its objects cost as much as reading a short episode."""
     try:
         dataset = h5py.h5d.open(file.id, name.encode())

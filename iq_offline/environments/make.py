@@ -11,6 +11,7 @@ import warnings
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, registry
 
+from iq_offline.data.irregularity import Surroundings
 from iq_offline.data.stream import Source
 from iq_offline.errors import UserError
 
@@ -77,6 +78,22 @@ def make(environment: str | EnvSpec, count: int) -> list[gymnasium.Env]:
         extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
         remedy = f": pip install 'iq-offline[{extra}]'" if extra and name not in registry else f": {error}"
         raise UserError(f"cannot build the environment {name}{remedy}") from error
+
+
+def surroundings(source: Source) -> Surroundings:
+    """A dataset's environment as it is on this machine: built once, looked at, closed. No foreign code is run.
+
+    Raises:
+        UserError: as :func:`evaluation_environment` and :func:`make`.
+    """
+    specification = evaluation_environment(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Gymnasium's advice on versions: the dataset has the one it has.
+        (environment,) = make(specification, 1)
+    with contextlib.closing(environment):
+        limit = environment.spec.max_episode_steps if environment.spec else None
+        name = specification if isinstance(specification, str) else specification.id
+        return Surroundings(name, environment.observation_space, environment.action_space, limit)
 
 
 EXTRAS = {"PointMaze": "robotics", "AntMaze": "robotics", "Fetch": "robotics", "Franka": "robotics", "ALE/": "atari"}

@@ -29,14 +29,14 @@ def plot_run(path: Path, summary: dict[str, Any], metrics: Sequence[Row]) -> Non
     right.set(xlabel="gradient steps", title="training")
     right.set_yscale("symlog", linthresh=0.01)
     right.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_comparison(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
     """One panel: the algorithms' returns along their training, on the same data."""
     figure, axes = plt.subplots(figsize=(5.6, 3.4), constrained_layout=True)
     _returns(axes, summaries)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
@@ -66,7 +66,8 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and forget it."""
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     plt.close(figure)
