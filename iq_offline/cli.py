@@ -354,14 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 DatasetAction = (
-    ListDatasets
-    | BuildDataset
-    | ImportLog
-    | DownloadDataset
-    | InspectDataset
-    | CheckDataset
-    | TrainExpert
-    | Cache
+    ListDatasets | BuildDataset | ImportLog | DownloadDataset | InspectDataset | CheckDataset | TrainExpert | Cache
 )
 
 
