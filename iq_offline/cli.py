@@ -387,6 +387,7 @@ def _datasets(action: DatasetAction) -> None:
 def _import(given: ImportLog) -> None:
     from iq_offline.data.logs import Actions, Columns
     from iq_offline.dataset_commands import import_files
+    from iq_offline.inspect_command import check
 
     observation, action = (
         tuple(name for word in words for name in word.split(",") if name) for words in (given.observation, given.action)
@@ -395,3 +396,4 @@ def _import(given: ImportLog) -> None:
     actions = Actions(given.discrete, given.continuous, given.action_low, given.action_high)
     columns = Columns(observation, action, *roles)
     import_files(given.files, given.id, columns, actions, given.max_gap, given.replace)
+    check(given.id)

@@ -1,11 +1,9 @@
 """What ``iq-offline datasets …`` does, apart from reading its arguments."""
 
 import json
-import time
 from pathlib import Path
 
 from iq_offline.data import cache, catalog
-from iq_offline.data.ingest import Progress
 from iq_offline.data.logs import Actions, Columns, Imported, import_log
 from iq_offline.data.stream import open_source
 from iq_offline.environments.cards import tiers_from, write_card
@@ -13,7 +11,7 @@ from iq_offline.environments.experts import train_expert
 from iq_offline.errors import UserError, nearest
 from iq_offline.experiment import build
 from iq_offline.files import cache_folder
-from iq_offline.training.tracking import progress_bar
+from iq_offline.training.tracking import patient_progress
 
 
 def list_datasets() -> None:
@@ -75,20 +73,9 @@ def import_files(
     files: tuple[str, ...], identifier: str, columns: Columns, actions: Actions, max_gap: float | None, replace: bool
 ) -> None:
     """Make a dataset of a log, and say what was found in it."""
-    with progress_bar(f"importing {identifier}") as progress:
-        imported = import_log(files, identifier, columns, actions, max_gap, replace, patiently(progress))
+    with patient_progress(f"importing {identifier}") as progress:
+        imported = import_log(files, identifier, columns, actions, max_gap, replace, progress)
     print_import(imported, columns)
-
-
-def patiently(progress: Progress, seconds: float = 2.0) -> Progress:
-    """A progress that shows nothing of what is done within moments."""
-    started = time.monotonic()
-
-    def update(done: int, total: int) -> None:
-        if time.monotonic() - started > seconds:
-            progress(done, total)
-
-    return update
 
 
 def print_import(imported: Imported, columns: Columns) -> None:

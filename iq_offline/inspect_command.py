@@ -1,8 +1,6 @@
 """What ``iq-offline datasets inspect`` and ``check`` print."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -15,12 +13,10 @@ from iq_offline.data.survey import Survey, survey
 from iq_offline.environments.make import surroundings
 from iq_offline.errors import UserError
 from iq_offline.files import disk_errors
-from iq_offline.training.tracking import progress_bar
+from iq_offline.training.tracking import patient_progress
 
 MAX_ROWS = 24
 """Dimensions or actions that a table shows one by one."""
-PATIENCE = 2.0
-"""Seconds after which a progress is shown."""
 
 
 def inspect(name: str, picture: Path | None) -> None:
@@ -34,7 +30,7 @@ def inspect(name: str, picture: Path | None) -> None:
     if picture.suffix.lower() != ".png" or picture.is_dir():
         raise UserError(f"--picture {picture}: a picture is a PNG file, give a path that ends in .png")
     built = _surroundings(source)
-    with _patient_progress(f"reading {source.id}") as progress:
+    with patient_progress(f"reading {source.id}") as progress:
         seen = survey(source, progress)
     facts = facts_of(seen)
     print_facts(seen, facts, built)
@@ -54,7 +50,7 @@ def check(name: str) -> None:
     source = _open(name)
     built = _surroundings(source)
     environment = built if isinstance(built, Surroundings) else None
-    with _patient_progress(f"checking {source.id}") as progress:
+    with patient_progress(f"checking {source.id}") as progress:
         seen = survey(source, progress, environment.action_space if environment else None)
     found = irregularities(seen, environment)
     print(f"{source.id}: {len(seen.episodes):,} episodes, {seen.episodes['steps'].sum():,} steps")
@@ -125,23 +121,6 @@ def _surroundings(source: Source) -> Surroundings | str:
         return surroundings(source)
     except UserError as error:
         return str(error).removeprefix(f"{source.id} ")
-
-
-@contextmanager
-def _patient_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress that is shown only where there is something to wait for."""
-    started = time.monotonic()
-    with ExitStack() as stack:
-        shown: Callable[[int, int], None] | None = None
-
-        def update(done: int, total: int) -> None:
-            nonlocal shown
-            if shown is None and time.monotonic() - started > PATIENCE:
-                shown = stack.enter_context(progress_bar(title))
-            if shown is not None:
-                shown(done, total)
-
-        yield update
 
 
 def _print_table(

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,6 +72,27 @@ def _plain_lines(title: str) -> Progress:
             print(f"{title}: {done}/{total}  {note}".rstrip(), file=sys.stderr, flush=True)
 
     return update
+
+
+PATIENCE = 2.0
+"""Seconds after which a patient progress is shown."""
+
+
+@contextmanager
+def patient_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is shown only where there is something to wait for."""
+    started = time.monotonic()
+    with ExitStack() as stack:
+        shown: Progress | None = None
+
+        def update(done: int, total: int) -> None:
+            nonlocal shown
+            if shown is None and time.monotonic() - started > PATIENCE:
+                shown = stack.enter_context(progress_bar(title))
+            if shown is not None:
+                shown(done, total, "")
+
+        yield update
 
 
 class MetricsLog:
