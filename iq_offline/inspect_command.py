@@ -111,7 +111,7 @@ def _open(name: str) -> Source:
     if path is None and catalog.builtin_of(name):
         raise UserError(f"{name!r} is built in and not recorded here yet: iq-offline datasets build {name}")
     if path is None:
-        raise catalog.not_found(name, f"iq-offline datasets download {name} fetches it from the Minari server")
+        raise catalog.not_found(name, how=f"iq-offline datasets download {name}")
     return open_source(path)
 
 

@@ -195,7 +195,7 @@ def download(identifier: str) -> Path:
     Minari 0.5 looks for a prefixed id in the wrong place after downloading it, so the prefix is taken off here.
 
     Raises:
-        UserError: the server cannot be reached or has no such dataset.
+        UserError: the server cannot be reached, has no such dataset, or a package is missing that speaks to it.
     """
     import minari
 
@@ -203,7 +203,8 @@ def download(identifier: str) -> Path:
         minari.download_dataset(identifier)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"could not download {identifier!r}: {reason} (is there a network?)") from error
+        hint = "" if isinstance(error, ImportError) else " (is there a network?)"
+        raise UserError(f"could not download {identifier!r}: {reason}{hint}") from error
     folder = locate(identifier)
     if folder is None:
         raise UserError(f"{identifier!r} was downloaded but is not in {minari_root()}: its id on the server may differ")

@@ -27,6 +27,10 @@ def value_irregularities(survey: Survey) -> Iterator[Irregularity]:
 def _spaces(survey: Survey) -> Iterator[Irregularity]:
     source = survey.source
     leaves = leaves_of(source.observation_space)
+    names = [leaf.name for leaf in leaves]
+    if twice := {name for name in names if names.count(name) > 1}:
+        text = "stops: rename a key that has a dot in it"
+        yield Irregularity("refused", "two observations of one name", few(sorted(twice)), len(twice), "names", text)
     unusable = [leaf for leaf in leaves if not is_learnable(leaf.space)]
     if unusable:
         usable = [leaf.name for leaf in leaves if leaf not in unusable]

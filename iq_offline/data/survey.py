@@ -4,7 +4,6 @@ One episode is in memory at a time; what stays is a row an episode and eight byt
 ``inspection`` makes facts of it, ``irregularities`` says what is odd.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import gymnasium
@@ -13,6 +12,7 @@ import polars as pl
 from gymnasium.spaces import Box
 
 from iq_offline.data.actions import has_finite_actions
+from iq_offline.data.ingest import Progress
 from iq_offline.data.raw import RawEpisode, raw_episodes, stored_ids
 from iq_offline.data.spaces import Leaf, categories_of, is_learnable
 from iq_offline.data.spread import Spread, count_repeats, hash_rows
@@ -76,7 +76,7 @@ class Survey:
 
 def survey(
     source: Source,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = lambda done, total: None,
     environment_box: gymnasium.Space | None = None,
 ) -> Survey:
     """Look at everything once.

@@ -14,9 +14,8 @@ from iq_offline.data.spaces import Leaf
 from iq_offline.data.spread import Spread, count_repeats, hash_rows
 from iq_offline.data.stream import open_source
 from iq_offline.data.survey import survey
-from tests.data_helpers import change_metadata, random_episodes
+from tests.data_helpers import change_metadata, random_episodes, write_spaces_dataset
 from tests.helpers import Episode, write_dataset
-from tests.samples import write_samples
 
 NAME = "test/facts-v0"
 
@@ -58,7 +57,7 @@ def test_actions_dimension_by_dimension() -> None:
 
 
 def test_finitely_many_actions_are_counted() -> None:
-    folder = write_samples(NAME, Box(-1, 1, (2,)), MultiDiscrete([2, 4]), [50] * 3)
+    folder = write_spaces_dataset(NAME, Box(-1, 1, (2,)), MultiDiscrete([2, 4]), lengths=[50] * 3)
     seen = survey(open_source(folder))
     counts = facts_of(seen).action_counts
     assert counts is not None
@@ -69,7 +68,7 @@ def test_finitely_many_actions_are_counted() -> None:
         (1, 150, pytest.approx(1)),
     ]
     assert (counts["count"] > 10).all()
-    folder = write_samples("test/many-v0", Box(-1, 1, (2,)), Discrete(2**40), [5, 5])
+    folder = write_spaces_dataset("test/many-v0", Box(-1, 1, (2,)), Discrete(2**40), lengths=[5, 5])
     assert facts_of(survey(open_source(folder))).action_counts is None
 
 

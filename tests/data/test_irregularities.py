@@ -5,6 +5,7 @@ Each case also holds the word ``refused`` against what training does with the sa
 
 from collections.abc import Callable, Sequence
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from minari.serialization import serialize_space
 
 from iq_offline.data.actions import action_encoder
 from iq_offline.data.cache import cached
+from iq_offline.data.inspection import facts_of
 from iq_offline.data.irregularities import irregularities
 from iq_offline.data.irregularity import Irregularity, Surroundings
 from iq_offline.data.replay import feature_statistics, select
@@ -22,9 +24,9 @@ from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import Source, open_source
 from iq_offline.data.survey import survey
 from iq_offline.errors import UserError
-from tests.data_helpers import change_metadata, stored_array, stored_episode
+from tests.data_helpers import change_metadata, stored_array, stored_episode, write_spaces_dataset
 from tests.helpers import Episode, write_dataset
-from tests.samples import write_samples
+from tests.space_helpers import ACTIONS, NESTED
 
 NAME = "test/odd-v0"
 LENGTHS = (20, 15, 12, 18, 9, 11)
@@ -284,7 +286,7 @@ def test_offsets_that_float32_cannot_carry(offset: float, found: int) -> None:
 
 def test_integers_that_float32_rounds() -> None:
     space = Box(-(2**40), 2**40, (2,), np.int64)
-    folder = write_samples(NAME, space, Box(-1, 1, (2,)), [5, 5])
+    folder = write_spaces_dataset(NAME, space, Box(-1, 1, (2,)), lengths=[5, 5])
     with h5py.File(folder / "main_data.hdf5", "r+") as file:
         for index in range(2):
             values = np.random.default_rng(index).integers(0, 2**24, (6, 2))
@@ -298,7 +300,7 @@ def test_integers_that_float32_rounds() -> None:
 
 def test_values_outside_discrete_spaces() -> None:
     observations = Dict({"place": Discrete(5, start=1), "lamps": MultiBinary(2), "pose": Box(-1, 1, (2,), np.float64)})
-    folder = write_samples(NAME, observations, MultiDiscrete([3, 40]), [30] * 3)
+    folder = write_spaces_dataset(NAME, observations, MultiDiscrete([3, 40]), lengths=[30] * 3)
     assert [one.what for one in look(open_source(folder)) if one.severity == "refused"] == []
     with h5py.File(folder / "main_data.hdf5", "r+") as file:
         stored_array(file, 1, "observations/place")[2:5] = [0, 6, 7]
@@ -318,7 +320,7 @@ def test_values_outside_discrete_spaces() -> None:
 
 def test_spaces_that_training_refuses() -> None:
     observations = Dict({"pose": Box(-1, 1, (2,)), "words": Text(5)})
-    folder = write_samples(NAME, observations, Box(-3, 3, (2,), np.int64), [20] * 2)
+    folder = write_spaces_dataset(NAME, observations, Box(-3, 3, (2,), np.int64), lengths=[20] * 2)
     found = [one for one in look(open_source(folder)) if one.severity == "refused"]
     assert [one.what for one in found] == [
         "observations that are not numbers",
@@ -452,3 +454,17 @@ def test_refused_is_what_training_refuses(data: st.DataObject, tmp_path_factory:
             replace_array(file, 1, part, np.resize(values, (rows, *values.shape[1:])))
     source = open_source(folder)
     assert training_refuses(source) == ("refused" in [one.severity for one in look(source)])
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(observations=NESTED, actions=ACTIONS, seed=st.integers(0, 100))
+def test_any_spaces(
+    observations: gymnasium.Space, actions: gymnasium.Space, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    name = f"test/any{tmp_path_factory.mktemp('any').name.replace('-', '')}-v0"
+    source = open_source(write_spaces_dataset(name, observations, actions, lengths=[4, 2], seed=seed))
+    seen = survey(source)
+    found = irregularities(seen)
+    assert training_refuses(source) == ("refused" in [one.severity for one in found])
+    assert not [one for one in found if "outside" in one.what], "a sample is inside its space"
+    assert facts_of(seen).ends["neither"] == 0

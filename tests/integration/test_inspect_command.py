@@ -12,9 +12,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from PIL import Image
 
 from iq_offline.cli import main
-from tests.data_helpers import random_episodes, small_dataset, the_error
+from tests.data_helpers import random_episodes, small_dataset, the_error, write_spaces_dataset
 from tests.helpers import write_dataset
-from tests.samples import write_samples
 
 Output = tuple[int, str, str]
 
@@ -75,7 +74,7 @@ def test_inspect_all_kinds_of_spaces(data_format: str, datasets: Callable[..., O
         "goal": Discrete(4),
         "state": Tuple((Box(-np.inf, np.inf, (3,), np.float64), MultiBinary(2))),
     }
-    write_samples("test/robot-v0", Dict(parts), MultiDiscrete([2, 30]), [6, 8], data_format=data_format)
+    write_spaces_dataset("test/robot-v0", Dict(parts), MultiDiscrete([2, 30]), lengths=[6, 8], data_format=data_format)
     picture = tmp_path / "pictures" / "robot.png"
     code, out, err = datasets("inspect", "test/robot-v0", "--picture", str(picture))
     assert (code, err) == (0, "")
@@ -220,3 +219,13 @@ def test_download_without_a_network(datasets: Callable[..., Output], monkeypatch
     code, _, err = datasets("download", "hopper/expert")
     assert code == 2
     assert "is built in: iq-offline datasets build hopper/expert" in the_error(err)
+
+
+def test_download_without_the_package_for_it(datasets: Callable[..., Output], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(identifier: str) -> None:
+        raise ImportError("huggingface_hub is not installed")
+
+    monkeypatch.setattr(minari, "download_dataset", fetch)
+    code, _, err = datasets("download", "test/far-v0")
+    assert code == 2
+    assert the_error(err) == "error: could not download 'test/far-v0': huggingface_hub is not installed"
