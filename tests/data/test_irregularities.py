@@ -332,6 +332,13 @@ def test_spaces_that_training_refuses() -> None:
     assert training_refuses(open_source(folder))
 
 
+def test_two_observations_of_one_name() -> None:
+    observations = Dict({"arm.pose": Box(-1, 1, (2,)), "arm": Dict({"pose": Box(-1, 1, (2,))})})
+    source = open_source(write_spaces_dataset(NAME, observations, Box(-1, 1, (2,)), lengths=[9, 8]))
+    (found,) = assert_found(source, [("refused", "two observations of one name", 1)])
+    assert found.where == "arm.pose"
+
+
 def test_actions_that_are_a_dictionary() -> None:
     actions = Dict({"arm": Box(-1, 1, (2,))})
     generator = np.random.default_rng(0)
