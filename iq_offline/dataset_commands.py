@@ -140,7 +140,7 @@ def train_card(name: str, folder: Path, write: bool) -> None:
         return
     print(f"{card.training.algorithm} on {card.environment}, {card.training.steps:,} steps, in {folder}")
     rows = train_expert(card.environment, card.training, folder, lambda row: print(json.dumps(row), flush=True))
-    for tier, row in tiers_from(rows, card.references.random_return).items():
+    for tier, row in tiers_from(rows, card.references.random_return, card.training).items():
         print(f"{tier}: step {row['steps']:,}, return {row['return_mean']} ± {row['return_std']}")
     if write:
         print(f"wrote {write_card(name, card, folder, rows)}")

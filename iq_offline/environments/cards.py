@@ -11,7 +11,7 @@ import numpy as np
 import tomli_w
 
 from iq_offline.config import to_table
-from iq_offline.data.catalog import RANDOM, Card, References
+from iq_offline.data.catalog import RANDOM, Card, ExpertTraining, References
 from iq_offline.data.writing import datasets_in
 from iq_offline.environments.experts import policy_file
 from iq_offline.environments.record import Recording, record, versions
@@ -22,18 +22,23 @@ TARGETS = {"medium": 0.5, "simple": 0.2}
 """Normalised scores that the lesser tiers are chosen nearest to."""
 
 
-def tiers_from(rows: list[dict[str, Any]], random_return: float) -> dict[str, dict[str, Any]]:
+def tiers_from(rows: list[dict[str, Any]], random_return: float, training: ExpertTraining) -> dict[str, dict[str, Any]]:
     """The evaluations that become tiers.
 
-    ``expert`` is the best of those that hold their gait when disturbed: highest mean return among the evaluations whose
-    disturbed mean, less its standard deviation, is at least 90% of it. (An expert that only a perfect copy can follow
-    teaches nothing about learners.) ``medium`` and ``simple`` are the earlier ones nearest to half and to a fifth of
-    its normalised score.
+    ``expert`` is looked for under the last noise of the training's schedule: a policy that was never disturbed can
+    often be followed by a perfect copy of it alone, and teaches nothing about learners. There, of the evaluations
+    whose mean return less its standard deviation is at least 97% of the best such figure (normalised), it has the
+    highest return with disturbed actions. ``medium`` and ``simple`` are the earlier evaluations nearest to half and to
+    a fifth of its normalised score.
     """
-    if not rows:
-        raise UserError("the training has no evaluations yet: nothing to choose tiers from")
-    steady = [row for row in rows if row["disturbed_mean"] - row["disturbed_std"] >= 0.9 * row["return_mean"]]
-    expert = max(steady or rows, key=lambda row: row["return_mean"] - row["return_std"])
+    settled = training.action_noise[-1][0] if training.action_noise else 0
+    candidates = [row for row in rows if row["steps"] > settled]
+    if not candidates:
+        raise UserError(f"the training has no evaluation after step {settled:,} yet: nothing to choose tiers from")
+    lower_ends = [row["return_mean"] - row["return_std"] for row in candidates]
+    allowed = max(lower_ends) - 0.03 * (max(lower_ends) - random_return)
+    good = [row for row, lower_end in zip(candidates, lower_ends, strict=True) if lower_end >= allowed]
+    expert = max(good, key=lambda row: row["disturbed_mean"])
     earlier = [row for row in rows if row["steps"] < expert["steps"]]
     tiers = {"expert": expert}
     for tier, target in TARGETS.items():
@@ -51,7 +56,8 @@ def write_card(name: str, card: Card, folder: Path, rows: list[dict[str, Any]]) 
     """
     datasets = shipped("datasets")
     measured = {tier: _record_once(name, tier, card) for tier, about in card.datasets.items() if about.policy == RANDOM}
-    tiers = tiers_from(rows, float(measured["random"].returns.mean())) if card.training else {}
+    random_return = float(measured["random"].returns.mean())
+    tiers = tiers_from(rows, random_return, card.training) if card.training else {}
     steps = {about.policy: tiers[tier]["steps"] for tier, about in card.datasets.items() if tier in tiers}
     for policy, step in steps.items():
         target = datasets / "policies" / policy
