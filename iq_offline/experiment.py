@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box
 
 from iq_offline.config import ALGORITHMS, RunConfig, from_table, read_toml, resolved, to_table, to_toml
 from iq_offline.data import catalog
-from iq_offline.data.actions import ActionBox
+from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.replay import Selection
 from iq_offline.data.stream import open_source
@@ -113,11 +112,11 @@ def say_what_is_special(data: Data, options: Options) -> None:
     if outside:
         total = sum(len(selection.rows) for selection in data.seen)
         options.say(f"{source.id}: {outside} of {total} actions are outside the box and clipped")
-    space = source.action_space
-    if isinstance(data.actions, ActionBox) and isinstance(space, Box) and not space.is_bounded():
+    actions = data.actions
+    if isinstance(actions, ActionBox) and is_open(np.stack([actions.space.low, actions.space.high])).any():
         options.say(
-            f"{source.id}: its action box has no bounds: taken from {data.actions.low.min():.4g} to "
-            f"{data.actions.high.max():.4g}, the range of its actions (action_low and action_high override it)"
+            f"{source.id}: its action box has no bounds: taken from {actions.low.min():.4g} to "
+            f"{actions.high.max():.4g}, the range of its actions (action_low and action_high override it)"
         )
 
 

@@ -94,6 +94,11 @@ def has_finite_actions(space: gymnasium.Space) -> bool:
     return isinstance(space, Discrete | MultiDiscrete | MultiBinary)
 
 
+def is_open(bound: np.ndarray) -> np.ndarray:
+    """Where a bound says nothing: it is infinite, or so large that float32 cannot hold the width of its box."""
+    return np.asarray(~(np.abs(bound) < np.finfo(np.float32).max / 2))
+
+
 def check_actions(space: gymnasium.Space, owner: str) -> None:
     """Whether actions of this space can be learned.
 
@@ -144,10 +149,10 @@ def action_encoder(
             bound = np.broadcast_to(np.asarray(given, np.float32), (size,))
         else:
             bound = stored.reshape(-1)
-            if not np.isfinite(bound).all():
-                bound = np.where(np.isfinite(bound), bound, np.asarray(seen, np.float32))
+            if is_open(bound).any():
+                bound = np.where(is_open(bound), np.asarray(seen, np.float32), bound)
         bounds.append(bound.astype(np.float32).reshape(space.shape))
-    if (bounds[0] > bounds[1]).any() or not (np.isfinite(bounds[0]).all() and np.isfinite(bounds[1]).all()):
+    if (bounds[0] > bounds[1]).any() or any(is_open(bound).any() for bound in bounds):
         raise UserError(f"{owner}: its action box is empty or not finite: give action_low and action_high")
     flat = bounds[0] == bounds[1]  # A dimension that never moves: any width will do, and zero would divide.
     return ActionBox(space, np.where(flat, bounds[0] - 1, bounds[0]), np.where(flat, bounds[1] + 1, bounds[1]))

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from gymnasium.spaces import Box, MultiBinary
+from gymnasium.spaces import MultiBinary
 
-from iq_offline.data.actions import action_encoder, has_finite_actions
+from iq_offline.data.actions import action_encoder, has_finite_actions, is_open
 from iq_offline.data.irregularity import Irregularity, Severity, few, number
 from iq_offline.data.spaces import is_learnable, leaves_of, word
 from iq_offline.data.spread import Oddity, Spread
@@ -80,8 +80,8 @@ def _actions(survey: Survey) -> Iterator[Irregularity]:
         "clips them to the box (action_low and action_high override it)",
         detail=reached,
     )
-    if isinstance(space, Box) and not space.is_bounded():
-        open_ = np.isinf(spread.low) | np.isinf(spread.high)
+    open_ = is_open(spread.low) | is_open(spread.high)
+    if open_.any():
         yield _dimensions(
             "worth knowing",
             "actions without bounds",

@@ -208,6 +208,19 @@ def test_a_dimension_that_never_moves() -> None:
     np.testing.assert_array_equal(free.from_unit(np.array([[0.0, 0.0]])), [[0.5, 3.0]])
 
 
+@pytest.mark.parametrize(
+    ("bound", "kind"), [(np.finfo(np.float32).max, np.float32), (np.finfo(np.float64).max, np.float64), (1e39, float)]
+)
+def test_bounds_so_large_that_they_say_nothing(bound: float, kind: type) -> None:
+    """Programs write the largest number of a type for a bound that is not there: every action would look alike."""
+    encoder = box(Box(-bound, bound, (3,), kind), RECORDED)
+    assert encoder.low.tolist() == RECORDED[0]
+    assert encoder.high.tolist() == RECORDED[1]
+    np.testing.assert_array_equal(encoder.to_unit(np.array([RECORDED[0], RECORDED[1]], kind)), [[-1] * 3, [1] * 3])
+    with pytest.raises(UserError, match="its action box is empty or not finite"):
+        box(BOUNDED, RECORDED, (-3e38,), (3e38,))
+
+
 @pytest.mark.parametrize("bound", [0.1, 0.7, 1 / 3])
 def test_bounds_that_float32_does_not_hold(bound: float) -> None:
     """The faces of a float64 box are rounded, and yet never outside of it."""
