@@ -236,7 +236,7 @@ def check_compatible(expert: Any, other: Any) -> None:
 
 
 def form_of(space: gymnasium.Space) -> str:
-    """What must agree between two datasets: names, kinds and shapes, not bounds."""
+    """What must agree between two datasets: names, kinds and shapes, not bounds; bytes of an image are no numbers."""
     if isinstance(space, Dict):
         return "{" + ", ".join(f"{key}: {form_of(part)}" for key, part in space.spaces.items()) + "}"
     if isinstance(space, Tuple):
@@ -244,7 +244,8 @@ def form_of(space: gymnasium.Space) -> str:
     if isinstance(space, Discrete | MultiDiscrete):
         first, count = categories_of(space)
         return f"{word(space)} of {count.tolist()} from {first.tolist()}"
-    return f"{word(space)} of shape {space.shape}"
+    image = isinstance(space, Box) and Leaf((), space).is_image
+    return f"{'image' if image else word(space)} of shape {space.shape}"
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -407,6 +407,7 @@ def test_bounds_and_precision_do_not_keep_datasets_apart(one: gymnasium.Space, o
             ["(Discrete of [2]", "(Discrete of [3]"],
         ),
         (MultiDiscrete([2, 3]), MultiDiscrete([3, 2]), ["[2, 3]", "[3, 2]"]),
+        (Box(0, 255, (8, 8), np.uint8), Box(0, 1, (8, 8)), ["image of shape (8, 8)", "Box of shape (8, 8)"]),
     ],
 )
 @pytest.mark.parametrize("part", ["observation", "action"])
