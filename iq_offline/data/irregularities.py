@@ -111,7 +111,7 @@ def _lengths(survey: Survey) -> Iterator[Irregularity]:
         pl.col("steps") == 0,
         "worth knowing",
         "episodes without a step",
-        "may draw one as a trajectory, which then adds nothing",
+        "passes over them",
     )
     yield from _of_episodes(
         survey, pl.col("steps") == 1, "worth knowing", "episodes of one step", "counts each as a whole trajectory"

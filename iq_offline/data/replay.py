@@ -47,14 +47,14 @@ def select(
     """Draw ``count`` trajectories (all where None) and keep every ``subsample``-th transition of each.
 
     For one seed the choices are nested: whatever the count, trajectories come in the same order and with the same
-    first transition, which is drawn per trajectory.
+    first transition, which is drawn per trajectory. An episode without a step is none.
 
     Args:
         data: the cached dataset.
         count: trajectories to choose.
         subsample: the distance between kept transitions, at least 1.
         generator: its state decides the order.
-        without: ids of episodes to leave out.
+        without: ids of episodes to leave out, which are taken already.
         from_end: take the last of the order, not the first: apart from what a nested choice takes, whatever its count.
 
     Raises:
@@ -62,9 +62,11 @@ def select(
     """
     order = generator.permutation(len(data.lengths))
     first = generator.integers(0, subsample, len(data.lengths))
-    order = order[~np.isin(order, np.asarray(without, np.int64))]
+    order = order[~np.isin(order, np.asarray(without, np.int64)) & (data.lengths[order] > 0)]
     if count is not None and count > len(order):
-        raise UserError(f"{data.source.id} holds {len(order)} trajectories, {count} were asked for")
+        total = len(data.lengths)
+        left = f" ({len(order)} of them with steps, and not taken already)" if len(order) < total else ""
+        raise UserError(f"{data.source.id} holds {total} trajectories{left}, {count} were asked for")
     chosen = order[::-1][:count] if from_end else order[:count]
     starts, lengths = data.starts, data.lengths
     rows = [

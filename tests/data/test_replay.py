@@ -118,8 +118,20 @@ def test_the_first_kept_transition_differs_between_trajectories(data: CachedSour
 def test_too_many_trajectories(data: CachedSource) -> None:
     with pytest.raises(UserError, match="test/counting-v0 holds 8 trajectories, 9 were asked for"):
         select(data, 9, 1, generator())
-    with pytest.raises(UserError, match="holds 6 trajectories, 7 were asked for"):
+    with pytest.raises(UserError, match=r"holds 8 trajectories \(6 of them .* not taken already\), 7 were asked for"):
         select(data, 7, 1, generator(), without=[0, 1])
+
+
+def test_episodes_without_a_step_are_no_trajectories(data: CachedSource) -> None:
+    """Drawn as the only one, such an episode left nothing to draw batches from."""
+    lengths = data.lengths.copy()
+    lengths[[1, 4, 6]] = 0
+    some = replace(data, lengths=lengths)
+    for seed in range(5):
+        assert sorted(select(some, None, 3, generator(seed)).trajectories.tolist()) == [0, 2, 3, 5, 7]
+        assert set(select(some, 5, 1, generator(seed), from_end=True).trajectories.tolist()) == {0, 2, 3, 5, 7}
+    with pytest.raises(UserError, match=r"counting-v0 holds 8 trajectories \(5 of them with steps, and not taken"):
+        select(some, 6, 1, generator())
 
 
 def test_without_leaves_out(data: CachedSource) -> None:

@@ -319,7 +319,10 @@ def test_actions_outside_the_box_are_clipped(root: Path, output: Path, capsys: p
         (["--iq-learn.value-states", "mixture"], "iq_learn.value_states = 'mixture' needs suboptimal data"),
         (["--iq-learn.chi2-states", "mixture"], "iq_learn.chi2_states = 'mixture' needs suboptimal data"),
         (["--suboptimal", f"{NAME}:0"], "suboptimal"),
-        (["--suboptimal", f"{NAME}:3:hidden", *NO_HELD_OUT], f"{NAME} holds 2 trajectories, 3 were asked for"),
+        (
+            ["--suboptimal", f"{NAME}:3:hidden", *NO_HELD_OUT],
+            "(2 of them with steps, and not taken already), 3 were asked for",
+        ),
         (["--observation-keys", "stat"], f"{NAME} has no observation 'stat' (it has: observation)"),
         (["--frame-stack", "0"], "frame_stack = 0"),
         (["--held-out-trajectories", "-1"], "held_out_trajectories = -1"),
