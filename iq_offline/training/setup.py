@@ -75,7 +75,7 @@ def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[Ca
 
     taken = _stored(labelled)
     held_out = None
-    spare = min(options.held_out_trajectories, len(expert.lengths) - len(taken))
+    spare = min(options.held_out_trajectories, int((expert.lengths > 0).sum()) - len(taken))
     if spare:
         own = np.random.default_rng(seed)
         held_out = select(expert, spare, 1, own, without=labelled.trajectories.tolist(), from_end=True)
@@ -218,9 +218,14 @@ def population(configs: Sequence[RunConfig], data: Sequence[Data]) -> Population
     Raises:
         UserError: runs differ in more than that, so that one program cannot train them.
     """
-    shared = {(replace(config, seed=0, data=configs[0].data), bool(config.data.suboptimal)) for config in configs}
+    shared = {
+        (replace(config, seed=0, data=configs[0].data), config.data.suboptimal and config.data.suboptimal_fraction)
+        for config in configs
+    }
     if len(shared) > 1:
-        raise UserError("runs of one population may differ in seed and data only: train the others on their own")
+        raise UserError(
+            "runs of one population may differ in seed and in which trajectories they see only: train the others apart"
+        )
     if any((one.observations, one.actions) != (data[0].observations, data[0].actions) for one in data):
         raise UserError(
             "runs of one population need the same observation and action spaces: train the others on their own"

@@ -126,6 +126,14 @@ def test_learners_of_other_action_boxes_are_trained_in_their_own_or_refused(sour
     torch.testing.assert_close(together.update()["actor/loss"][1], alone, rtol=0, atol=1e-8)
 
 
+def test_learners_of_other_shares_of_suboptimal_data_are_refused(sources: list[CachedSource]):
+    """Their batches have other sizes, which no stack takes."""
+    chosen = configs("iq_learn", True)[:2]
+    chosen[1] = replace(chosen[1], data=replace(chosen[1].data, suboptimal_fraction=0.25))
+    with pytest.raises(UserError, match="may differ in seed and in which trajectories they see only"):
+        population(chosen, [choose_data(config, sources[0], sources[1:]) for config in chosen])
+
+
 # ---------------------------------------------------------------------------------------------------- other spaces
 
 
