@@ -2,6 +2,8 @@
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +52,6 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
     Raises:
         UserError: the environment or the policy cannot be loaded, or the disk is full.
     """
-    torch.set_num_threads(1)  # As fast as it gets for networks this small, and part of what the bytes depend on.
     about = card.datasets[tier]
     identifier = f"{catalog.NAMESPACE}/{name}/{tier}-v0"
     environments = make(card.environment, SIDE_BY_SIDE)
@@ -61,7 +62,8 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
         on_progress(len(done), about.episodes)
 
     seeds = range(about.seed, about.seed + about.episodes)
-    episodes = list(rollout(environments, behaviour(about, environments[0]), seeds, finished))
+    with one_thread():
+        episodes = list(rollout(environments, behaviour(about, environments[0]), seeds, finished))
     root = catalog.minari_root()
     with disk_errors("recording " + identifier, root), temporary_root(root) as temporary:
         _write(identifier, card, about, episodes, environments[0].observation_space)
@@ -73,6 +75,17 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
         np.array([episode.total_return for episode in episodes]),
         np.array([len(episode.rewards) for episode in episodes]),
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As fast as it gets for networks this small, and part of what the recorded bytes depend on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def behaviour(about: DatasetCard, environment: gymnasium.Env) -> Act:

@@ -93,6 +93,16 @@ def test_another_seed_policy_or_noise_is_other_content(card: Card) -> None:
     assert len(hashes) == len(variants)
 
 
+def test_recording_leaves_torchs_threads_alone(card: Card) -> None:
+    """A training that records its data first has the threads of one that finds them."""
+    torch.set_num_threads(2)
+    try:
+        record("pendulum", "noisy", card)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_opens_as_a_plain_minari_dataset(card: Card) -> None:
     recording = record("pendulum", "expert", card)
     assert (recording.id, recording.path) == (EXPERT, catalog.minari_root() / EXPERT / "data")
