@@ -176,7 +176,7 @@ def default_folder(recipe: str, given: RunArguments) -> Path:
 
 
 def print_table(summaries: "Sequence[Summary]") -> None:
-    """Expert, random and each algorithm: returns, normalised scores, seconds of training."""
+    """Expert, random and each algorithm: returns, normalised scores, error on held-out trajectories, seconds."""
     from rich.console import Console
     from rich.table import Table
 
@@ -185,18 +185,21 @@ def print_table(summaries: "Sequence[Summary]") -> None:
     count = first["num_expert_trajectories"]
     title = f"{first['dataset_ids'][0]}: {count} expert {'trajectory' if count == 1 else 'trajectories'}, {sampled}"
     table = Table(caption_justify="left")
-    for column in ("", "return", "± std", "normalised", "seconds"):
+    measured = next((summary["held_out"]["measure"] for summary in summaries if summary.get("held_out")), None)
+    held_out = "held-out " + (measured or "error").replace("_", " ")
+    for column in ("", "return", "± std", "normalised", held_out, "seconds"):
         table.add_column(column, justify="right" if column else "left")
     for name in ("expert", "random"):
         value = first[f"{name}_return"]
         if value is not None:
-            table.add_row(name, f"{value:.1f}", "", "1.000" if name == "expert" else "0.000", "")
+            table.add_row(name, f"{value:.1f}", "", "1.000" if name == "expert" else "0.000", "", "")
     for summary in summaries:
         mean, score = summary["return_mean"], summary["normalized_score"]
         cells = (f"{mean:.1f}", f"{summary['return_std']:.1f}") if mean is not None else ("not evaluated", "")
         normalized = f"{score:.3f}" if score is not None else ""
         label = {"bc": "BC", "iq_learn": "IQ-Learn"}[summary["algorithm"]]
-        table.add_row(label, *cells, normalized, f"{summary['seconds']:.0f}")
+        error = f"{summary['held_out']['error']:.4f}" if summary.get("held_out") else ""
+        table.add_row(label, *cells, normalized, error, f"{summary['seconds']:.0f}")
     if first["fast"]:
         table.caption = "--fast: a rehearsal, not a result"
     console = Console(width=100, highlight=False)
