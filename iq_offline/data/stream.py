@@ -61,8 +61,11 @@ class Source:
     @property
     def environment_id(self) -> str | None:
         """Id of the environment it was recorded in, where the metadata name one."""
-        specification = self.metadata.get("env_spec")
-        return json.loads(specification).get("id") if specification else None
+        try:
+            identifier = json.loads(self.metadata.get("env_spec") or "{}").get("id")
+        except (ValueError, TypeError, AttributeError):  # Said where the environment is needed.
+            return None
+        return identifier if isinstance(identifier, str) else None
 
 
 @dataclass(frozen=True)

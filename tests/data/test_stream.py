@@ -221,6 +221,14 @@ def test_an_empty_dataset_is_refused() -> None:
         open_source(folder)
 
 
+@pytest.mark.parametrize("text", ["{oops", "[1]", "3", '{"id": 4}'])
+def test_an_environment_that_cannot_be_understood_has_no_id(text: str) -> None:
+    """Listing, mixing and looking at a dataset go on; only scoring needs its environment."""
+    folder = write_dataset("test/a-v0", counting_episodes([3]))
+    change_metadata(folder, env_spec=text)
+    assert open_source(folder).environment_id is None
+
+
 def test_environment_id() -> None:
     written = counting_episodes([3])
     assert open_source(write_dataset("test/a-v0", written)).environment_id is None
