@@ -42,6 +42,8 @@ from iq_offline.training.tracking import progress_bar, read_metrics
 Summary = dict[str, Any]
 LARGE = 100_000_000
 """Bytes of one selection from which on it is said where it is read from."""
+ROWS_AT_ONCE = 4096
+"""Transitions that are copied at once where all would be too many."""
 Say = Callable[[str], None]
 
 
@@ -272,9 +274,9 @@ def _manifest(selection: Selection) -> dict[str, Any]:
     digest = hashlib.sha256(selection.rows.tobytes())
     rows = torch.from_numpy(selection.rows)
     for name, values in selection.data.steps.items():
-        digest.update(values[rows].numpy().tobytes())
-        if name.startswith("observation"):
-            digest.update(values[rows + 1].numpy().tobytes())
+        for wanted in (rows, rows + 1) if name.startswith("observation") else (rows,):
+            for some in wanted.split(ROWS_AT_ONCE):  # What is chosen may not fit in memory.
+                digest.update(values[some].numpy().tobytes())
     return {
         "dataset": selection.data.source.id,
         "trajectories": len(selection.trajectories),

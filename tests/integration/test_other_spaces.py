@@ -119,6 +119,19 @@ def test_a_run_is_not_gone_on_with_where_any_value_changed(part: str, tmp_path: 
         require_same_data(choose_data(config, obtain("test/small-v0"), []), tmp_path)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_is_said_of_the_data_does_not_depend_on_how_many_rows_are_read_at_once(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never all of them: what is trained on may not fit in memory."""
+    small_dataset()
+    config = resolved(RunConfig(data=DataConfig("test/small-v0", held_out_trajectories=0)))
+    data = choose_data(config, obtain("test/small-v0"), [])
+    require_same_data(data, tmp_path)
+    monkeypatch.setattr("iq_offline.experiment.ROWS_AT_ONCE", rows)
+    require_same_data(data, tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------------- it learns
 
 
