@@ -3,10 +3,11 @@
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from iq_offline.errors import UserError
@@ -126,14 +127,22 @@ def resumable_folder(path: Path) -> Iterator[Path]:
             yield partial
             for file in sorted(partial.rglob("*")):
                 sync(file)
-            (partial / LOCK).unlink()
-            try:
+            try:  # With the lock in it: who would find none could make another and start anew in here.
                 os.rename(partial, path)
+                (path / LOCK).unlink(missing_ok=True)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-                shutil.rmtree(partial)
+                _remove_whole(partial)
             sync(path.parent)
         except Exception:  # Not an interruption: that is gone on with.
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove_whole(partial)
             raise
+
+
+def _remove_whole(folder: Path) -> None:
+    """Remove a folder that others may want to use: to them it is there with its lock, or it is gone."""
+    doomed = folder.with_name(f"{folder.stem}.{secrets.token_hex(4)}")
+    with suppress(OSError):
+        os.rename(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

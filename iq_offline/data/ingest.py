@@ -1,5 +1,6 @@
 """Filling the files of a cache from a dataset, one episode in memory at a time, so that it can be gone on with."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ def ingest(source: Source, folder: Path, on_progress: Progress = lambda done, to
     one_row["action"] = torch.zeros(width, dtype=torch.int64 if branches else torch.float32)
     one_row["terminated"] = torch.zeros(())
 
+    for half_written in folder.glob(".*"):  # By a process that was killed in the middle of its journal.
+        half_written.unlink()
     state = _begun(folder, one_row, rows) or _begin(folder, one_row, rows, width)
     unsaved = 0
     with ExitStack() as stack:
@@ -62,10 +65,9 @@ def ingest(source: Source, folder: Path, on_progress: Progress = lambda done, to
             try:
                 observations = [leaf.stored(episode.observations[leaf.name]) for leaf in leaves]
                 actions = _action_rows(episode.actions, branches, width)
-            except ValueError as error:
+                terminated = _terminated_rows(episode.terminations)
+            except (ValueError, TypeError) as error:
                 raise UserError(f"{source.id}: episode {source.episode_ids[position]} holds {error}") from error
-            terminated = np.zeros(steps + 1, np.float32)
-            terminated[:-1] = episode.terminations
             state.add(source.episode_ids[position], observations, actions)
             for file, array in zip(files, (*observations, actions, terminated), strict=True):
                 file.write(array.data)
@@ -138,28 +140,52 @@ def _begin(folder: Path, one_row: dict[str, Tensor], rows: int, width: int) -> _
 def _begun(folder: Path, one_row: dict[str, Tensor], rows: int) -> _State | None:
     """Where a killed ingestion can be gone on with, if it left such a place."""
     try:
-        state = _State(**json.loads((folder / JOURNAL).read_text()))
+        journal = json.loads((folder / JOURNAL).read_text())
         sizes = [(folder / f"{name}.memmap").stat().st_size for name in one_row]
-    except (OSError, ValueError, TypeError):
+        believed = journal["digest"] == _digest(folder, journal)
+        state = _State(**journal["state"])
+    except (OSError, ValueError, TypeError, LookupError):
         return None
-    return state if sizes == [rows * value.nbytes for value in one_row.values()] else None
+    return state if believed and sizes == [rows * value.nbytes for value in one_row.values()] else None
 
 
 def _save(folder: Path, state: _State, files: Sequence[BinaryIO]) -> None:
     for file in files:
         file.flush()
         os.fsync(file.fileno())
-    write_atomically(folder / JOURNAL, json.dumps(asdict(state)))
+    journal = {"state": asdict(state)}
+    write_atomically(folder / JOURNAL, json.dumps(journal | {"digest": _digest(folder, journal)}))
+
+
+def _digest(folder: Path, journal: dict[str, Any]) -> str:
+    """Of all that a journal says, of the folder it was written for (named for the cache), and of its meta.json."""
+    what = [folder.name, (folder / "meta.json").read_text(), journal["state"]]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 def _check_shapes(source: Source, leaves: Sequence[Leaf], position: int, episode: EpisodeArrays) -> None:
     arrays = [(f"observations {leaf.name}", episode.observations[leaf.name], leaf.shape) for leaf in leaves]
-    for name, array, expected in (*arrays, ("actions", episode.actions, source.action_space.shape)):
+    arrays += [("actions", episode.actions, source.action_space.shape), ("terminations", episode.terminations, ())]
+    for name, array, expected in arrays:
+        if array.dtype.kind not in "biuf":
+            raise UserError(
+                f"{source.id}: episode {source.episode_ids[position]} holds {name} of type {array.dtype}, "
+                "which are not numbers"
+            )
         if array.shape[1:] != expected:
             raise UserError(
                 f"{source.id}: episode {source.episode_ids[position]} holds {name} of shape {array.shape[1:]}, "
                 f"its space has {expected}"
             )
+
+
+def _terminated_rows(terminations: np.ndarray) -> np.ndarray:
+    """Stored ends of an episode, with the empty row at its end."""
+    rows = np.zeros(len(terminations) + 1, np.float32)
+    rows[:-1] = terminations
+    if not np.isin(rows, (0, 1)).all():
+        raise ValueError("terminations that are neither true nor false")
+    return rows
 
 
 def _action_rows(actions: np.ndarray, branches: ActionBranches | None, width: int) -> np.ndarray:
