@@ -23,6 +23,16 @@ from PIL import Image
 from iq_offline.data.spaces import Leaf, is_learnable, leaves_of, part_of
 from iq_offline.errors import UserError
 
+UNREADABLE = (
+    *(OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError),
+    *(ArithmeticError, MemoryError, Image.DecompressionBombError),  # Numbers and sizes that were never written.
+    AssertionError,  # Minari's.
+)
+"""What reading a damaged file raises, whichever library reads it."""
+
+MOST = 2**48
+"""Steps or episodes that no dataset has."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -91,10 +101,13 @@ def open_source(path: Path) -> Source:
         if None in spaces:
             raise UserError(f"{identifier}: metadata.json lacks its spaces, and training builds no environment to ask")
         observation_space, action_space = (cast(gymnasium.Space, deserialize_space(str(space))) for space in spaces)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
+        promises = [int(metadata.get(name) or 0) for name in ("total_episodes", "total_steps")]
+        if max(promises) > MOST:
+            raise ValueError(f"it promises {max(promises)} steps or episodes")
+    except UNREADABLE as error:
         raise UserError(f"{path} is not a readable Minari dataset ({type(error).__name__}: {error})") from error
     source = Source(identifier, path, metadata, observation_space, action_space)
-    if not metadata.get("total_episodes") or not metadata.get("total_steps"):
+    if min(promises) <= 0:
         raise UserError(f"{identifier} is empty: it holds no episodes")
     return source
 
@@ -122,7 +135,7 @@ def episodes(source: Source, first: int = 0) -> Iterator[EpisodeArrays]:
         UserError: a file is cut or damaged, an episode is missing, or its lengths do not fit together.
     """
     read = _hdf5_episodes if source.is_hdf5 else _minari_episodes
-    ids = list(source.episode_ids)[first:]
+    ids = source.episode_ids[first:]
     for index, episode in zip(ids, _with_clear_errors(read(source, ids), source), strict=False):
         steps = len(episode.actions)
         lengths = {len(array) for array in episode.observations.values()}
@@ -184,6 +197,8 @@ def hdf5_array(file: h5py.File, name: str) -> np.ndarray:
         dataset = h5py.h5d.open(file.id, name.encode())
     except KeyError as error:
         raise KeyError(f"no {name}: {error}") from error
+    if not dataset.shape:
+        raise ValueError(f"{name} is a single value")
     array = np.empty(dataset.shape, dataset.dtype)
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
     return array
@@ -223,7 +238,8 @@ def _minari_episodes(source: Source, ids: Sequence[int]) -> Iterator[EpisodeArra
 def _with_clear_errors(items: Iterator[Any], source: Source) -> Iterator[Any]:
     try:
         yield from items
-    except (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UserError(
-            f"{source.id}: the file in {source.path} is cut or damaged ({error}); download or build it again"
+            f"{source.id}: the file in {source.path} is cut or damaged ({str(error) or type(error).__name__}); "
+            "download or build it again"
         ) from error
