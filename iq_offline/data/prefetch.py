@@ -34,6 +34,7 @@ class Prefetcher:
             self._thread.start()
         drawn = self._ready.get()
         if isinstance(drawn, Exception):
+            self.close()  # Its thread has ended: who asks again gets another.
             raise drawn
         batch, self._state = drawn
         return batch

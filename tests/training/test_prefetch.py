@@ -1,0 +1,288 @@
+"""Batches drawn ahead, and data mapped or held: the same training, bit for bit, and nothing left running."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from iq_offline.config import RunConfig
+from iq_offline.data import replay as replays
+from iq_offline.data.prefetch import Prefetcher
+from iq_offline.data.replay import Replay
+from iq_offline.errors import UserError
+from iq_offline.experiment import obtain
+from iq_offline.training import checkpoint
+from iq_offline.training.offline import InterruptedTrainingError, Training, train
+from iq_offline.training.setup import choose_data, population, prepare
+from tests.training.program import (
+    EXPERT,
+    INTERRUPTED,
+    OTHER,
+    assert_same_run,
+    assert_same_tensors,
+    configuration,
+    rows_without_time,
+    run_training,
+    weights,
+    with_iq_learn,
+    write_config,
+    write_datasets,
+)
+
+CHECKOUT = Path(__file__).parents[2]
+LATEST = Path("checkpoint/latest.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def datasets(own_folders: None) -> None:
+    write_datasets()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Any:
+    """After any of these tests."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def with_prefetch(config: RunConfig, prefetch: int) -> RunConfig:
+    return replace(config, training=replace(config.training, prefetch=prefetch))
+
+
+def prepared(config: RunConfig) -> Training:
+    parts = [obtain(part.dataset) for part in config.data.suboptimal]
+    return prepare(config, choose_data(config, obtain(EXPERT), parts))
+
+
+# ---------------------------------------------------------------------------------------------------- drawn ahead
+
+
+@pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", True), ("iq_learn", False), ("bc", False)])
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_the_same_run_with_batches_drawn_ahead(algorithm: str, suboptimal: bool, prefetch: int, tmp_path: Path):
+    config = configuration(algorithm, suboptimal=suboptimal)
+    run_training(config, tmp_path / "plain")
+    run_training(with_prefetch(config, prefetch), tmp_path / "ahead")
+    assert_same_run(tmp_path / "plain", tmp_path / "ahead")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("resumed_with", [0, 2, 3])
+def test_interrupted_and_resumed(number: signal.Signals, resumed_with: int, tmp_path: Path):
+    """At step 16 of 60, by a signal; resumed with and without drawing ahead it ends as one that never did either."""
+    config = configuration(suboptimal=True, snapshots=0)
+    train(prepared(config), config.training, tmp_path / "straight")
+    folder = tmp_path / "broken"
+    ahead = with_prefetch(config, 3)
+    with pytest.raises(InterruptedTrainingError, match="step 16 "):
+        train(
+            prepared(ahead),
+            replace(ahead.training, snapshots=4),
+            folder,
+            on_snapshot=lambda step, actor: signal.raise_signal(number),
+        )
+    assert checkpoint.load(folder / LATEST)[1]["step"] == 16
+    again = with_prefetch(config, resumed_with)
+    train(prepared(again), again.training, folder)
+    assert rows_without_time(folder) == rows_without_time(tmp_path / "straight")
+    assert_same_tensors(weights(folder / LATEST), weights(tmp_path / "straight" / LATEST))
+
+
+def test_interrupted_at_every_step_and_resumed(tmp_path: Path):
+    """Each session makes one step, with another number of batches drawn ahead."""
+    config = configuration(gradient_steps=12, checkpoint_every=100, log_every=5, snapshots=0)
+    train(prepared(config), config.training, tmp_path / "straight")
+    for session in range(12):
+        ahead = with_prefetch(config, session % 4)
+        training = prepared(ahead)
+        update = training.update
+
+        def updated(update: Any = update) -> Any:
+            signal.raise_signal(signal.SIGTERM)
+            return update()
+
+        training.update = updated
+        if session < 11:
+            with pytest.raises(InterruptedTrainingError, match=f"step {session + 1} "):
+                train(training, ahead.training, tmp_path / "broken")
+        else:
+            train(training, ahead.training, tmp_path / "broken")
+    assert_same_tensors(weights(tmp_path / "broken" / LATEST), weights(tmp_path / "straight" / LATEST))
+    assert rows_without_time(tmp_path / "broken") == rows_without_time(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_ended_from_outside(number: signal.Signals, tmp_path: Path):
+    config = configuration(suboptimal=True, gradient_steps=300, log_every=7, checkpoint_every=25, snapshots=5)
+    run_training(config, tmp_path / "straight")
+    file, folder = write_config(with_prefetch(config, 3), tmp_path / "config.toml"), tmp_path / "broken"
+    command = [sys.executable, "-m", "tests.training.program", str(file), str(folder)]
+    program = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while program.poll() is None and not (folder / LATEST).exists():
+        time.sleep(0.005)
+    program.send_signal(number)
+    output = program.communicate(timeout=60)
+    assert program.returncode == (INTERRUPTED if number == signal.SIGTERM else -number), output
+    assert 25 <= checkpoint.load(folder / LATEST)[1]["step"] < 300
+    run_training(with_prefetch(config, 3), folder)
+    assert_same_run(tmp_path / "straight", folder)
+
+
+def test_a_population_that_draws_ahead():
+    """Also when its state is taken up by one that does not, or draws further ahead."""
+    configs = [configuration(seed=seed) for seed in range(3)]
+
+    def members(prefetch: int) -> Training:
+        ahead = [with_prefetch(config, prefetch) for config in configs]
+        return population(ahead, [choose_data(config, obtain(EXPERT), []) for config in ahead])
+
+    def after(training: Training, updates: int) -> dict[str, torch.Tensor]:
+        for _ in range(updates):
+            training.update()
+        state = {name: value.clone() for name, value in training.state().items()}
+        training.close()
+        return state
+
+    straight = after(members(0), 12)
+    assert_same_tensors(after(members(3), 12), straight)
+    for first, second in ((3, 0), (0, 2), (1, 3)):
+        begun, other = after(members(first), 5), members(second)
+        other.load_state(begun)
+        assert_same_tensors(after(other, 7), straight)
+
+
+class BrokenError(Exception):
+    """Of a test."""
+
+
+def test_no_thread_is_left_when_something_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In a callback, in a loss, in the draws, or by Ctrl-C twice: the fixture looks."""
+    config = with_prefetch(configuration(), 3)
+    before = threading.active_count()
+
+    def fail(*arguments: Any) -> NoReturn:
+        raise BrokenError
+
+    def fail_with_note(done: int, total: int, note: str = "") -> None:
+        raise BrokenError
+
+    with pytest.raises(BrokenError):
+        train(prepared(config), config.training, tmp_path / "snapshot", on_snapshot=fail)
+    assert threading.active_count() == before
+    with pytest.raises(BrokenError):
+        train(prepared(config), config.training, tmp_path / "progress", progress=fail_with_note)
+    assert threading.active_count() == before
+    diverging = with_iq_learn(replace(config, training=replace(config.training, log_every=1)), chi2_alpha=1e-44)
+    with pytest.raises(UserError, match="stopped being finite"):
+        train(prepared(diverging), diverging.training, tmp_path / "diverging")
+    assert threading.active_count() == before
+
+    def twice(step: int, actor: TensorDict) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(prepared(config), config.training, tmp_path / "twice", on_snapshot=twice)
+    assert threading.active_count() == before
+    training = prepared(config)
+    monkeypatch.setattr(training.replay, "sample", fail)
+    with pytest.raises(BrokenError):
+        train(training, config.training, tmp_path / "draws")
+    assert threading.active_count() == before
+
+
+def test_a_failed_draw_can_be_tried_again():
+    """The disk was away for a moment: the same batch comes when it is back, and nobody waits for a dead thread."""
+    plain, ahead = prepared(configuration()).replay, prepared(configuration()).replay
+    expected = [plain.sample()["expert", "action"] for _ in range(6)]
+    draw, failures = ahead.sample, [3, 3]
+    drawn = 0
+
+    def sometimes() -> TensorDict:
+        nonlocal drawn
+        if failures and drawn == failures[0]:
+            failures.pop()
+            raise OSError("the disk is gone")
+        drawn += 1
+        return draw()
+
+    ahead.sample = sometimes  # type: ignore[method-assign]
+    prefetcher = Prefetcher(ahead, 2)
+    got, errors = [], 0
+    while len(got) < 6:
+        try:
+            got.append(prefetcher.sample()["expert", "action"])
+        except OSError:
+            errors += 1
+    prefetcher.close()
+    assert errors == 2
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------- mapped or held
+
+
+@pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", True), ("bc", False)])
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_held_in_memory_or_read_from_disk(
+    algorithm: str, suboptimal: bool, prefetch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = with_prefetch(configuration(algorithm, suboptimal=suboptimal), prefetch)
+    for name, share in (("held", 0.5), ("mapped", 0.0)):
+        monkeypatch.setattr(replays, "MEMORY_SHARE", share)
+        assert prepared(config).replay.is_held == (name == "held")
+        run_training(config, tmp_path / name)
+    assert_same_run(tmp_path / "held", tmp_path / "mapped")
+
+
+def test_some_held_and_some_read_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The expert's few trajectories fit, the others do not."""
+    config = configuration(suboptimal=True)
+    run_training(config, tmp_path / "held")
+    expert = replays.Table(*table_arguments(prepared(config).replay, "expert")).bytes
+    monkeypatch.setattr(replays, "free_memory", lambda device: 2 * expert)
+    replay = prepared(config).replay
+    assert [[table.is_held for table in replay.tables[kind]] for kind in ("expert", "suboptimal")] == [[True], [False]]
+    assert not replay.is_held
+    assert "read from the cache on disk" in replay.where()
+    run_training(config, tmp_path / "mixed")
+    assert_same_run(tmp_path / "held", tmp_path / "mixed")
+
+
+def table_arguments(replay: Replay, kind: str) -> Any:
+    """A table made again: only its size is wanted."""
+    (data,) = [choose_data(configuration(), obtain(EXPERT), [])]
+    return data.expert, data.expert.rows, data.observations, torch.float32, "cpu"
+
+
+def test_where_says_which(monkeypatch: pytest.MonkeyPatch):
+    """2 of 4 trajectories of 25 steps: 52 rows of 4 + 2 + 1 numbers; and one of 75 steps of the others."""
+    config = configuration(suboptimal=True)
+    replay = prepared(config).replay
+    tables = {kind: sum(table.bytes for table in tables) for kind, tables in replay.tables.items()}
+    assert tables["expert"] == 52 * 7 * 4
+    assert tables["suboptimal"] == 3 * 26 * 7 * 4
+    assert replay.where() == "0 MB of transitions are held in RAM"
+    assert "suboptimal" in replay.batch_sizes
+    assert config.data.suboptimal[0].dataset == OTHER
+    monkeypatch.setattr(replays, "MEMORY_SHARE", 0.0)
+    where = prepared(config).replay.where()
+    assert where == "0 MB of transitions are read from the cache on disk: they do not fit in RAM"
+
+
+def test_only_selections_that_fit_in_the_share_are_held(monkeypatch: pytest.MonkeyPatch):
+    """To the byte."""
+    config = configuration()
+    needed = prepared(config).replay.tables["expert"][0].bytes
+    for free, held in ((2 * needed, True), (2 * needed - 1, False)):
+        monkeypatch.setattr(replays, "free_memory", lambda device: free)  # noqa: B023
+        assert prepared(config).replay.tables["expert"][0].is_held == held
