@@ -54,7 +54,7 @@ def _as_words(part: Suboptimal) -> list[str]:
 
 
 def _from_words(words: list[str]) -> Suboptimal:
-    return TypeAdapter(Suboptimal).validate_python(_as_suboptimal(words[0]))
+    return from_table(Suboptimal, _as_suboptimal(words[0]), f"--suboptimal {words[0]}")
 
 
 SuboptimalPart = Annotated[

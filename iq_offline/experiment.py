@@ -36,7 +36,7 @@ from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit, package_versions
 from iq_offline.training.offline import Training, seconds_trained, train
-from iq_offline.training.setup import Data, choose_data, policy_of, prepare
+from iq_offline.training.setup import Data, choose_data, policy_of, prepare, require_device
 from iq_offline.training.tracking import progress_bar, read_metrics
 
 Summary = dict[str, Any]
@@ -72,6 +72,7 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
     if summary and summary["returns"]:  # One that could not be scored gets another chance: nothing is trained again.
         options.say(f"{folder} is finished already: nothing to train")
         return summary
+    require_device(config.training.device)
     names = (config.data.expert, *(part.dataset for part in config.data.suboptimal))
     sources = {name: obtain(name, options) for name in dict.fromkeys(names)}
     data = choose_data(config, sources[names[0]], [sources[name] for name in names[1:]])

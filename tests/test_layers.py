@@ -24,6 +24,7 @@ ROOMS = (
     ("experiment",),
     ("dataset_commands",),
     ("inspect_command",),
+    ("dataset_cli",),
     ("cli",),
     ("recipes", "__main__"),
 )

@@ -204,7 +204,7 @@ class Replay:
         }
         self._device = device
         self.is_held = all(table.is_held for tables in self.tables.values() for table in tables)
-        self.generator = torch.Generator(device if self.is_held else "cpu").manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)  # On the CPU, so that the draws are the same everywhere.
 
     def where(self) -> str:
         """Where the chosen transitions are read from, in words."""
@@ -222,7 +222,7 @@ class Replay:
     def _draw(self, kind: str, size: int) -> TensorDict:
         tables = self.tables[kind]
         total = sum(len(table.rows) for table in tables)
-        drawn = torch.randint(total, (size,), generator=self.generator, device=self.generator.device)
+        drawn = torch.randint(total, (size,), generator=self.generator)
         if len(tables) == 1:
             batch = self._gather(tables[0], drawn, kind)
         else:

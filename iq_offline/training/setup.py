@@ -109,11 +109,7 @@ def prepare(config: RunConfig, data: Data) -> Training:
     """A fresh training: networks drawn, replay ready."""
     seeds, options = _seeds(config.seed), config.training
     dtype = getattr(torch, options.dtype)
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device = {options.device!r} cannot be used here: {reason}") from error
+    require_device(options.device)
     mean, std = feature_statistics(data.seen, data.observations)
     if not options.normalize_observations:
         measured, fixed_mean, fixed_std = data.observations.constants()
@@ -146,6 +142,19 @@ def prepare(config: RunConfig, data: Data) -> Training:
     )
     noise = torch.Generator(options.device).manual_seed(seeds["noise"])
     return Training(learner, replay, noise, Prefetcher(replay, options.prefetch) if options.prefetch else None)
+
+
+def require_device(device: str) -> None:
+    """Whether torch can use a device here.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device = {device!r} cannot be used here: {reason}") from error
 
 
 def make_agent(config: RunConfig, data: Data) -> Agent:
