@@ -171,7 +171,10 @@ def default_folder(recipe: str, given: RunArguments) -> Path:
         f"k{data.subsample}",
         f"seed{given.seed}",
     ]
-    words += [f"{part.dataset.replace('/', '-')}{part.episodes or ''}" for part in data.suboptimal]
+    words += [
+        f"{part.dataset.replace('/', '-')}{part.episodes or ''}{'-hidden' if part.hidden else ''}"
+        for part in data.suboptimal
+    ]
     words += ["fast"] * given.fast
     return Path("runs") / recipe / "-".join(words)
 
