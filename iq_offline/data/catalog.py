@@ -135,6 +135,17 @@ def builtin_of(identifier: str) -> tuple[Card, str] | None:
     return (card, tier) if tier in card.datasets else None
 
 
+def known_references(identifier: str, metadata: dict[str, Any]) -> References | None:
+    """Reference scores that need no measurement: the card's, else the metadata's."""
+    builtin = builtin_of(identifier)
+    if builtin:
+        return builtin[0].references
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    if low is None or high is None:
+        return None
+    return References(float(high), float(low), "reference scores in the dataset's metadata")
+
+
 def minari_root() -> Path:
     """Minari's own folder of datasets: ``MINARI_DATASETS_PATH``, else ``~/.minari/datasets``."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from iq_offline.data.catalog import References, builtin_of
+from iq_offline.data.catalog import References, known_references
 from iq_offline.data.irregularity import number
 from iq_offline.data.spaces import leaves_of, word
 from iq_offline.data.survey import Survey
@@ -78,7 +78,7 @@ def facts_of(survey: Survey) -> Facts:
         repeated_episodes=len(episodes.filter(pl.col("repeats").is_not_null())),
         storage=storage_words(source.metadata, any(spread.leaf.is_image for spread in survey.observations.values())),
         bytes=sum(file.stat().st_size for file in source.path.rglob("*") if file.is_file()),
-        references=references_of(source.id, source.metadata),
+        references=known_references(source.id, source.metadata),
     )
 
 
@@ -174,17 +174,6 @@ def storage_words(metadata: dict[str, Any], images: bool) -> str:
     words = {"hdf5": "HDF5", "arrow": "Arrow", "parquet": "Parquet"}.get(name, name)
     jpeg = images and metadata.get("jpeg_encoding", True)
     return words + (", images of 32 x 32 and more as JPEG (lossy)" if jpeg else "")
-
-
-def references_of(identifier: str, metadata: dict[str, Any]) -> References | None:
-    """Reference scores that need no measurement: the card's, else the metadata's."""
-    builtin = builtin_of(identifier)
-    if builtin:
-        return builtin[0].references
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if low is None or high is None:
-        return None
-    return References(float(high), float(low), "reference scores in the dataset's metadata")
 
 
 def time_limit_of(metadata: dict[str, Any]) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from iq_offline.data.catalog import References, builtin_of, card_names, load_card
+from iq_offline.data.catalog import References, card_names, known_references, load_card
 from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source, episode_returns
 from iq_offline.environments.make import make
@@ -58,12 +58,9 @@ def references(source: Source, environment: str | EnvSpec) -> References:
     Measured means: expert, the mean return of the dataset's own episodes; random, the card's value for the same
     environment where there is a card, else 100 random episodes.
     """
-    builtin = builtin_of(source.id)
-    if builtin:
-        return builtin[0].references
-    low, high = source.metadata.get("ref_min_score"), source.metadata.get("ref_max_score")
-    if low is not None and high is not None:
-        return References(float(high), float(low), "reference scores in the dataset's metadata")
+    known = known_references(source.id, source.metadata)
+    if known:
+        return known
     own = float(episode_returns(source).mean())
     name = environment if isinstance(environment, str) else environment.id
     for card in map(load_card, card_names()):

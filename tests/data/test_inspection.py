@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from iq_offline.data import spread as spread_module
-from iq_offline.data.inspection import bounds_words, facts_of, references_of, rewards_note, time_limit_of
+from iq_offline.data.catalog import known_references
+from iq_offline.data.inspection import bounds_words, facts_of, rewards_note, time_limit_of
 from iq_offline.data.spaces import Leaf
 from iq_offline.data.spread import Spread, count_repeats, hash_rows
 from iq_offline.data.stream import open_source
@@ -103,11 +104,11 @@ def test_no_rewards_at_all() -> None:
 
 
 def test_references_and_time_limits_come_from_the_card_or_the_metadata() -> None:
-    builtin = references_of("iq-offline/hopper/expert-v0", {})
+    builtin = known_references("iq-offline/hopper/expert-v0", {})
     assert builtin is not None
     assert builtin.expert_return > 3000
-    assert references_of("a/b-v0", {}) is None
-    given_ = references_of("a/b-v0", {"ref_min_score": -1, "ref_max_score": 5})
+    assert known_references("a/b-v0", {}) is None
+    given_ = known_references("a/b-v0", {"ref_min_score": -1, "ref_max_score": 5})
     assert given_ is not None
     assert (given_.random_return, given_.expert_return) == (-1, 5)
     assert time_limit_of({"env_spec": '{"max_episode_steps": 300}'}) == 300
