@@ -24,7 +24,7 @@ from iq_offline.config import ALGORITHMS, RunConfig, from_table, read_toml, reso
 from iq_offline.data import catalog
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
-from iq_offline.data.replay import Selection
+from iq_offline.data.replay import ROWS_AT_ONCE, Selection
 from iq_offline.data.stream import open_source
 from iq_offline.environments.make import evaluation_environment
 from iq_offline.environments.record import record
@@ -42,8 +42,6 @@ from iq_offline.training.tracking import progress_bar, read_metrics
 Summary = dict[str, Any]
 LARGE = 100_000_000
 """Bytes of one selection from which on it is said where it is read from."""
-ROWS_AT_ONCE = 4096
-"""Transitions that are copied at once where all would be too many."""
 Say = Callable[[str], None]
 
 

@@ -19,6 +19,9 @@ from iq_offline.data.cache import CachedSource
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.errors import UserError
 
+ROWS_AT_ONCE = 4096
+"""Of a selection that is gone through as a whole: it may not fit in memory."""
+
 
 @dataclass(frozen=True)
 class Selection:

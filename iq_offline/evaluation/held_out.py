@@ -7,10 +7,8 @@ import numpy as np
 import torch
 
 from iq_offline.data.actions import ActionBox
-from iq_offline.data.replay import Selection, Table
+from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
 from iq_offline.learning.policy import Policy
-
-ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)

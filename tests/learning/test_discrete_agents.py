@@ -19,6 +19,7 @@ from iq_offline.learning.agents import tensors
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.iq_learn import DiscreteIQLearn
 from iq_offline.learning.learner import Learner, named_leaves, stacked
+from tests.learning.test_agents import TERMS
 
 SIZE, HIDDEN = 3, (7, 5)
 MEAN, STD = np.array([1.0, -20.0, 0.3]), np.array([0.5, 10.0, 2.0])
@@ -32,16 +33,6 @@ SPACES = {
     (1,): Discrete(1),
 }
 TEMPERATURE, DISCOUNT, ALPHA = 0.4, 0.9, 0.3
-
-TERMS = [
-    ("expert", "expert", False),
-    ("initial", "expert", False),
-    *(
-        (value_states, chi2_states, True)
-        for value_states in ("expert", "mixture", "initial")
-        for chi2_states in ("expert", "mixture")
-    ),
-]
 
 
 def draw_batch(counts: tuple[int, ...], suboptimal: bool, seed: int = 1) -> tuple[TensorDict, TensorDict]:

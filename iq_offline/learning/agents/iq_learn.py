@@ -4,6 +4,8 @@ Continuous actions have a policy of their own, a soft actor-critic step behind t
 many, the policy is the softmax of Q and there is nothing else to learn (section 4.1, soft Q-learning).
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -25,7 +27,7 @@ from iq_offline.learning.objective import (
 )
 
 
-class IQLearn:
+class IQLearn(ABC):
     """The critic's loss as a function of (parameters, batch, noise), for whatever Q and V its kinds define.
 
     Args:
@@ -77,17 +79,17 @@ class IQLearn:
             "critic/slope": penalty,
         }
 
+    @abstractmethod
     def as_input(self, action: Tensor) -> Tensor:
         """The dataset's actions as :meth:`q` takes them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """Q(s, a), shape ``(batch,)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """V(s) by that critic, shape ``(batch,)``."""
-        raise NotImplementedError
 
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """What ``gradient_penalty`` weighs; 0 where there is no gradient to speak of."""
@@ -116,7 +118,7 @@ class ContinuousIQLearn(IQLearn):
         suboptimal: bool = False,
     ) -> None:
         super().__init__(config, suboptimal)
-        self.as_input = unit_box
+        self.unit_box = unit_box
         size = len(unit_box.center)
         self.actor = network(encoder, hidden_sizes, 2 * size)
         self.critic = network(encoder, hidden_sizes, 1, extra=size)
@@ -158,6 +160,10 @@ class ContinuousIQLearn(IQLearn):
             "actor/entropy": -log_probability.mean(),
             "actor/squared_error": error,
         }
+
+    def as_input(self, action: Tensor) -> Tensor:
+        """In the unit box."""
+        return self.unit_box(action)
 
     def q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """One number from the state and the action."""
