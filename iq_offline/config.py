@@ -223,6 +223,14 @@ def to_toml(config: Any) -> str:
     return tomli_w.dumps(to_table(config))
 
 
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables within tables as one, with dotted keys: ``data.subsample``."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values
+
+
 def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
@@ -248,13 +256,23 @@ def resolved(config: RunConfig) -> RunConfig:
     return config
 
 
-def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
-    """A shipped recipe by name, or any by the path of its TOML file, and the algorithms it compares.
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Tables within tables from dotted keys: the inverse of :func:`flat`."""
+    table: dict[str, Any] = {}
+    for key, value in values.items():
+        *above, last = key.split(".")
+        inner = table
+        for name in above:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return table
 
-    A recipe is a run's configuration whose ``algorithm`` may be a list, ``algorithms``.
+
+def recipe_table(name: str) -> dict[str, Any]:
+    """What a shipped recipe, or any by the path of its TOML file, holds.
 
     Raises:
-        UserError: no such recipe (near names suggested), not TOML, or a wrong key or value in it.
+        UserError: no such recipe (near names suggested), not TOML, or ``algorithms`` is no list.
     """
     folder = shipped("recipes")
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
@@ -262,10 +280,21 @@ def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
         known = [file.stem for file in folder.glob("*.toml")]
         raise UserError(f"no recipe {name!r}{nearest(name, known)} (shipped: {', '.join(sorted(known))})")
     table = read_toml(path)
-    algorithms = table.pop("algorithms", None) or [table.get("algorithm", RunConfig().algorithm)]
+    algorithms = table.get("algorithms", [])
     if not isinstance(algorithms, list):
         raise UserError(f"{path}: algorithms = {algorithms!r}: must be a list of names, such as ['bc', 'iq_learn']")
-    configs = [from_table(RunConfig, table | {"algorithm": algorithm}, str(path)) for algorithm in algorithms]
+    return table
+
+
+def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
+    """A recipe and the algorithms it compares: its ``algorithm``, or the list ``algorithms``.
+
+    Raises:
+        UserError: as :func:`recipe_table`, or a wrong key or value in it.
+    """
+    table = recipe_table(name)
+    algorithms = table.pop("algorithms", None) or [table.get("algorithm", RunConfig().algorithm)]
+    configs = [from_table(RunConfig, table | {"algorithm": algorithm}, name) for algorithm in algorithms]
     return configs[0], tuple(algorithms)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from iq_offline.config import ALGORITHMS, RunConfig, from_table, read_toml, resolved, to_table, to_toml
+from iq_offline.config import ALGORITHMS, RunConfig, flat, from_table, read_toml, resolved, to_table, to_toml
 from iq_offline.data import catalog
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
@@ -31,7 +31,8 @@ from iq_offline.environments.record import record
 from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_comparison, plot_run
-from iq_offline.evaluation.scores import evaluate, normalized_score, references
+from iq_offline.evaluation.rows import write_episodes
+from iq_offline.evaluation.scores import evaluate, mean_return, normalized_score, references
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit, package_versions
@@ -151,7 +152,7 @@ def require_same_run(config: RunConfig, folder: Path) -> None:
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run: choose another --output")
         return
-    theirs, ours = _flat(to_table(from_table(RunConfig, read_toml(file), str(file)))), _flat(to_table(config))
+    theirs, ours = flat(to_table(from_table(RunConfig, read_toml(file), str(file)))), flat(to_table(config))
     different = [f"{key} is {theirs[key]!r} there and {ours[key]!r} here" for key in ours if ours[key] != theirs[key]]
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
@@ -202,7 +203,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     started = time.monotonic()
     returns: list[float] = []
     curve: list[dict[str, Any]] = []
-    expert = random = score = None
+    expert = random = score = data_return = None
     meaning = "not evaluated"
     try:
         environment = evaluation_environment(source, options.trust_env)
@@ -213,6 +214,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     else:
         meaning = known.source
         score = normalized_score(float(np.mean(returns)), known)
+        data_return = mean_return(data.seen)
         expert, random = (
             value if math.isfinite(value) else None for value in (known.expert_return, known.random_return)
         )
@@ -233,6 +235,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "return_std": float(np.std(returns)) if returns else None,
         "expert_return": expert,
         "random_return": random,
+        "data_return": data_return,
         "normalized_score": score,
         "references": meaning,
         "curve": curve,
@@ -242,6 +245,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     }
     with disk_errors("writing the summary", folder):
         plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"))
+        write_episodes(folder, summary, config)
         write_atomically(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     return summary
 
@@ -250,22 +254,25 @@ def _score_all(
     config: RunConfig, policy: Policy, environment: str | EnvSpec, folder: Path
 ) -> tuple[list[float], list[dict[str, Any]]]:
     """Returns of the final policy, and of the snapshots. The snapshots come after: nothing is chosen among them."""
-    options = config.evaluation
+    options, last = config.evaluation, config.training.gradient_steps
     files = sorted((folder / "snapshots").glob("step-*.safetensors"))
-    total, done = (len(files) + 1) * options.episodes, 0
+    steps = [int(file.stem.removeprefix("step-")) for file in files]
+    total, done = options.episodes * (1 + len([step for step in steps if step < last])), 0
     with progress_bar(f"evaluating {config.algorithm}") as progress:
+
+        def scored(policy: Policy) -> list[float]:
+            return evaluate(policy, environment, options.episodes, options.seed, finished)
 
         def finished(_: Any) -> None:
             nonlocal done
             done += 1
             progress(done, total)
 
-        returns = evaluate(policy, environment, options.episodes, options.seed, finished)
+        returns = scored(policy)
         curve = []
-        for file in files:
-            scored = evaluate(Policy.load(file), environment, options.episodes, options.seed, finished)
-            steps = int(file.stem.removeprefix("step-"))
-            curve.append({"gradient_steps": steps, "return_mean": float(np.mean(scored)), "returns": scored})
+        for step, file in zip(steps, files, strict=True):
+            some = scored(Policy.load(file)) if step < last else returns
+            curve.append({"gradient_steps": step, "return_mean": float(np.mean(some)), "returns": some})
     return returns, curve
 
 
@@ -283,13 +290,6 @@ def _manifest(selection: Selection) -> dict[str, Any]:
         "transitions": len(selection.rows),
         "sha256": digest.hexdigest(),
     }
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 COMPARISON = "comparison.png"

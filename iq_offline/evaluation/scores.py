@@ -1,12 +1,14 @@
 """Scoring finished policies: whole episodes, returns, and returns normalised by named references."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from iq_offline.data.catalog import References, card_names, known_references, load_card
+from iq_offline.data.replay import Selection
 from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source, episode_returns
 from iq_offline.environments.make import make
@@ -69,6 +71,15 @@ def references(source: Source, environment: str | EnvSpec) -> References:
                 own, card.references.random_return, f"mean of the dataset; random from the card of {name}"
             )
     return References(own, random_return(environment), "mean of the dataset; 100 random episodes")
+
+
+def mean_return(selections: Sequence[Selection]) -> float:
+    """Mean return of the whole episodes that transitions were chosen from, those of all selections together."""
+    chosen = [
+        replace(one.data.source, view=tuple(one.data.source.episode_ids[index] for index in one.trajectories))
+        for one in selections
+    ]
+    return float(np.concatenate([episode_returns(source) for source in chosen]).mean())
 
 
 def normalized_score(value: float, references: References) -> float | None:

@@ -1,0 +1,1 @@
+"""The ablation: many runs from one file, and what they say together."""
