@@ -1,0 +1,1 @@
+"""Many runs at once: what their scores say together, and the pictures of it."""
