@@ -22,6 +22,7 @@ ROOMS = (
     ("environments",),
     ("evaluation",),
     ("experiment",),
+    ("sweeps",),
     ("dataset_commands",),
     ("inspect_command",),
     ("dataset_cli",),

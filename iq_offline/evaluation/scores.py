@@ -88,10 +88,3 @@ def normalized_score(value: float, references: References) -> float | None:
     if not np.isfinite(width) or width == 0:
         return None
     return (value - references.random_return) / width
-
-
-def interquartile_mean(values: Sequence[float]) -> float:
-    """Mean of the middle half (25% trimmed from each end), the protocol's summary over learners."""
-    from scipy.stats import trim_mean
-
-    return float(trim_mean(np.asarray(values, float), 0.25))

@@ -1,1 +1,1 @@
-"""The ablation: many runs from one file, and what they say together."""
+"""Many runs at once: what their scores say together, and the pictures of it."""

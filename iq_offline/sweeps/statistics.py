@@ -4,8 +4,8 @@ The measures are those of Agarwal et al. 2021, "Deep reinforcement learning at t
 *task* is what a learner is tried on (a dataset with so many expert trajectories), a *run* is one seed on one task, and
 runs are resampled within their task: every interval is a 95% stratified percentile bootstrap. It says how much other
 seeds on the same tasks would change the number, nothing about other tasks. With few seeds it is too narrow: of normal
-scores it held the true interquartile mean in 94% of 2,000 simulations with ten seeds, in 91% with five, in 75% with
-three; the true mean in 93%, 83% and 75%.
+scores it holds the true interquartile mean in 94% of simulations with ten seeds, 90% with five and 75% with three, the
+true mean in 90%, 84% and 75%.
 
 Every function draws from a generator of its own with a fixed seed, so the same scores give the same numbers; for
 intervals of one sample they are those of ``scipy.stats.bootstrap`` with the same seed. A task with one run has no
@@ -64,9 +64,9 @@ def interquartile_mean(scores: Scores) -> Any:
 
 
 def optimality_gap(scores: Scores) -> Any:
-    """How far the runs fall short of the expert's score, 1, on average: (..., runs) -> (...); at least 0, lower is better.
+    """How far the runs fall short of the expert's score, 1, on average: (..., runs) -> (...).
 
-    What a run has above 1 makes up for nothing.
+    At least 0, and lower is better. What a run has above 1 makes up for nothing.
     """
     return 1 - np.minimum(np.asarray(scores, float), 1).mean(axis=-1)
 
@@ -115,8 +115,8 @@ def paired_difference(
 def verdict(difference: Estimate) -> Verdict:
     """What an interval of normalised differences shows, by its lower end alone.
 
-    Above 0: ``clearly above`` (and non-inferior with it). At least -0.05: ``non-inferior``. Otherwise ``not shown``, and
-    ``unknown`` where there is no interval.
+    Above 0: ``clearly above`` (and non-inferior with it). At least -0.05: ``non-inferior``. Otherwise ``not shown``.
+    Where there is no interval: ``unknown``.
     """
     if np.isnan(difference.low):
         return "unknown"
@@ -128,8 +128,8 @@ def verdict(difference: Estimate) -> Verdict:
 def probability_of_improvement(ours: Sequence[Scores], theirs: Sequence[Scores]) -> Estimate:
     """How probably a run of ours scores more than one of theirs on the same task, on average over the tasks.
 
-    P(X > Y) + P(X = Y) / 2 over all pairs of runs, from 0 to 1, 0.5 where neither improves (Agarwal et al., section
-    4.3; the Mann-Whitney U statistic over its maximum). It says how often, not by how much. The runs of both are resampled
+    P(X > Y) + P(X = Y) / 2 over all pairs of runs, from 0 to 1, 0.5 where neither improves (Agarwal et al. 2021; the
+    Mann-Whitney U statistic over its maximum). It says how often, not by how much. The runs of both are resampled
     independently, within each task.
 
     Args:
@@ -155,7 +155,7 @@ def probability_of_improvement(ours: Sequence[Scores], theirs: Sequence[Scores])
 
 
 def performance_profile(tasks: Sequence[Scores], thresholds: Scores) -> Profile:
-    """The share of all runs whose score is above each threshold (Agarwal et al., section 4.2: score distributions).
+    """The share of all runs whose score is above each threshold (score distributions, Agarwal et al. 2021).
 
     Args:
         tasks: of each task the scores of its runs, shape (runs,).
