@@ -25,7 +25,7 @@ from iq_offline.config import (
     load_recipe,
 )
 from iq_offline.dataset_cli import Datasets, run_dataset_command
-from iq_offline.errors import UserError
+from iq_offline.errors import InterruptedCommandError, UserError
 
 if TYPE_CHECKING:
     from iq_offline.experiment import Summary
@@ -105,10 +105,10 @@ def guarded(command: Callable[[], None], debug: bool = False) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except InterruptedCommandError as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        return 130
     except Exception as error:
-        if type(error).__name__ == "InterruptedTrainingError":  # Its class would cost the import of torch.
-            print(f"interrupted: {error}", file=sys.stderr)
-            return 130
         if debug:
             raise
         words = " ".join(str(error).split())
