@@ -19,6 +19,8 @@ from iq_offline.files import shipped
 
 Algorithm = Literal["iq_learn", "bc"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC"}
+"""The algorithms' names for people."""
 
 STRICT = ConfigDict(extra="forbid")
 

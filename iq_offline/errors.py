@@ -1,4 +1,4 @@
-"""The one error that users are meant to see."""
+"""The errors that users are meant to see."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ class UserError(Exception):
 
     The command line prints the message and exits with code 2; the traceback is shown only with ``--debug``.
     """
+
+
+class InterruptedCommandError(Exception):
+    """Ctrl-C or a polite kill, and all is saved. The command line prints its message and exits with code 130."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

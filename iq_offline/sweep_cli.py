@@ -1,6 +1,7 @@
 """The command line of sweeps: ``iq-offline sweep | results | report``."""
 
 import dataclasses
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from iq_offline.config import Algorithm
 from iq_offline.errors import UserError
 
 if TYPE_CHECKING:
-    from iq_offline.sweeps.grid import Sweep
+    from iq_offline.sweeps import grid
+    from iq_offline.sweeps.launch import Launcher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class SweepOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunSweep:
+class Sweep:
     """Train and score every run of a sweep's file, then print the tables and draw the figures.
 
     The same command goes on where it was cut off; a second process on the same folder shares the work.
@@ -76,19 +79,50 @@ class Report:
     """Show the policy at each number of trajectories, where its environment can be drawn."""
 
 
-def run_sweep_command(given: RunSweep | Results | Report) -> int:
-    """Do one of the commands; returns the exit code."""
-    if isinstance(given, RunSweep):
+@dataclasses.dataclass(frozen=True)
+class ExpertCount:
+    """How many expert trajectories does a dataset need? Trains and scores learners on each number of them."""
+
+    dataset: str
+    """A built-in dataset (hopper/expert) or any Minari id (mujoco/hopper/expert-v0)."""
+    counts: tuple[int, ...] = (1, 3, 5, 10, 25)
+    """Numbers of expert trajectories."""
+    seeds: int = 5
+    """Learners for each number: seeds 0, 1, …"""
+    algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
+    """Learners to compare."""
+    options: SweepOptions = SweepOptions()
+
+
+def run_sweep_command(given: Sweep | Results | Report) -> None:
+    """Do one of the commands."""
+    if isinstance(given, Sweep):
         from iq_offline.sweeps.grid import load_sweep
 
-        return sweep(load_sweep(given.file, changes_of(given.options)), given.options)
-    if isinstance(given, Results):
+        sweep(load_sweep(given.file, changes_of(given.options)), given.options)
+    elif isinstance(given, Results):
         results(given.folder, given.output, given.baseline)
     else:
         from iq_offline.sweeps.report import write_report
 
         print(f"report: {write_report(given.folder, given.output, given.video)}")
-    return 0
+
+
+def expert_count(given: ExpertCount) -> None:
+    """``python -m iq_offline.recipes.expert_count``: the sweep that needs no file."""
+    from iq_offline.sweeps.grid import sweep_of
+
+    table = {
+        "sweep": "expert_count-" + re.sub("[^A-Za-z0-9._-]+", "-", given.dataset),
+        "question": f"How many expert trajectories does {given.dataset} need?",
+        "data": {"expert": given.dataset},
+        "grid": {
+            "algorithm": list(given.algorithms),
+            "data.num_expert_trajectories": list(given.counts),
+            "seeds": given.seeds,
+        },
+    }
+    sweep(sweep_of(table, "command line", "expert_count", changes_of(given.options)), given.options)
 
 
 def changes_of(options: SweepOptions) -> dict[str, Any]:
@@ -105,7 +139,7 @@ def changes_of(options: SweepOptions) -> dict[str, Any]:
     return changes
 
 
-def sweep(chosen: "Sweep", options: SweepOptions) -> int:
+def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     """Check everything, do the runs that are missing, then show what all of them say."""
     from iq_offline.experiment import Options
     from iq_offline.files import disk_errors, write_atomically
@@ -115,21 +149,29 @@ def sweep(chosen: "Sweep", options: SweepOptions) -> int:
     folder = (options.output or Path("runs") / (chosen.name + "-fast" * options.fast)).absolute()
     runs = chosen.runs()
     text = grid.claim_folder(chosen, folder)
-    with launch.launcher_of(options.launcher, options.workers, options.ray_address, folder) as launcher:
-        preflight.check_runs(runs, folder, Options(options.download, options.trust_env, say=say))
-        if text is not None:
-            with disk_errors("starting a sweep", folder):
-                write_atomically(folder / grid.FILE, text)
-        tasks = launch.tasks_of(runs, options.population)
-        outcome = launch.run_sweep(tasks, folder, launcher, wait=options.wait, trust_env=options.trust_env)
+    preflight.check_runs(runs, folder, Options(options.download, options.trust_env, say=say))
+    if text is not None:
+        with disk_errors("starting a sweep", folder):
+            write_atomically(folder / grid.FILE, text)
+    outcome = launch.run_sweep(
+        [(run,) for run in runs], folder, launcher_of(options), wait=options.wait, trust_env=options.trust_env
+    )
     if outcome.done:
         results(folder)
     for failure in outcome.failed:
-        say(failure.in_words())
+        say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
     if outcome.elsewhere:
         say(f"{len(outcome.elsewhere)} runs go on in other processes")
     print(f"sweep: {folder}")
-    return 2 if outcome.failed else 0
+    if outcome.failed:
+        raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
+
+
+def launcher_of(options: SweepOptions) -> "Launcher":
+    """What does the runs."""
+    from iq_offline.sweeps.local import LocalLauncher
+
+    return LocalLauncher(options.workers)
 
 
 def results(folder: Path, output: Path | None = None, baseline: str = "bc") -> None:

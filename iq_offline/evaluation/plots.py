@@ -7,13 +7,13 @@ from typing import Any
 
 import matplotlib
 
+from iq_offline.config import LABELS
 from iq_offline.files import write_atomically
 from iq_offline.training.tracking import Row
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-LABELS = {"iq_learn": "IQ-Learn", "bc": "BC"}
 COLORS = {"iq_learn": "#0072B2", "bc": "#D55E00"}
 MARKERS = {"iq_learn": "o", "bc": "s"}
 

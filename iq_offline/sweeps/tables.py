@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from iq_offline.evaluation.plots import label_of
+from iq_offline.config import LABELS
 from iq_offline.files import write_atomically
 from iq_offline.sweeps.results import as_words
 
@@ -41,7 +41,7 @@ def _cell(name: str, value: object) -> str:
     if value is None or value != value:  # NaN differs from itself.
         return ""
     if name in ("algorithm", "minus"):
-        return label_of(str(value))
+        return LABELS.get(str(value), str(value))
     if name in ("return_mean", "seconds"):
         return f"{value:.0f}" if name == "seconds" else f"{value:.1f}"
     if name in ("iqm", "low", "high", "mean", "worst", "difference"):

@@ -1,10 +1,8 @@
 """Training on fixed data. Nothing here, or below, builds an environment, reads a reward, or looks at a return."""
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,17 @@ from torch import Tensor
 from iq_offline.config import TrainingConfig
 from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay
-from iq_offline.errors import UserError
+from iq_offline.errors import InterruptedCommandError, UserError
 from iq_offline.learning.agents import Metrics
 from iq_offline.learning.learner import Learner, leaves_of
+from iq_offline.signals import polite_signals
 from iq_offline.training import checkpoint
 from iq_offline.training.tracking import MetricsLog, Progress, silent
 
 SHOWN = ("critic/loss", "actor/loss", "actor/squared_error")
 
 
-class InterruptedTrainingError(Exception):
+class InterruptedTrainingError(InterruptedCommandError):
     """Ctrl-C or a polite kill: the state is in the checkpoint."""
 
     def __init__(self, step: int) -> None:
@@ -137,7 +136,7 @@ def train(
                 f"try lower learning rates or a larger chi2_alpha ({folder})"
             )
 
-    with _signals() as stop_asked:
+    with polite_signals() as stop_asked:
         try:
             while learner.step < total:
                 since = learner.step % config.log_every
@@ -168,29 +167,6 @@ def train(
         finally:
             log.close()
             training.close()
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; yields whether one came. A second one is obeyed at once."""
-    received: list[int] = []
-    try:
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: Any) -> None:
-            received.append(number)
-            for known, handler in previous.items():
-                signal.signal(known, handler)
-
-        for number in previous:
-            signal.signal(number, note)
-    except ValueError:  # Not the main thread: whoever started it handles its signals.
-        previous = {}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def seconds_trained(folder: Path) -> float:

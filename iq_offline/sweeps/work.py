@@ -1,0 +1,186 @@
+"""What a worker does with a task, wherever it runs: each run once, under a lock, its output in a log.
+
+A sweep's folder holds ``runs/NAME`` (as :mod:`iq_offline.experiment` leaves it), ``logs/NAME.log`` and
+``locks/NAME.lock``. The lock of a run is held while it is worked on, and the system frees it when the process dies: so
+any number of processes on one folder share its runs, and none is done twice.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from iq_offline.errors import InterruptedCommandError, UserError
+from iq_offline.experiment import Options, Summary, run
+from iq_offline.files import disk_errors
+from iq_offline.sweeps.grid import PlannedRun
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+"""Environment of a worker: read when libraries are imported. A run's ``torch_threads`` still decides torch's."""
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""How a file system says that it cannot lock files."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs that one worker does: usually one; several where they train as one program."""
+
+    runs: tuple[PlannedRun, ...]
+    folder: Path
+    """Of the sweep; absolute."""
+    trust_env: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run. ``elsewhere``: another process holds its lock; ``interrupted``: its state is saved."""
+
+    name: str
+    state: Literal["done", "failed", "elsewhere", "interrupted"]
+    note: str = ""
+    """One line: what failed, or how it went."""
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    """Where a run of the sweep is."""
+    return folder / "runs" / name
+
+
+def log_file(folder: Path, name: str) -> Path:
+    """What a run of the sweep printed, in all sessions."""
+    return folder / "logs" / f"{name}.log"
+
+
+def finished(folder: Path, name: str) -> bool:
+    """A run is finished when its summary is there, scored or not."""
+    return (run_folder(folder, name) / "summary.json").exists()
+
+
+def require_usable(folder: Path) -> None:
+    """See that a sweep can be written here, and that locks work.
+
+    Raises:
+        UserError: it cannot, or they do not.
+    """
+    with disk_errors("starting a sweep", folder):
+        for name in ("runs", "logs", "locks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder / "locks") as file:
+            take(file, folder)
+
+
+def take(file: IO[Any], folder: Path) -> bool:
+    """Lock an open file, if nobody has; the lock lasts until the file is closed or the process is dead.
+
+    Raises:
+        UserError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise UserError(
+            f"{folder} is on a disk without file locks (flock), which keep runs from being done twice: "
+            "choose another --output"
+        ) from error
+    return True
+
+
+def work(task: Task) -> list[Outcome]:
+    """Do the runs of a task that are not finished and that nobody else does. Never raises what a run raised."""
+    with ExitStack() as locks:
+        outcomes, ours = [], []
+        for planned in task.runs:
+            file = task.folder / "locks" / f"{planned.name}.lock"
+            try:
+                with disk_errors("locking a run", file.parent):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    taken = take(locks.enter_context(open(file, "ab")), task.folder)
+            except UserError as error:
+                outcomes.append(Outcome(planned.name, "failed", str(error)))
+                continue
+            if finished(task.folder, planned.name):  # Only now: another process may just have let go of it.
+                outcomes.append(Outcome(planned.name, "done", "was finished already"))
+            elif not taken:
+                outcomes.append(Outcome(planned.name, "elsewhere"))
+            else:
+                ours.append(planned)
+        return outcomes + _do(ours, task)
+
+
+def _do(runs: Sequence[PlannedRun], task: Task) -> list[Outcome]:
+    """The runs of a task that are this worker's. Here is where several would be trained as one program."""
+    outcomes = []
+    for planned in runs:
+        outcomes.append(_do_one(planned, task))
+        if outcomes[-1].state == "interrupted":
+            return outcomes + [Outcome(left.name, "interrupted") for left in runs[len(outcomes) :]]
+    return outcomes
+
+
+def _do_one(planned: PlannedRun, task: Task) -> Outcome:
+    name = planned.name
+    try:
+        with disk_errors("writing a log", task.folder), output_to(log_file(task.folder, name)):
+            print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {name}: process {os.getpid()} on {socket.gethostname()}")
+            try:
+                summary = run(planned.config, run_folder(task.folder, name), Options(trust_env=task.trust_env))
+            except (InterruptedCommandError, KeyboardInterrupt) as interruption:
+                print(f"interrupted: {interruption}")
+                return Outcome(name, "interrupted")
+            except UserError as error:
+                note = " ".join(str(error).split())
+                print(f"error: {note}")
+                return Outcome(name, "failed", note)
+            except Exception as error:
+                traceback.print_exc()
+                return Outcome(name, "failed", f"{type(error).__name__}: " + " ".join(str(error).split()))
+    except UserError as error:  # Not even the log can be written.
+        return Outcome(name, "failed", str(error))
+    return Outcome(name, "done", _how_it_went(summary))
+
+
+def _how_it_went(summary: Summary) -> str:
+    seconds = summary["seconds"] + summary["evaluation_seconds"]
+    score = summary["normalized_score"]
+    if not summary["returns"]:
+        return f"{seconds:.0f} s, not evaluated"
+    return f"{seconds:.0f} s, " + (
+        f"score {score:.3f}" if score is not None else f"return {summary['return_mean']:.1f}"
+    )
+
+
+@contextmanager
+def output_to(file: Path) -> Iterator[None]:
+    """Whatever this process prints, C code included, goes to the end of a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "a", buffering=1) as log, ExitStack() as stack:
+        flush_c = ctypes.CDLL(None).fflush
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        flush_c(None)
+        for descriptor in (1, 2):
+            saved = os.dup(descriptor)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, descriptor)
+            os.dup2(log.fileno(), descriptor)
+        stack.callback(flush_c, None)
+        stack.enter_context(redirect_stdout(log))
+        stack.enter_context(redirect_stderr(log))
+        yield
