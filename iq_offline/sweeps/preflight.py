@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from iq_offline.errors import UserError
@@ -28,6 +29,15 @@ def check_runs(runs: Sequence[PlannedRun], folder: Path, options: Options) -> No
     with disk_errors("starting a sweep", folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+    try:
+        _check(runs, folder, options)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # Where it was not there before, it is empty.
+        raise
+
+
+def _check(runs: Sequence[PlannedRun], folder: Path, options: Options) -> None:
     for device in dict.fromkeys(run.config.training.device for run in runs):
         require_device(device)
     configs = [run.config for run in runs]

@@ -86,10 +86,8 @@ def print_frame(frame: pl.DataFrame, title: str, caption: str = "") -> None:
         table.add_column(heading, justify="right" if is_number(name, frame) else "left")
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
-    width = console.measure(table).maximum
-    if width > console.width:  # Into a file or a narrow window: long lines beat cut words.
-        console = Console(width=width, highlight=False)
+    widest = Console(width=10_000).measure(table).maximum  # In a narrow window, too: long lines beat cut words.
+    console = Console(width=max(widest, Console().width), highlight=False)
     console.print(title)
     console.print(table)
 
