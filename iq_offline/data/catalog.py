@@ -36,6 +36,9 @@ class ExpertTraining:
     """Environments side by side."""
     normalize: bool = False
     """Normalise observations and rewards by their running statistics."""
+    normalize_epsilon: float = 1e-8
+    """Added to the variances. Parts that are nearly always zero (contact forces) must not become huge when they are not.
+    """
     evaluate_every: Positive = 10_000
     save_every: Positive = 50_000
     arguments: dict[str, Any] = field(default_factory=dict)
