@@ -37,8 +37,7 @@ class ExpertTraining:
     normalize: bool = False
     """Normalise observations and rewards by their running statistics."""
     normalize_epsilon: float = 1e-8
-    """Added to the variances. Parts that are nearly always zero (contact forces) must not become huge when they are not.
-    """
+    """Added to the variances, so that parts that are nearly always zero (contact forces) are not blown up."""
     evaluate_every: Positive = 10_000
     save_every: Positive = 50_000
     arguments: dict[str, Any] = field(default_factory=dict)
