@@ -158,6 +158,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     )
     if outcome.done:
         results(folder)
+        draw(folder)
     for failure in outcome.failed:
         say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
     if outcome.elsewhere:
@@ -165,6 +166,16 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     print(f"sweep: {folder}")
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
+
+
+def draw(folder: Path) -> None:
+    """Write the figures."""
+    from iq_offline.sweeps.figures import write_figures
+    from iq_offline.sweeps.results import curves_of, read_episodes, runs_of
+
+    episodes = read_episodes(folder)
+    write_figures(folder / "figures", runs_of(episodes), curves_of(episodes))
+    print(f"figures: {folder / 'figures'}")
 
 
 def launcher_of(options: SweepOptions) -> "Launcher":
