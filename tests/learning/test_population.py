@@ -100,9 +100,11 @@ def test_a_population_goes_on_from_its_state(algorithm: str, sources: list[Cache
     straight = population(chosen, data)
     for _ in range(5):
         straight.update()
-    state = {name: value.clone() for name, value in straight.state().items()}
+    states = [{name: value.clone() for name, value in one.state().items()} for one in straight.members]
     resumed = population(chosen, data)
-    resumed.load_state(state)
+    for one, state in zip(resumed.members, states, strict=True):
+        one.load_state(state)
+    assert resumed.learner.step == 5
     for _ in range(5):
         expected, found = straight.update(), resumed.update()
         for name, value in expected.items():
@@ -130,7 +132,7 @@ def test_learners_of_other_shares_of_suboptimal_data_are_refused(sources: list[C
     """Their batches have other sizes, which no stack takes."""
     chosen = configs("iq_learn", True)[:2]
     chosen[1] = replace(chosen[1], data=replace(chosen[1].data, suboptimal_fraction=0.25))
-    with pytest.raises(UserError, match="may differ in seed and in which trajectories they see only"):
+    with pytest.raises(UserError, match=r"need the same data\.suboptimal_fraction: train"):
         population(chosen, [choose_data(config, sources[0], sources[1:]) for config in chosen])
 
 

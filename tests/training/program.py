@@ -23,9 +23,11 @@ from iq_offline.config import (
     resolved,
     to_toml,
 )
-from iq_offline.experiment import Options, obtain, train_policy
+from iq_offline.errors import UserError
+from iq_offline.experiment import Options, obtain, train_policies
 from iq_offline.learning.policy import Policy
-from iq_offline.training.setup import choose_data, prepare
+from iq_offline.run import Run
+from iq_offline.training.setup import Data, choose_data, prepare
 from iq_offline.training.tracking import read_metrics
 from tests.helpers import point_mass_dataset
 
@@ -70,8 +72,17 @@ def run_training(config: RunConfig, folder: Path) -> Policy:
     """Everything between a dataset and a trained policy."""
     torch.set_num_threads(1)
     sources = [obtain(name, QUIET) for name in (config.data.expert, *(part.dataset for part in config.data.suboptimal))]
-    data = choose_data(config, sources[0], sources[1:])
-    return train_policy(config, prepare(config, data), data, folder, QUIET)
+    return train_policy(config, choose_data(config, sources[0], sources[1:]), folder)
+
+
+def train_policy(config: RunConfig, data: Data, folder: Path) -> Policy:
+    """A policy trained on chosen data."""
+    run = Run(config, folder)
+    run.data, run.training = data, prepare(config, data)
+    train_policies([run], QUIET)
+    if isinstance(run.outcome, UserError):
+        raise run.outcome
+    return run.policy()
 
 
 def write_config(config: RunConfig, file: Path) -> Path:
