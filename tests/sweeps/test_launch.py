@@ -56,8 +56,9 @@ class Here:
         names = [run.name for run in task.runs]
         self.tasks.append(names)
         told = self.told[names[0]]
-        result = told.popleft() if told else work
-        self.results.append((task, result(task) if callable(result) else result))
+        answer = told.popleft() if told else work
+        result: Any = answer(task) if callable(answer) else answer
+        self.results.append((task, result))
 
     def wait(self, seconds: float) -> list[Result]:
         results, self.results = self.results, []

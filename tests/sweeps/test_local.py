@@ -7,21 +7,19 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from iq_offline.sweeps import local
 from iq_offline.sweeps.launch import run_sweep
 from iq_offline.sweeps.local import LocalLauncher, available_cores
-from iq_offline.sweeps.work import log_file, run_folder
-from tests.data_helpers import start_python
+from iq_offline.sweeps.work import log_file
+from tests.sweeps.processes import alive, assert_undisturbed, begun, start_sweep, wait_until, workers_of
 from tests.sweeps.program import planned
-from tests.training.program import INTERRUPTED, assert_same_run, run_training, write_datasets
+from tests.training.program import INTERRUPTED, write_datasets
 
-LONG = 2500
+LONG = 1500
 """Gradient steps that take a few seconds."""
 
 
@@ -30,55 +28,14 @@ def datasets(own_folders: None) -> None:
     write_datasets()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-    return value
-
-
-def workers_of(folder: Path, name: str) -> list[int]:
-    """Processes that began a run, as its log has them."""
-    log = log_file(folder, name)
-    return (
-        [int(number) for number in re.findall(r"^--- .*: process (\d+) on", log.read_text(), re.M)]
-        if log.exists()
-        else []
-    )
-
-
-def begun(folder: Path, name: str) -> bool:
-    """A checkpoint is there and the run is not finished."""
-    return (run_folder(folder, name) / "checkpoint" / "latest.safetensors").exists()
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def start_sweep(folder: Path, seeds: int, steps: int = LONG) -> subprocess.Popen[str]:
-    return start_python("-m", "tests.sweeps.program", str(folder), str(seeds), str(steps))
-
-
-def assert_undisturbed(folder: Path, seeds: int, tmp_path: Path, steps: int = LONG) -> None:
-    for ((run,),) in [[group] for group in planned(seeds, gradient_steps=steps)]:
-        run_training(run.config, tmp_path / "straight" / run.name)
-        assert_same_run(tmp_path / "straight" / run.name, run_folder(folder, run.name))
-
-
 def test_a_killed_worker_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = tmp_path / "sweep"
-    environment = {}
+    environment = []
 
     def kill() -> None:
         wait_until(lambda: begun(folder, "seed0"))
         (worker,) = workers_of(folder, "seed0")
-        pairs = Path(f"/proc/{worker}/environ").read_text().split("\0")
-        environment.update(pair.split("=", 1) for pair in pairs if pair)
+        environment.extend(Path(f"/proc/{worker}/environ").read_text().split("\0"))
         os.kill(worker, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -92,8 +49,8 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     assert first != second
     assert workers_of(folder, "seed1") == [second], "a worker stays for many tasks"
     assert not alive(second)
-    assert environment["OMP_NUM_THREADS"] == "1"
-    assert_undisturbed(folder, 2, tmp_path)
+    assert "OMP_NUM_THREADS=1" in environment
+    assert_undisturbed(folder, 2, LONG, tmp_path / "straight")
 
 
 def test_a_worker_that_cannot_start_is_a_failure_with_what_it_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -120,7 +77,7 @@ def test_no_more_workers_than_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ended_in_any_way_the_workers_end_and_the_same_command_goes_on(number: signal.Signals, tmp_path: Path):
     folder = tmp_path / "sweep"
-    program = start_sweep(folder, 4)
+    program = start_sweep(folder, 4, LONG)
     wait_until(lambda: sum(begun(folder, f"seed{seed}") for seed in range(4)) >= min(2, available_cores()))
     workers = [worker for seed in range(4) for worker in workers_of(folder, f"seed{seed}")]
     program.send_signal(number)
@@ -132,13 +89,13 @@ def test_ended_in_any_way_the_workers_end_and_the_same_command_goes_on(number: s
         assert program.returncode == INTERRUPTED, errors
         assert re.fullmatch(r"interrupted: [0-3] of 4 runs are done; the same command goes on", errors.splitlines()[-1])
         assert "Traceback" not in errors
-    logs = "".join(log_file(folder, f"seed{seed}").read_text() for seed in range(2))
+    logs = "".join(log_file(folder, f"seed{seed}").read_text() for seed in range(4) if begun(folder, f"seed{seed}"))
     assert "interrupted: stopped at step " in logs, "the checkpoint was saved first"
 
-    again = start_sweep(folder, 4)
+    again = start_sweep(folder, 4, LONG)
     output, errors = again.communicate(timeout=120)
     assert output.splitlines() == ["done seed0 seed1 seed2 seed3", "failed"], errors
-    assert_undisturbed(folder, 4, tmp_path)
+    assert_undisturbed(folder, 4, LONG, tmp_path / "straight")
 
 
 @pytest.mark.slow
@@ -151,7 +108,7 @@ def test_two_processes_share_the_runs(tmp_path: Path):
         assert program.returncode == 0
     workers = [workers_of(folder, f"seed{seed}") for seed in range(8)]
     assert [len(one) for one in workers] == [1] * 8, "each run is begun once"
-    assert_undisturbed(folder, 8, tmp_path, 600)
+    assert_undisturbed(folder, 8, 600, tmp_path / "straight")
 
 
 @pytest.mark.slow
@@ -164,7 +121,7 @@ def test_killed_ten_times_a_sweep_ends_as_if_nothing_had_happened(tmp_path: Path
         program.communicate()
     output, errors = start_sweep(folder, 4, steps).communicate(timeout=300)
     assert output.splitlines() == ["done seed0 seed1 seed2 seed3", "failed"], errors
-    assert_undisturbed(folder, 4, tmp_path, steps)
+    assert_undisturbed(folder, 4, steps, tmp_path / "straight")
 
 
 @pytest.mark.parametrize(
