@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from iq_offline.errors import InterruptedCommandError
 from iq_offline.signals import polite_signals
@@ -43,7 +43,7 @@ class Launcher(Protocol):
     Leaving its context stops what is running: trainings save their checkpoints first.
     """
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> object: ...
 
     def __exit__(self, *_: object) -> None: ...
 
