@@ -147,8 +147,9 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
     recipe, grid = table.pop("recipe", None), table.pop("grid", {})
     if not isinstance(grid, dict):
         raise UserError(f"{source}: grid = {grid!r}: must be a table of lists")
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise UserError(f"{source}: sweep = {name!r}: letters, digits, dots, dashes and underscores only")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
+        rule = f"at most {LONGEST_NAME} letters, digits, dots, dashes and underscores, no dot first"
+        raise UserError(f"{source}: sweep = {name!r}: {rule}")
     values = _values(grid, source)
     own = flat(table)
     for key in (*own, *(changes or {})):
@@ -181,7 +182,7 @@ def _values(grid: dict[str, Any], source: str) -> dict[str, list[Any]]:
     values = flat(grid)
     if "seeds" in values:
         count = values["seeds"]
-        if "seed" in values or not isinstance(count, int) or count < 1:
+        if "seed" in values or type(count) is not int or count < 1:
             raise UserError(f"{source}: grid.seeds = {count!r}: a number of seeds, and no grid.seed beside it")
         values = {("seed" if key == "seeds" else key): value for key, value in values.items()}
         values["seed"] = list(range(count))
