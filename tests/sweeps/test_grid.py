@@ -202,6 +202,14 @@ def test_long_names_are_cut_and_stay_apart() -> None:
     assert set(names(sweep(text.replace("seeds = 3", "seeds = 2")))) < set(found)
 
 
+def test_signs_of_numbers_are_in_the_names() -> None:
+    text = "[grid]\ndata.action_low = [[-1.0], [-2.0, -1.0]]"
+    assert names(sweep(text)) == ["action_low=-1.0", "action_low=-2.0--1.0"]
+    assert names(sweep(text.replace("= [[", "= [[1.0], [2.0, 1.0], [2.0, -1.0], ["))) == [
+        *("action_low=1.0", "action_low=2.0-1.0", "action_low=2.0--1.0", "action_low=-1.0", "action_low=-2.0--1.0"),
+    ]
+
+
 def test_names_that_would_be_the_same_are_told_apart() -> None:
     runs = sweep('[grid]\ndata.expert = ["test/a-v0", "test-a/v0"]').runs()
     assert len({run.name for run in runs}) == 2
@@ -221,6 +229,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     ),
     "training.hidden_sizes": st.lists(st.integers(1, 999), max_size=3),
     "training.cosine_schedule": st.booleans(),
+    "data.action_low": st.lists(st.integers(-9, 9), max_size=3),
     "iq_learn.temperature": st.floats(1e-300, 1e300),
     "iq_learn.value_states": st.sampled_from(["auto", "expert", "initial"]),
     "bc.learning_rate": st.floats(0, 1, exclude_min=True),
