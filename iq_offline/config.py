@@ -51,8 +51,9 @@ def _as_suboptimal(value: Any) -> Any:
     return {"dataset": words["dataset"], "episodes": episodes and int(episodes), "hidden": bool(words["hidden"])}
 
 
-def _as_words(part: Suboptimal) -> list[str]:
-    return [part.dataset + (f":{part.episodes}" if part.episodes else "") + (":hidden" if part.hidden else "")]
+def mixture_words(part: Suboptimal) -> str:
+    """``NAME``, ``NAME:EPISODES`` or ``NAME:EPISODES:hidden``."""
+    return part.dataset + (f":{part.episodes}" if part.episodes else "") + (":hidden" if part.hidden else "")
 
 
 def _from_words(words: list[str]) -> Suboptimal:
@@ -67,7 +68,7 @@ SuboptimalPart = Annotated[
         metavar="NAME[:EPISODES[:hidden]]",
         instance_from_str=_from_words,
         is_instance=lambda value: isinstance(value, Suboptimal),
-        str_from_instance=_as_words,
+        str_from_instance=lambda part: [mixture_words(part)],
     ),
 ]
 

@@ -16,7 +16,9 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ import tomli_w
 from iq_offline.config import (
     ALGORITHMS,
     RunConfig,
+    Suboptimal,
     flat,
     from_table,
+    mixture_words,
     nested,
     read_toml,
     recipe_table,
@@ -99,16 +103,24 @@ def is_others(key: str, algorithm: Any) -> bool:
     return section in ALGORITHMS and section != algorithm
 
 
-def name_of(chosen: dict[str, Any], config: RunConfig) -> str:
-    """``algorithm=bc,num_expert_trajectories=3,seed=0``: stable when the grid gets more values."""
-    last = [key.split(".")[-1] for key in chosen]
+def name_of(keys: Iterable[str], config: RunConfig) -> str:
+    """``algorithm=bc,num_expert_trajectories=3,seed=0``: of resolved values, so it stays when the grid grows."""
+    keys = list(keys)
+    last = [key.split(".")[-1] for key in keys]
     words = []
-    for key, short in zip(chosen, last, strict=True):
-        value = chosen[key]
-        text = value if isinstance(value, str) else json.dumps(value)
-        words.append(f"{short if last.count(short) == 1 else key}={re.sub('[^A-Za-z0-9._-]+', '-', text).strip('-')}")
+    for key, short in zip(keys, last, strict=True):
+        text = re.sub("[^A-Za-z0-9._-]+", "-", _in_words(attrgetter(key)(config)))
+        words.append(f"{short if last.count(short) == 1 else key}={text}")
     name = ",".join(words)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{_digest(config)}"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_in_words, value))
+    if isinstance(value, Suboptimal):
+        return mixture_words(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _digest(config: RunConfig) -> str:
