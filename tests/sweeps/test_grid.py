@@ -452,6 +452,23 @@ def test_the_same_sweep_changes_nothing(folder: Path) -> None:
     assert claim_folder(load_sweep(str(folder / FILE)), folder) is None
 
 
+def test_the_same_sweep_written_otherwise(tmp_path: Path) -> None:
+    """Words or tables, in the recipe or on top of it, as a number or as text: what is fixed is compared by meaning."""
+    (tmp_path / "base.toml").write_text("[training]\nbatch_size = 7\n")
+    texts = (
+        'recipe = "base.toml"\n[data]\nsuboptimal = ["a/b-v0:3"]\n',
+        'training.batch_size = 7\n[data]\nsuboptimal = [{dataset = "a/b-v0", episodes = 3}]\n',
+        'training.batch_size = "7"\n[data]\nsuboptimal = [{dataset = "a/b-v0", episodes = 3, hidden = false}]\n',
+    )
+    found = [sweep_of(tomllib.loads(text + "[grid]\nseeds = 2"), str(tmp_path / "mine.toml"), "mine") for text in texts]
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / FILE).write_text(found[0].to_toml())
+    for one in found:
+        assert one.runs() == found[0].runs()
+        assert claim_folder(one, folder) is None
+
+
 @pytest.mark.parametrize(
     "grown",
     [
