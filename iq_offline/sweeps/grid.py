@@ -177,7 +177,7 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
         if algorithms and "algorithm" not in {*own, *values, *(changes or {})}:
             values = {"algorithm": algorithms, **values}
     base = to_table(from_table(RunConfig, base, source))
-    fixed = flat(base) | own | (changes or {})
+    fixed = flat(to_table(from_table(RunConfig, nested(flat(base) | own | (changes or {})), source)))
     sweep = Sweep(name, question, {key: fixed[key] for key in KEYS if key not in values}, values)
     algorithms = values.get("algorithm", [fixed["algorithm"]])
     for key in values:
