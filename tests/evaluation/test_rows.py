@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from iq_offline.config import DataConfig, RunConfig, Suboptimal, TrainingConfig, flat, resolved, to_table
+from iq_offline.config import DataConfig, RunConfig, Suboptimal, TrainingConfig, flat, from_table, resolved, to_table
+from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES, MEASURED, episode_rows, write_episodes
 
 
@@ -130,3 +131,23 @@ def test_a_failed_write_leaves_the_old_rows(tmp_path: Path, monkeypatch: pytest.
         write_episodes(tmp_path, summary(returns=[0.0]), config)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [EPISODES]
     assert (tmp_path / EPISODES).read_bytes() == before
+
+
+def test_columns_have_one_type_whatever_the_values(tmp_path: Path) -> None:
+    """So that any runs' files can be read as one table, as ``docs/recipes.md`` shows."""
+    configs = [
+        RunConfig(seed=seed, training=TrainingConfig(gradient_steps=5 * 10**9 if seed else 1))
+        for seed in (0, 2**63 - 1)
+    ]
+    for index, config in enumerate(configs):
+        write_episodes(tmp_path / str(index), summary(), resolved(config))
+    rows = pl.scan_parquet(tmp_path / "*" / EPISODES).collect()
+    assert rows["seed"].unique(maintain_order=True).to_list() == [0, 2**63 - 1]
+    assert rows["training.gradient_steps"].max() == 5 * 10**9
+    assert {rows.schema[key] for key in ("seed", "training.batch_size", "gradient_steps", "episode")} == {pl.Int64}
+
+
+def test_seeds_are_numbers_that_a_table_can_hold() -> None:
+    for table in ({"seed": 2**63}, {"evaluation": {"seed": 2**63}}):
+        with pytest.raises(UserError, match=r"seed = 9223372036854775808: input should be less than"):
+            from_table(RunConfig, table, "mine.toml")
