@@ -25,6 +25,7 @@ LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC"}
 STRICT = ConfigDict(extra="forbid")
 
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -178,7 +179,7 @@ class EvaluationConfig:
 
     episodes: Positive = 10
     """Whole episodes with the mean action."""
-    seed: Annotated[int, Field(ge=0)] = 10_000
+    seed: Seed = 10_000
     """Seed of the first episode; the others follow."""
 
 
@@ -190,7 +191,7 @@ class RunConfig:
     """Name of the recipe, which is also the folder under runs/."""
     algorithm: Algorithm = "iq_learn"
     """Which learner."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the networks, the batches and the trajectories."""
     fast: bool = False
     """A rehearsal with a tiny budget: every part runs, the score is not a result."""
