@@ -69,13 +69,15 @@ def episode_rows(summary: dict[str, Any], config: RunConfig) -> pl.DataFrame:
         }
         for step, is_final, episode, value in rows
     ]
-    columns = {name: _as_value(value) for name, value in flat(to_table(config)).items()}
-    return pl.DataFrame(table, schema=MEASURED).with_columns(**{k: pl.lit(v) for k, v in columns.items()})
+    columns = {name: _as_column(value) for name, value in flat(to_table(config)).items()}
+    return pl.DataFrame(table, schema=MEASURED).with_columns(**columns)
 
 
-def _as_value(value: Any) -> Any:
-    """A number or a word; lists as JSON."""
-    return json.dumps(value) if isinstance(value, list) else value
+def _as_column(value: Any) -> pl.Expr:
+    """A number or a word; lists as JSON. All files have the same types: else they could not be read together."""
+    if isinstance(value, list):
+        return pl.lit(json.dumps(value))
+    return pl.lit(value, pl.Int64) if type(value) is int else pl.lit(value)
 
 
 def write_episodes(folder: Path, summary: dict[str, Any], config: RunConfig) -> None:
