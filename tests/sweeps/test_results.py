@@ -263,6 +263,16 @@ def test_of_keys_that_change_together_the_first_is_enough(tmp_path: Path) -> Non
     assert varied(runs_in(tmp_path)) == ["data.suboptimal"]
 
 
+def test_an_algorithm_does_not_stand_for_the_data_that_it_was_tried_on(tmp_path: Path) -> None:
+    """As in a sweep that is partly finished: what is not the algorithm's own is always named."""
+    write_run(tmp_path / "a", [1.0], {"algorithm": "bc", "data.num_expert_trajectories": 3})
+    write_run(tmp_path / "b", [1.0], {"algorithm": "iq_learn", "iq_learn.temperature": 0.1, "training.batch_size": 8})
+    runs = runs_in(tmp_path)
+    assert varied(runs) == ["algorithm", "data.num_expert_trajectories"]
+    write_run(tmp_path / "c", [1.0], {"algorithm": "bc"})
+    assert varied(runs_in(tmp_path)) == ["algorithm", "data.num_expert_trajectories", "training.batch_size"]
+
+
 def test_cells_are_told_apart_by_as_many_keys_as_it_takes(tmp_path: Path) -> None:
     for a in (1, 2):
         for b in (1, 2):
@@ -435,6 +445,15 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
     write_runs(tmp_path / "two", {("iq_learn", 1): [0.0, 0.5], ("iq_learn", 3): [0.0, 0.5]})
     runs = runs_in(tmp_path / "two")
     assert comparisons_of(runs, varied(runs), "score").width == 0
+
+
+def test_learners_on_other_data_or_budgets_are_not_compared(tmp_path: Path) -> None:
+    write_runs(tmp_path / "1", {("iq_learn", 1): [0.0, 0.5], ("bc", 3): [0.0, 0.5]})
+    write_runs(tmp_path / "2", {("iq_learn", 1): [0.0, 0.5]}, {"training.gradient_steps": 50_000})
+    write_runs(tmp_path / "2" / "bc", {("bc", 1): [0.0, 0.5]})
+    for folder in ("1", "2"):
+        runs = runs_in(tmp_path / folder)
+        assert comparisons_of(runs, varied(runs), "score").width == 0, folder
 
 
 def test_cells_are_compared_on_the_same_data_alone(tmp_path: Path) -> None:
