@@ -6,13 +6,14 @@ A cell is what runs have in common that differ in their seed alone. Nothing here
 """
 
 import json
+import os
 from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS
+from iq_offline.config import ALGORITHMS, RunConfig, resolved
 from iq_offline.errors import UserError
-from iq_offline.evaluation.rows import EPISODES, MEASURED
+from iq_offline.evaluation.rows import EPISODES, MEASURED, configuration_row
 from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
 
 BASELINE = "bc"
@@ -21,22 +22,68 @@ METRICS = ("score", "return", "held_out_error")
 FIRST = ("algorithm", "data.expert", "data.suboptimal", "data.num_expert_trajectories", "data.subsample")
 """Keys that cells are named by before any other."""
 
+PARQUET = b"PAR1"
+"""What Parquet files begin and end with."""
+
 
 def read_episodes(folder: Path) -> pl.LazyFrame:
     """The rows of every finished run in a folder, with ``run``, the run's own folder, as the first column.
 
+    What rows of an older version lack had the value that is the default now.
+
     Raises:
-        UserError: there is no such folder, or no finished run in it.
+        UserError: there is no such folder, no finished run in it, or a file of rows is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give the folder of a sweep or of runs")
-    if next(folder.glob(f"**/{EPISODES}"), None) is None:
+    folder = folder.absolute()
+    files = _episode_files(folder)
+    if not files:
         raise UserError(f"{folder} holds no finished run yet ({EPISODES} of none is there)")
+    defaults = configuration_row(resolved(RunConfig()))
     rows = pl.scan_parquet(
-        folder / "**" / EPISODES, missing_columns="insert", extra_columns="ignore", include_file_paths="file"
+        files,
+        glob=False,
+        hive_partitioning=False,
+        schema={**MEASURED, **defaults.schema},
+        missing_columns="insert",
+        extra_columns="ignore",
+        cast_options=pl.ScanCastOptions(integer_cast="upcast"),
+        include_file_paths="file",
     )
     name = pl.col("file").str.strip_prefix(f"{folder}/").str.strip_suffix(EPISODES).str.strip_suffix("/")
-    return rows.select(name.alias("run"), pl.exclude("file"))
+    return rows.select(
+        name.alias("run"),
+        pl.col(*MEASURED),
+        *(pl.col(key).fill_null(value) for key, value in defaults.row(0, named=True).items()),
+    )
+
+
+def _episode_files(folder: Path) -> list[str]:
+    """Those of all runs below. Links are followed; a folder that is there under two names is looked into once."""
+    found, seen = [], set()
+    for here, inner, names in os.walk(folder, followlinks=True):
+        place = os.stat(here)
+        if (place.st_dev, place.st_ino) in seen:
+            inner.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        inner.sort()
+        if EPISODES in names:
+            file = os.path.join(here, EPISODES)
+            _require_whole(file)
+            found.append(file)
+    return found
+
+
+def _require_whole(file: str) -> None:
+    with open(file, "rb") as opened:
+        if os.fstat(opened.fileno()).st_size > len(2 * PARQUET):
+            first = opened.read(len(PARQUET))
+            opened.seek(-len(PARQUET), os.SEEK_END)
+            if first == opened.read() == PARQUET:
+                return
+    raise UserError(f"{file} is cut or damaged: remove the folder of that run, and do it again")
 
 
 def configuration(columns: list[str]) -> list[str]:

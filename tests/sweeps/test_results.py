@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from iq_offline.errors import UserError
+from iq_offline.evaluation.rows import EPISODES
 from iq_offline.sweeps.results import (
     as_words,
     comparisons_of,
@@ -116,6 +118,10 @@ ODD = [
     "q?",
     ".hidden",
     "-x",
+    "[1]",
+    "x[12]",
+    "st*r",
+    "**",
 ]
 
 
@@ -126,6 +132,24 @@ def test_folders_with_odd_names(name: str, tmp_path: Path) -> None:
     runs = runs_in(tmp_path / name)
     assert rows(runs, "run", "seed", "algorithm") == [(f"inner/{name}", 7, "iq_learn")]
     assert {"x", "inner"}.isdisjoint(runs.columns)
+
+
+def test_a_folder_s_name_is_no_pattern(tmp_path: Path) -> None:
+    """What matches it stays out."""
+    for index, name in enumerate(("st*r", "star", "[ab]", "a", "q?", "qq")):
+        write_run(tmp_path / name / "run", [0.5], {"seed": index})
+    for index, name in ((0, "st*r"), (2, "[ab]"), (4, "q?")):
+        assert runs_in(tmp_path / name)["seed"].to_list() == [index]
+
+
+def test_links(tmp_path: Path) -> None:
+    """Runs on another disk are found through a link; what two names lead to counts once; circles do not matter."""
+    write_run(tmp_path / "elsewhere" / "b", [1.0], {"seed": 1})
+    write_run(tmp_path / "mine" / "a", [0.5], {"seed": 0})
+    (tmp_path / "mine" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "mine" / "latest").symlink_to(tmp_path / "mine" / "a")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "mine")
+    assert runs_in(tmp_path / "mine")["seed"].to_list() == [0, 1]
 
 
 def test_however_the_folder_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +180,53 @@ def test_runs_at_any_depth(tmp_path: Path) -> None:
     for index, folder in enumerate(("one/runs/a", "one/runs/b", "two/x/y/z/c", "d")):
         write_run(tmp_path / folder, [1.0], {"seed": index})
     assert runs_in(tmp_path)["run"].to_list() == ["d", "one/runs/a", "one/runs/b", "two/x/y/z/c"]
+
+
+# ---------------------------------------------------------------------------------------------- other versions
+
+
+def rewrite(folder: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+    """Make a run's rows those of another version."""
+    change(pl.read_parquet(folder / EPISODES)).write_parquet(folder / EPISODES)
+
+
+@pytest.mark.parametrize("older", ["a", "b"])
+def test_rows_of_an_older_version_lack_keys(older: str, tmp_path: Path) -> None:
+    """They had what is the default today; which of the files is read first does not matter."""
+    write_run(tmp_path / "a", [0.5], {"seed": 0})
+    write_run(tmp_path / "b", [1.0], {"seed": 1})
+    write_run(tmp_path / "c", [1.0], {"seed": 1, "data.frame_stack": 3})
+    rewrite(tmp_path / older, lambda frame: frame.drop("data.frame_stack", "data.observation_keys", "data_return"))
+    runs = runs_in(tmp_path)
+    assert rows(runs, "run", "data.frame_stack", "data.observation_keys", "data_return") == [
+        *(("a", 1, "[]", None), ("b", 1, "[]", None), ("c", 3, "[]", None))
+    ]
+    assert varied(runs) == ["data.frame_stack"]
+
+
+@pytest.mark.parametrize("newer", ["a", "b"])
+def test_rows_of_another_version_have_other_columns(newer: str, tmp_path: Path) -> None:
+    """In another order, narrower, and with keys that are not known here."""
+    for seed, name in enumerate("ab"):
+        write_run(tmp_path / name, [0.5], {"seed": seed})
+
+    def change(frame: pl.DataFrame) -> pl.DataFrame:
+        frame = frame.select(frame.columns[::-1]).cast({pl.Int64: pl.Int32})
+        return frame.with_columns(pl.lit(3).alias("data.of_tomorrow"), pl.lit("x").alias("measured_tomorrow"))
+
+    rewrite(tmp_path / newer, change)
+    assert rows(runs_in(tmp_path), "run", "seed", "score") == [("a", 0, 0.5), ("b", 1, 0.5)]
+    assert curves_of(read_episodes(tmp_path)).height == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", b"cut"])
+def test_damaged_rows_are_named(content: bytes, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [0.5])
+    whole = (write_run(tmp_path / "b", [0.5]) / EPISODES).read_bytes()
+    (tmp_path / "b" / EPISODES).write_bytes(content.replace(b"cut", whole[: len(whole) // 2]))
+    for table in (runs_of, curves_of):
+        with pytest.raises(UserError, match=r"b/episodes\.parquet"):
+            table(read_episodes(tmp_path))
 
 
 # ---------------------------------------------------------------------------------------------- what varies
@@ -190,6 +261,16 @@ def test_of_keys_that_change_together_the_first_is_enough(tmp_path: Path) -> Non
     for index, parts in enumerate(([], ["a/b-v0:3"])):
         write_run(tmp_path / str(index), [1.0], {"data.suboptimal": parts, "training.batch_size": 8 * (1 + index)})
     assert varied(runs_in(tmp_path)) == ["data.suboptimal"]
+
+
+def test_an_algorithm_does_not_stand_for_the_data_that_it_was_tried_on(tmp_path: Path) -> None:
+    """As in a sweep that is partly finished: what is not the algorithm's own is always named."""
+    write_run(tmp_path / "a", [1.0], {"algorithm": "bc", "data.num_expert_trajectories": 3})
+    write_run(tmp_path / "b", [1.0], {"algorithm": "iq_learn", "iq_learn.temperature": 0.1, "training.batch_size": 8})
+    runs = runs_in(tmp_path)
+    assert varied(runs) == ["algorithm", "data.num_expert_trajectories"]
+    write_run(tmp_path / "c", [1.0], {"algorithm": "bc"})
+    assert varied(runs_in(tmp_path)) == ["algorithm", "data.num_expert_trajectories", "training.batch_size"]
 
 
 def test_cells_are_told_apart_by_as_many_keys_as_it_takes(tmp_path: Path) -> None:
@@ -364,6 +445,15 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
     write_runs(tmp_path / "two", {("iq_learn", 1): [0.0, 0.5], ("iq_learn", 3): [0.0, 0.5]})
     runs = runs_in(tmp_path / "two")
     assert comparisons_of(runs, varied(runs), "score").width == 0
+
+
+def test_learners_on_other_data_or_budgets_are_not_compared(tmp_path: Path) -> None:
+    write_runs(tmp_path / "1", {("iq_learn", 1): [0.0, 0.5], ("bc", 3): [0.0, 0.5]})
+    write_runs(tmp_path / "2", {("iq_learn", 1): [0.0, 0.5]}, {"training.gradient_steps": 50_000})
+    write_runs(tmp_path / "2" / "bc", {("bc", 1): [0.0, 0.5]})
+    for folder in ("1", "2"):
+        runs = runs_in(tmp_path / folder)
+        assert comparisons_of(runs, varied(runs), "score").width == 0, folder
 
 
 def test_cells_are_compared_on_the_same_data_alone(tmp_path: Path) -> None:
