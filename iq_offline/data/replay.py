@@ -168,15 +168,16 @@ class Table:
         """The transitions that lie there, on the device; of initial ones only the observation."""
         rows = places.to(self.columns["action"].device)
         size = [len(rows)]
-        batch = TensorDict({"observation": self._features(rows)}, size)
+        parts: dict[str, Tensor | TensorDict] = {"observation": self._features(rows)}
         if not initial:
             action = self.columns["action"].index_select(0, rows)
             following = {
                 "observation": self._features(rows + 1),
                 "terminated": self.columns["terminated"].index_select(0, rows).to(self.dtype),
             }
-            batch["action"] = action.to(self.dtype) if action.is_floating_point() else action
-            batch["next"] = TensorDict(following, size)
+            parts["action"] = action.to(self.dtype) if action.is_floating_point() else action
+            parts["next"] = TensorDict(following, size)
+        batch = TensorDict(parts, size)
         return batch if self.device == "cpu" else batch.to(self.device)
 
     def _features(self, rows: Tensor) -> Tensor:

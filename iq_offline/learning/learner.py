@@ -8,7 +8,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.learning.agents import Agent, Loss, Metrics
+from iq_offline.learning.agents import Agent, Metrics
+
+CACHED = 16
+"""Learners of a population whose losses a CPU computes at once: what they keep for the gradients stays in its cache."""
 
 
 class Learner:
@@ -41,8 +44,11 @@ class Learner:
         self.gradient_steps = gradient_steps
         self.average_decay = average_decay
         self.cosine_schedule = cosine_schedule
-        self._losses = [lifted(phase.loss) if population else phase.loss for phase in agent.phases]
         self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
+        at_once = None if self._leaves[0][0].is_cuda else CACHED
+        self._losses = [
+            torch.vmap(phase.loss, chunk_size=at_once) if population else phase.loss for phase in agent.phases
+        ]
         for leaves in self._leaves:
             for leaf in leaves:
                 leaf.requires_grad_()
@@ -128,11 +134,6 @@ class Learner:
         """Go back to a state that :meth:`state` gave."""
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])
-
-
-def lifted(loss: Loss) -> Loss:
-    """The loss of one learner made into the losses of a population, over a leading dimension of every argument."""
-    return torch.vmap(loss)
 
 
 def stacked(members: Sequence[TensorDict]) -> TensorDict:

@@ -1,10 +1,12 @@
 """From a dataset's name to a saved policy through the pieces of an experiment; also as a program of its own.
 
-``python -m tests.training.program CONFIG.toml FOLDER`` trains until done or killed.
+``python -m tests.training.program CONFIG.toml FOLDER [CONFIG.toml FOLDER …]`` trains until done or killed; several runs
+together.
 """
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from iq_offline.config import (
     to_toml,
 )
 from iq_offline.errors import UserError
-from iq_offline.experiment import Options, obtain, train_policies
+from iq_offline.experiment import Options, obtain, run_together, train_policies
 from iq_offline.learning.policy import Policy
 from iq_offline.run import Run
 from iq_offline.training.setup import Data, choose_data, prepare
@@ -85,6 +87,13 @@ def train_policy(config: RunConfig, data: Data, folder: Path) -> Policy:
     return run.policy()
 
 
+def train_together(configs: Sequence[RunConfig], folders: Sequence[Path]) -> list[str | None]:
+    """Runs as one population, but for the evaluation; for each why it failed."""
+    return [
+        str(outcome) if isinstance(outcome, UserError) else None for outcome in run_together(configs, folders, QUIET)
+    ]
+
+
 def write_config(config: RunConfig, file: Path) -> Path:
     """The configuration as the program takes it."""
     file.write_text(to_toml(config))
@@ -124,9 +133,13 @@ def main() -> None:
     """Train; exits with INTERRUPTED after a polite signal."""
     from iq_offline.training.offline import InterruptedTrainingError
 
-    config = from_table(RunConfig, read_toml(Path(sys.argv[1])), sys.argv[1])
+    configs = [from_table(RunConfig, read_toml(Path(file)), file) for file in sys.argv[1::2]]
+    folders = [*map(Path, sys.argv[2::2])]
     try:
-        run_training(config, Path(sys.argv[2]))
+        if len(configs) == 1:
+            run_training(configs[0], folders[0])
+        else:
+            train_together(configs, folders)
     except InterruptedTrainingError as interruption:
         print(interruption)
         sys.exit(INTERRUPTED)
