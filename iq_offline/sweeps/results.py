@@ -88,7 +88,7 @@ def _require_whole(file: str) -> None:
 
 def configuration(columns: list[str]) -> list[str]:
     """Those columns that are keys of a run's configuration."""
-    return [name for name in columns if name not in MEASURED and name != "run"]
+    return [name for name in columns if name not in MEASURED and name not in ("run", "episodes")]
 
 
 def runs_of(episodes: pl.LazyFrame) -> pl.DataFrame:

@@ -42,9 +42,11 @@ def _cell(name: str, value: object) -> str:
         return ""
     if name in ("algorithm", "minus"):
         return LABELS.get(str(value), str(value))
-    if name in ("return_mean", "seconds"):
+    if name in ("return", "return_mean", "seconds"):
         return f"{value:.0f}" if name == "seconds" else f"{value:.1f}"
-    if name in ("iqm", "low", "high", "mean", "worst", "difference"):
+    if name == "held_out_error":
+        return f"{value:.4f}"
+    if name in ("score", "iqm", "low", "high", "mean", "worst", "difference"):
         return f"{value:+.3f}" if name == "difference" else f"{value:.3f}"
     return as_words(value)
 
