@@ -116,13 +116,22 @@ def curves_of(episodes: pl.LazyFrame) -> pl.DataFrame:
 
 
 def varied(runs: pl.DataFrame) -> list[str]:
-    """Configuration keys, but the seed, that tell cells apart; of those that change together only the first."""
+    """Configuration keys, but the seed, that tell cells apart; of those that change together only the first.
+
+    The algorithm stands for no key but those of algorithms: where learners had other data or budgets, that is named.
+    """
     keys = configuration(runs.columns)
     ordered = [key for key in FIRST if key in keys]
     ordered += [key for key in keys if key not in (*FIRST, "seed", "recipe")]
-    chosen: list[str] = []
-    cells = 1
-    for key in ordered:
+    own = [key for key in ordered if key.split(".")[0] in ALGORITHMS]
+    shared = _telling_apart(runs, [key for key in ordered if key not in ("algorithm", *own)], [])
+    algorithm = ["algorithm"] * (runs["algorithm"].n_unique() > 1)
+    return _telling_apart(runs, own, algorithm + shared)
+
+
+def _telling_apart(runs: pl.DataFrame, keys: list[str], chosen: list[str]) -> list[str]:
+    cells = runs.select(chosen).n_unique() if chosen else 1
+    for key in keys:
         if runs[key].n_unique() > 1 and (count := runs.select(*chosen, key).n_unique()) > cells:
             chosen, cells = [*chosen, key], count
     return chosen
