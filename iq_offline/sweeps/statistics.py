@@ -165,13 +165,14 @@ def performance_profile(tasks: Sequence[Scores], thresholds: Scores) -> Profile:
         ValueError: no task, a task without runs, or a score that is not finite.
     """
     samples = _checked(tasks)
-    above = [sample[:, None] > np.asarray(thresholds, float) for sample in samples]
-    share = np.concatenate(above).mean(axis=0)
+    pooled = np.concatenate(samples)
+    above = (pooled[:, None] > np.asarray(thresholds, float)).astype(float)
+    share = above.mean(axis=0)
     if min(map(len, samples)) == 1:
         return Profile(share, np.full(share.shape, np.nan), np.full(share.shape, np.nan))
-    generator, runs = np.random.default_rng(SEED), sum(map(len, samples))
-    drawn = sum(_weights(generator, len(table)) @ table * len(table) / runs for table in above)
-    return Profile(share, *_interval(drawn))
+    generator = np.random.default_rng(SEED)
+    weights = [_weights(generator, len(sample)) * len(sample) for sample in samples]
+    return Profile(share, *_interval(np.concatenate(weights, axis=-1) @ above / len(pooled)))
 
 
 def _pairs(ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float]) -> list[tuple[float, float]]:
