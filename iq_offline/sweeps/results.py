@@ -116,13 +116,22 @@ def curves_of(episodes: pl.LazyFrame) -> pl.DataFrame:
 
 
 def varied(runs: pl.DataFrame) -> list[str]:
-    """Configuration keys, but the seed, that tell cells apart; of those that change together only the first."""
+    """Configuration keys, but the seed, that tell cells apart; of those that change together only the first.
+
+    The algorithm stands for no key but those of algorithms: where learners had other data or budgets, that is named.
+    """
     keys = configuration(runs.columns)
     ordered = [key for key in FIRST if key in keys]
     ordered += [key for key in keys if key not in (*FIRST, "seed", "recipe")]
-    chosen: list[str] = []
-    cells = 1
-    for key in ordered:
+    own = [key for key in ordered if key.split(".")[0] in ALGORITHMS]
+    shared = _telling_apart(runs, [key for key in ordered if key not in ("algorithm", *own)], [])
+    algorithm = ["algorithm"] * (runs["algorithm"].n_unique() > 1)
+    return _telling_apart(runs, own, algorithm + shared)
+
+
+def _telling_apart(runs: pl.DataFrame, keys: list[str], chosen: list[str]) -> list[str]:
+    cells = runs.select(chosen).n_unique() if chosen else 1
+    for key in keys:
         if runs[key].n_unique() > 1 and (count := runs.select(*chosen, key).n_unique()) > cells:
             chosen, cells = [*chosen, key], count
     return chosen
@@ -170,31 +179,39 @@ def summary_of(runs: pl.DataFrame, by: list[str], metric: str) -> pl.DataFrame:
 def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str = BASELINE) -> pl.DataFrame:
     """Every other algorithm minus the baseline in the same cell, paired by seed (and so by selection of trajectories).
 
+    Where keys of the baseline's own vary, it is minus each variant, which ``minus`` names: ``bc, loss likelihood``.
     A verdict is for scores alone: *non-inferior* where the lower end of the 95% interval is at least -0.05, *clearly
     above* where it is over 0 (``docs/results.md``). Empty where there is no baseline or nothing beside it.
     """
     if "algorithm" not in by or baseline not in runs["algorithm"]:
         return pl.DataFrame()
     shared = [key for key in by if key != "algorithm" and key.split(".")[0] not in ALGORITHMS]
-    theirs = {names: _by_seed(cell, metric) for names, cell in _cells(runs.filter(algorithm=baseline), shared)}
+    own = [key for key in by if key.split(".")[0] == baseline]
+    theirs: dict[tuple, list[tuple[str, dict[int, float]]]] = {}
+    for names, cell in _cells(runs.filter(algorithm=baseline), shared + own):
+        variant = [
+            f"{key.split('.')[-1]} {as_words(value)}" for key, value in zip(own, names[len(shared) :], strict=True)
+        ]
+        named = ", ".join([baseline, *variant]), _by_seed(cell, metric)
+        theirs.setdefault(names[: len(shared)], []).append(named)
     rows = []
     for names, cell in _cells(runs.filter(pl.col("algorithm") != baseline), by):
-        place = dict(zip(by, names, strict=True))
-        ours, other = _by_seed(cell, metric), theirs.get(tuple(place[key] for key in shared), {})
-        if ours.keys().isdisjoint(other):
-            continue
-        difference = paired_difference([ours], [other])
-        rows.append(
-            {
-                **place,
-                "minus": baseline,
-                "pairs": difference.runs,
-                "difference": difference.value,
-                "low": difference.low,
-                "high": difference.high,
-                "verdict": verdict(difference) if metric == "score" else None,
-            }
-        )
+        place, ours = dict(zip(by, names, strict=True)), _by_seed(cell, metric)
+        for minus, other in theirs.get(tuple(place[key] for key in shared), []):
+            if ours.keys().isdisjoint(other):
+                continue
+            difference = paired_difference([ours], [other])
+            rows.append(
+                {
+                    **place,
+                    "minus": minus,
+                    "pairs": difference.runs,
+                    "difference": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "verdict": verdict(difference) if metric == "score" else None,
+                }
+            )
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -487,6 +487,46 @@ def test_coefficients_of_a_learner_are_compared_with_the_one_baseline(tmp_path: 
     assert comparisons["difference"].to_list() == pytest.approx([0.1, 0.2])
 
 
+def test_each_variant_of_the_baseline_is_compared_with(tmp_path: Path) -> None:
+    """And named: none of them is taken for the baseline without a word."""
+    for seed in (0, 1):
+        for loss, score in (("likelihood", 0.25), ("squared_error", 0.5)):
+            own = {"algorithm": "bc", "seed": seed, "bc.loss": loss}
+            write_run(tmp_path / f"bc{seed}{loss}", [score], own)
+        for temperature in (0.1, 0.2):
+            own = {"algorithm": "iq_learn", "seed": seed, "iq_learn.temperature": temperature}
+            write_run(tmp_path / f"iq{seed}{temperature}", [0.5 + temperature], own)
+    runs = runs_in(tmp_path)
+    by = varied(runs)
+    assert by == ["algorithm", "iq_learn.temperature", "bc.loss"]
+    comparisons = comparisons_of(runs, by, "score")
+    shown = {
+        (row["iq_learn.temperature"], row["minus"]): (row["pairs"], round(row["difference"], 9))
+        for row in comparisons.rows(named=True)
+    }
+    assert shown == {
+        (0.1, "bc, loss likelihood"): (2, 0.35),
+        (0.1, "bc, loss squared_error"): (2, 0.1),
+        (0.2, "bc, loss likelihood"): (2, 0.45),
+        (0.2, "bc, loss squared_error"): (2, 0.2),
+    }
+
+
+def test_what_only_others_read_makes_no_variants_of_the_baseline(tmp_path: Path) -> None:
+    """BC beside each of two temperatures of IQ-Learn, in sweeps of their own, is the same BC."""
+    for temperature in (0.1, 0.2):
+        for seed in (0, 1):
+            for algorithm, score in (("bc", 0.5), ("iq_learn", 0.75)):
+                own = {"algorithm": algorithm, "seed": seed, "iq_learn.temperature": temperature}
+                write_run(tmp_path / f"{temperature}" / f"{algorithm}{seed}", [score], own)
+    runs = runs_in(tmp_path)
+    comparisons = comparisons_of(runs, varied(runs), "score")
+    assert rows(comparisons, "iq_learn.temperature", "minus", "pairs", "difference") == [
+        (0.1, "bc", 2, 0.25),
+        (0.2, "bc", 2, 0.25),
+    ]
+
+
 # ---------------------------------------------------------------------------------------------- expert level
 
 
