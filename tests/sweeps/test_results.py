@@ -229,6 +229,35 @@ def test_damaged_rows_are_named(content: bytes, tmp_path: Path) -> None:
             table(read_episodes(tmp_path))
 
 
+# ---------------------------------------------------------------------------------------------- twice, not finite
+
+
+def test_a_learner_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """Counted twice it would make every interval too narrow; which of the two it is cannot be known."""
+    for seed in (0, 1):
+        write_run(tmp_path / "mine" / f"seed={seed}", [0.5], {"seed": seed, "recipe": "one"})
+    runs_in(tmp_path)
+    write_run(tmp_path / "copy" / "seed=1", [0.75], {"seed": 1, "recipe": "other"})
+    with pytest.raises(UserError) as caught:
+        runs_in(tmp_path)
+    line = str(caught.value)
+    assert "copy/seed=1" in line
+    assert "mine/seed=1" in line
+    write_run(tmp_path / "copy" / "seed=1", [0.75], {"seed": 1, "data.subsample": 5})
+    assert runs_in(tmp_path).height == 3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_not_a_score(value: float, tmp_path: Path) -> None:
+    """It counts as not scored, so that one odd run does not take the table of all others with it."""
+    write_run(tmp_path / "a", [0.5, value], {"seed": 0}, held_out=value)
+    write_run(tmp_path / "b", [0.5, 0.5], {"seed": 1}, held_out=0.25)
+    runs = runs_in(tmp_path)
+    assert rows(runs, "seed", "score", "return", "held_out_error") == [(0, None, None, None), (1, 0.5, 200.0, 0.25)]
+    (cell,) = summary_of(runs, [], metric_of(runs)).rows(named=True)
+    assert (cell["n"], cell["mean"]) == (1, 0.5)
+
+
 # ---------------------------------------------------------------------------------------------- what varies
 
 
@@ -559,6 +588,17 @@ def test_expert_level_of_each_algorithm_and_over_all_that_varies(tmp_path: Path)
     assert expert_level(runs_in(tmp_path))["bc"] == 3, "on both datasets"
     write_runs(tmp_path / "3", {("bc", 3): bad}, {"data.subsample": 5})
     assert expert_level(runs_in(tmp_path))["bc"] is None
+
+
+def test_expert_level_without_scores(tmp_path: Path) -> None:
+    """What was not scored is not at the expert's level, nor is anything below it."""
+    for seed in (0, 1):
+        for algorithm, count, scores in (("bc", 1, [1.0]), ("bc", 3, []), ("iq_learn", 1, []), ("iq_learn", 3, [])):
+            own = {"algorithm": algorithm, "data.num_expert_trajectories": count, "seed": seed}
+            write_run(tmp_path / f"{algorithm}{count}{seed}", scores, own)
+    runs = runs_in(tmp_path)
+    assert expert_level(runs) == {"bc": None, "iq_learn": None}
+    assert expert_level(runs.filter(algorithm="iq_learn")) == {"iq_learn": None}
 
 
 # ---------------------------------------------------------------------------------------------- words, imports
