@@ -14,6 +14,7 @@ from iq_offline.evaluation.rows import EPISODES
 from iq_offline.sweeps.results import (
     as_words,
     comparisons_of,
+    configuration,
     curves_of,
     expert_level,
     metric_of,
@@ -54,9 +55,9 @@ def test_a_run_is_the_mean_of_its_final_policy_s_episodes(tmp_path: Path) -> Non
 
 
 def test_runs_without_an_environment_and_without_references(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", [], held_out=0.5)
-    write_run(tmp_path / "b", [0.5, 1.5], references=False)
-    write_run(tmp_path / "c", [])
+    write_run(tmp_path / "a", [], {"seed": 0}, held_out=0.5)
+    write_run(tmp_path / "b", [0.5, 1.5], {"seed": 1}, references=False)
+    write_run(tmp_path / "c", [], {"seed": 2})
     runs = runs_in(tmp_path)
     assert rows(runs, "run", "episodes", "return", "score", "held_out_error") == [
         ("a", 0, None, None, 0.5),
@@ -265,6 +266,15 @@ def test_nothing_varies_but_the_seed(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / str(seed), [1.0], {"seed": seed, "recipe": f"r{seed}"})
     assert varied(runs_in(tmp_path)) == []
+
+
+def test_what_was_measured_does_not_tell_cells_apart(tmp_path: Path) -> None:
+    """A run that could not be scored belongs to the others with its configuration."""
+    for seed, scores in enumerate(([1.0, 1.0], [], [1.0])):
+        write_run(tmp_path / str(seed), scores, {"seed": seed}, held_out=0.1 * seed, git_commit=str(seed))
+    runs = runs_in(tmp_path)
+    assert varied(runs) == []
+    assert "episodes" not in configuration(runs.columns)
 
 
 def test_what_varies_comes_in_the_order_of_a_table(tmp_path: Path) -> None:
