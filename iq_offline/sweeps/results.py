@@ -88,19 +88,31 @@ def _require_whole(file: str) -> None:
 
 def configuration(columns: list[str]) -> list[str]:
     """Those columns that are keys of a run's configuration."""
-    return [name for name in columns if name not in MEASURED and name not in ("run", "episodes")]
+    return [name for name in columns if name not in (*MEASURED, "run", "episodes")]
 
 
 def runs_of(episodes: pl.LazyFrame) -> pl.DataFrame:
-    """One row a run: means over the final policy's episodes, and the configuration."""
+    """One row a run: means over the final policy's episodes, and the configuration. What is not finite is null.
+
+    Raises:
+        UserError: a learner is there twice, which would count as two.
+    """
     columns = episodes.collect_schema().names()
     final = episodes.filter("is_final").group_by("run", maintain_order=True)
     same = [name for name in columns if name not in ("run", "is_final", "episode", "return", "score")]
-    return (
-        final.agg(pl.col("score", "return").mean(), pl.col("episode").count().alias("episodes"), pl.col(same).first())
-        .sort("run")
-        .collect()
-    )
+    means = pl.col("score", "return").mean()
+    aggregated = final.agg(means, pl.col("episode").count().alias("episodes"), pl.col(same).first())
+    runs = aggregated.with_columns(map(_finite, METRICS)).sort("run").collect()
+    keys = [key for key in configuration(runs.columns) if key != "recipe"]
+    twice = runs.filter(pl.struct(keys).is_duplicated()).sort(keys, maintain_order=True)
+    if twice.height:
+        one, other = twice["run"].head(2)
+        raise UserError(f"the runs {one} and {other} are of one configuration and seed: give a folder with one of them")
+    return runs
+
+
+def _finite(name: str) -> pl.Expr:
+    return pl.when(pl.col(name).is_finite()).then(pl.col(name))
 
 
 def curves_of(episodes: pl.LazyFrame) -> pl.DataFrame:
@@ -110,6 +122,7 @@ def curves_of(episodes: pl.LazyFrame) -> pl.DataFrame:
     points = episodes.filter(pl.col("episode").is_not_null()).group_by("run", "gradient_steps")
     return (
         points.agg(pl.col("score", "return").mean(), pl.col("expert_return", "random_return", *keys).first())
+        .with_columns(_finite("score"), _finite("return"))
         .sort("run", "gradient_steps")
         .collect()
     )
@@ -227,14 +240,16 @@ def expert_level(runs: pl.DataFrame, level: float = 0.95) -> dict[str, int | Non
     """
     count = "data.num_expert_trajectories"
     by = list(dict.fromkeys(["algorithm", *varied(runs), count]))
-    cells = summary_of(runs, by, "score")
     found: dict[str, int | None] = {}
-    for algorithm in cells["algorithm"].unique(maintain_order=True):
-        own = cells.filter(algorithm=algorithm)
+    for algorithm in runs["algorithm"].unique(maintain_order=True):
+        own = runs.filter(algorithm=algorithm)
         reached = None
         for number in sorted(own[count].unique(), reverse=True):
-            lows = own.filter(pl.col(count) == number)["low"]
-            if lows.is_nan().any() or lows.min() < level:  # type: ignore[operator]
+            there = own.filter(pl.col(count) == number)
+            cells = summary_of(there, by, "score")
+            if cells.height < there.select(by).n_unique():  # Some were not scored.
+                break
+            if cells["low"].is_nan().any() or cells["low"].min() < level:  # type: ignore[operator]
                 break
             reached = number
         found[algorithm] = reached

@@ -14,6 +14,7 @@ from iq_offline.evaluation.rows import EPISODES
 from iq_offline.sweeps.results import (
     as_words,
     comparisons_of,
+    configuration,
     curves_of,
     expert_level,
     metric_of,
@@ -54,9 +55,9 @@ def test_a_run_is_the_mean_of_its_final_policy_s_episodes(tmp_path: Path) -> Non
 
 
 def test_runs_without_an_environment_and_without_references(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", [], held_out=0.5)
-    write_run(tmp_path / "b", [0.5, 1.5], references=False)
-    write_run(tmp_path / "c", [])
+    write_run(tmp_path / "a", [], {"seed": 0}, held_out=0.5)
+    write_run(tmp_path / "b", [0.5, 1.5], {"seed": 1}, references=False)
+    write_run(tmp_path / "c", [], {"seed": 2})
     runs = runs_in(tmp_path)
     assert rows(runs, "run", "episodes", "return", "score", "held_out_error") == [
         ("a", 0, None, None, 0.5),
@@ -229,6 +230,35 @@ def test_damaged_rows_are_named(content: bytes, tmp_path: Path) -> None:
             table(read_episodes(tmp_path))
 
 
+# ---------------------------------------------------------------------------------------------- twice, not finite
+
+
+def test_a_learner_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """Counted twice it would make every interval too narrow; which of the two it is cannot be known."""
+    for seed in (0, 1):
+        write_run(tmp_path / "mine" / f"seed={seed}", [0.5], {"seed": seed, "recipe": "one"})
+    runs_in(tmp_path)
+    write_run(tmp_path / "copy" / "seed=1", [0.75], {"seed": 1, "recipe": "other"})
+    with pytest.raises(UserError) as caught:
+        runs_in(tmp_path)
+    line = str(caught.value)
+    assert "copy/seed=1" in line
+    assert "mine/seed=1" in line
+    write_run(tmp_path / "copy" / "seed=1", [0.75], {"seed": 1, "data.subsample": 5})
+    assert runs_in(tmp_path).height == 3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_not_a_score(value: float, tmp_path: Path) -> None:
+    """It counts as not scored, so that one odd run does not take the table of all others with it."""
+    write_run(tmp_path / "a", [0.5, value], {"seed": 0}, held_out=value)
+    write_run(tmp_path / "b", [0.5, 0.5], {"seed": 1}, held_out=0.25)
+    runs = runs_in(tmp_path)
+    assert rows(runs, "seed", "score", "return", "held_out_error") == [(0, None, None, None), (1, 0.5, 200.0, 0.25)]
+    (cell,) = summary_of(runs, [], metric_of(runs)).rows(named=True)
+    assert (cell["n"], cell["mean"]) == (1, 0.5)
+
+
 # ---------------------------------------------------------------------------------------------- what varies
 
 
@@ -236,6 +266,15 @@ def test_nothing_varies_but_the_seed(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / str(seed), [1.0], {"seed": seed, "recipe": f"r{seed}"})
     assert varied(runs_in(tmp_path)) == []
+
+
+def test_what_was_measured_does_not_tell_cells_apart(tmp_path: Path) -> None:
+    """A run that could not be scored belongs to the others with its configuration."""
+    for seed, scores in enumerate(([1.0, 1.0], [], [1.0])):
+        write_run(tmp_path / str(seed), scores, {"seed": seed}, held_out=0.1 * seed, git_commit=str(seed))
+    runs = runs_in(tmp_path)
+    assert varied(runs) == []
+    assert "episodes" not in configuration(runs.columns)
 
 
 def test_what_varies_comes_in_the_order_of_a_table(tmp_path: Path) -> None:
@@ -559,6 +598,17 @@ def test_expert_level_of_each_algorithm_and_over_all_that_varies(tmp_path: Path)
     assert expert_level(runs_in(tmp_path))["bc"] == 3, "on both datasets"
     write_runs(tmp_path / "3", {("bc", 3): bad}, {"data.subsample": 5})
     assert expert_level(runs_in(tmp_path))["bc"] is None
+
+
+def test_expert_level_without_scores(tmp_path: Path) -> None:
+    """What was not scored is not at the expert's level, nor is anything below it."""
+    for seed in (0, 1):
+        for algorithm, count, scores in (("bc", 1, [1.0]), ("bc", 3, []), ("iq_learn", 1, []), ("iq_learn", 3, [])):
+            own = {"algorithm": algorithm, "data.num_expert_trajectories": count, "seed": seed}
+            write_run(tmp_path / f"{algorithm}{count}{seed}", scores, own)
+    runs = runs_in(tmp_path)
+    assert expert_level(runs) == {"bc": None, "iq_learn": None}
+    assert expert_level(runs.filter(algorithm="iq_learn")) == {"iq_learn": None}
 
 
 # ---------------------------------------------------------------------------------------------- words, imports
