@@ -25,6 +25,7 @@ LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC"}
 STRICT = ConfigDict(extra="forbid")
 
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -51,8 +52,9 @@ def _as_suboptimal(value: Any) -> Any:
     return {"dataset": words["dataset"], "episodes": episodes and int(episodes), "hidden": bool(words["hidden"])}
 
 
-def _as_words(part: Suboptimal) -> list[str]:
-    return [part.dataset + (f":{part.episodes}" if part.episodes else "") + (":hidden" if part.hidden else "")]
+def mixture_words(part: Suboptimal) -> str:
+    """``NAME``, ``NAME:EPISODES`` or ``NAME:EPISODES:hidden``."""
+    return part.dataset + (f":{part.episodes}" if part.episodes else "") + (":hidden" if part.hidden else "")
 
 
 def _from_words(words: list[str]) -> Suboptimal:
@@ -67,7 +69,7 @@ SuboptimalPart = Annotated[
         metavar="NAME[:EPISODES[:hidden]]",
         instance_from_str=_from_words,
         is_instance=lambda value: isinstance(value, Suboptimal),
-        str_from_instance=_as_words,
+        str_from_instance=lambda part: [mixture_words(part)],
     ),
 ]
 
@@ -177,7 +179,7 @@ class EvaluationConfig:
 
     episodes: Positive = 10
     """Whole episodes with the mean action."""
-    seed: Annotated[int, Field(ge=0)] = 10_000
+    seed: Seed = 10_000
     """Seed of the first episode; the others follow."""
 
 
@@ -189,7 +191,7 @@ class RunConfig:
     """Name of the recipe, which is also the folder under runs/."""
     algorithm: Algorithm = "iq_learn"
     """Which learner."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the networks, the batches and the trajectories."""
     fast: bool = False
     """A rehearsal with a tiny budget: every part runs, the score is not a result."""

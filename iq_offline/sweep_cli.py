@@ -33,6 +33,10 @@ class SweepOptions:
     """Runs at a time on this machine; default one for each core."""
     ray_address: str | None = None
     """An existing Ray cluster (such as ray://head:10001 or auto); default one of its own on this machine."""
+    cpus: float = 1.0
+    """Processors that Ray gives each run."""
+    gpus: float = 1.0
+    """GPUs, or the share of one, that Ray gives each run on a GPU."""
     population: int | None = None
     """Learners to train as one program at most; default many on a GPU, one on a CPU."""
     wait: bool = True
@@ -154,10 +158,15 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         with disk_errors("starting a sweep", folder):
             write_atomically(folder / grid.FILE, text)
     outcome = launch.run_sweep(
-        [(run,) for run in runs], folder, launcher_of(options), wait=options.wait, trust_env=options.trust_env
+        launch.tasks_of(runs, options.population),
+        folder,
+        launcher_of(options),
+        wait=options.wait,
+        trust_env=options.trust_env,
     )
     if outcome.done:
         results(folder)
+        draw(folder)
     for failure in outcome.failed:
         say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
     if outcome.elsewhere:
@@ -167,8 +176,24 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
 
 
+def draw(folder: Path) -> None:
+    """Write the figures."""
+    from iq_offline.sweeps.figures import write_figures
+    from iq_offline.sweeps.results import curves_of, read_episodes, runs_of
+
+    episodes = read_episodes(folder)
+    write_figures(folder / "figures", runs_of(episodes), curves_of(episodes))
+    print(f"figures: {folder / 'figures'}")
+
+
 def launcher_of(options: SweepOptions) -> "Launcher":
     """What does the runs."""
+    if options.launcher == "ray":
+        from iq_offline.sweeps.ray_launcher import RayLauncher
+
+        return RayLauncher(options.ray_address, options.cpus, options.gpus)
+    if options.ray_address:
+        raise UserError("--ray-address needs --launcher ray")
     from iq_offline.sweeps.local import LocalLauncher
 
     return LocalLauncher(options.workers)

@@ -69,13 +69,18 @@ def episode_rows(summary: dict[str, Any], config: RunConfig) -> pl.DataFrame:
         }
         for step, is_final, episode, value in rows
     ]
-    columns = {name: _as_value(value) for name, value in flat(to_table(config)).items()}
-    return pl.DataFrame(table, schema=MEASURED).with_columns(**{k: pl.lit(v) for k, v in columns.items()})
+    return pl.DataFrame(table, schema=MEASURED).join(configuration_row(config), how="cross")
 
 
-def _as_value(value: Any) -> Any:
-    """A number or a word; lists as JSON."""
-    return json.dumps(value) if isinstance(value, list) else value
+def configuration_row(config: RunConfig) -> pl.DataFrame:
+    """A configuration as one row: numbers and words, lists as JSON.
+
+    A column has the same type in all files: else they could not be read as one table.
+    """
+    values = flat(to_table(config))
+    kinds = {name: pl.Int64 if type(value) is int else None for name, value in values.items()}
+    row = {name: json.dumps(value) if isinstance(value, list) else value for name, value in values.items()}
+    return pl.DataFrame([row], schema_overrides={name: kind for name, kind in kinds.items() if kind})
 
 
 def write_episodes(folder: Path, summary: dict[str, Any], config: RunConfig) -> None:

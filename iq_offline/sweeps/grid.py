@@ -16,7 +16,9 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ import tomli_w
 from iq_offline.config import (
     ALGORITHMS,
     RunConfig,
+    Suboptimal,
     flat,
     from_table,
+    mixture_words,
     nested,
     read_toml,
     recipe_table,
@@ -99,16 +103,24 @@ def is_others(key: str, algorithm: Any) -> bool:
     return section in ALGORITHMS and section != algorithm
 
 
-def name_of(chosen: dict[str, Any], config: RunConfig) -> str:
-    """``algorithm=bc,num_expert_trajectories=3,seed=0``: stable when the grid gets more values."""
-    last = [key.split(".")[-1] for key in chosen]
+def name_of(keys: Iterable[str], config: RunConfig) -> str:
+    """``algorithm=bc,num_expert_trajectories=3,seed=0``: of resolved values, so it stays when the grid grows."""
+    keys = list(keys)
+    last = [key.split(".")[-1] for key in keys]
     words = []
-    for key, short in zip(chosen, last, strict=True):
-        value = chosen[key]
-        text = value if isinstance(value, str) else json.dumps(value)
-        words.append(f"{short if last.count(short) == 1 else key}={re.sub('[^A-Za-z0-9._-]+', '-', text).strip('-')}")
+    for key, short in zip(keys, last, strict=True):
+        text = re.sub("[^A-Za-z0-9._-]+", "-", _in_words(attrgetter(key)(config)))
+        words.append(f"{short if last.count(short) == 1 else key}={text}")
     name = ",".join(words)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{_digest(config)}"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_in_words, value))
+    if isinstance(value, Suboptimal):
+        return mixture_words(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _digest(config: RunConfig) -> str:
@@ -147,8 +159,9 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
     recipe, grid = table.pop("recipe", None), table.pop("grid", {})
     if not isinstance(grid, dict):
         raise UserError(f"{source}: grid = {grid!r}: must be a table of lists")
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise UserError(f"{source}: sweep = {name!r}: letters, digits, dots, dashes and underscores only")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
+        rule = f"at most {LONGEST_NAME} letters, digits, dots, dashes and underscores, no dot first"
+        raise UserError(f"{source}: sweep = {name!r}: {rule}")
     values = _values(grid, source)
     own = flat(table)
     for key in (*own, *(changes or {})):
@@ -164,7 +177,7 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
         if algorithms and "algorithm" not in {*own, *values, *(changes or {})}:
             values = {"algorithm": algorithms, **values}
     base = to_table(from_table(RunConfig, base, source))
-    fixed = flat(base) | own | (changes or {})
+    fixed = flat(to_table(from_table(RunConfig, nested(flat(base) | own | (changes or {})), source)))
     sweep = Sweep(name, question, {key: fixed[key] for key in KEYS if key not in values}, values)
     algorithms = values.get("algorithm", [fixed["algorithm"]])
     for key in values:
@@ -181,7 +194,7 @@ def _values(grid: dict[str, Any], source: str) -> dict[str, list[Any]]:
     values = flat(grid)
     if "seeds" in values:
         count = values["seeds"]
-        if "seed" in values or not isinstance(count, int) or count < 1:
+        if "seed" in values or type(count) is not int or count < 1:
             raise UserError(f"{source}: grid.seeds = {count!r}: a number of seeds, and no grid.seed beside it")
         values = {("seed" if key == "seeds" else key): value for key, value in values.items()}
         values["seed"] = list(range(count))

@@ -6,13 +6,14 @@ A cell is what runs have in common that differ in their seed alone. Nothing here
 """
 
 import json
+import os
 from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS
+from iq_offline.config import ALGORITHMS, RunConfig, resolved
 from iq_offline.errors import UserError
-from iq_offline.evaluation.rows import EPISODES, MEASURED
+from iq_offline.evaluation.rows import EPISODES, MEASURED, configuration_row
 from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
 
 BASELINE = "bc"
@@ -21,22 +22,68 @@ METRICS = ("score", "return", "held_out_error")
 FIRST = ("algorithm", "data.expert", "data.suboptimal", "data.num_expert_trajectories", "data.subsample")
 """Keys that cells are named by before any other."""
 
+PARQUET = b"PAR1"
+"""What Parquet files begin and end with."""
+
 
 def read_episodes(folder: Path) -> pl.LazyFrame:
     """The rows of every finished run in a folder, with ``run``, the run's own folder, as the first column.
 
+    What rows of an older version lack had the value that is the default now.
+
     Raises:
-        UserError: there is no such folder, or no finished run in it.
+        UserError: there is no such folder, no finished run in it, or a file of rows is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give the folder of a sweep or of runs")
-    if next(folder.glob(f"**/{EPISODES}"), None) is None:
+    folder = folder.absolute()
+    files = _episode_files(folder)
+    if not files:
         raise UserError(f"{folder} holds no finished run yet ({EPISODES} of none is there)")
+    defaults = configuration_row(resolved(RunConfig()))
     rows = pl.scan_parquet(
-        folder / "**" / EPISODES, missing_columns="insert", extra_columns="ignore", include_file_paths="file"
+        files,
+        glob=False,
+        hive_partitioning=False,
+        schema={**MEASURED, **defaults.schema},
+        missing_columns="insert",
+        extra_columns="ignore",
+        cast_options=pl.ScanCastOptions(integer_cast="upcast"),
+        include_file_paths="file",
     )
     name = pl.col("file").str.strip_prefix(f"{folder}/").str.strip_suffix(EPISODES).str.strip_suffix("/")
-    return rows.select(name.alias("run"), pl.exclude("file"))
+    return rows.select(
+        name.alias("run"),
+        pl.col(*MEASURED),
+        *(pl.col(key).fill_null(value) for key, value in defaults.row(0, named=True).items()),
+    )
+
+
+def _episode_files(folder: Path) -> list[str]:
+    """Those of all runs below. Links are followed; a folder that is there under two names is looked into once."""
+    found, seen = [], set()
+    for here, inner, names in os.walk(folder, followlinks=True):
+        place = os.stat(here)
+        if (place.st_dev, place.st_ino) in seen:
+            inner.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        inner.sort()
+        if EPISODES in names:
+            file = os.path.join(here, EPISODES)
+            _require_whole(file)
+            found.append(file)
+    return found
+
+
+def _require_whole(file: str) -> None:
+    with open(file, "rb") as opened:
+        if os.fstat(opened.fileno()).st_size > len(2 * PARQUET):
+            first = opened.read(len(PARQUET))
+            opened.seek(-len(PARQUET), os.SEEK_END)
+            if first == opened.read() == PARQUET:
+                return
+    raise UserError(f"{file} is cut or damaged: remove the folder of that run, and do it again")
 
 
 def configuration(columns: list[str]) -> list[str]:
@@ -69,13 +116,22 @@ def curves_of(episodes: pl.LazyFrame) -> pl.DataFrame:
 
 
 def varied(runs: pl.DataFrame) -> list[str]:
-    """Configuration keys, but the seed, that tell cells apart; of those that change together only the first."""
+    """Configuration keys, but the seed, that tell cells apart; of those that change together only the first.
+
+    The algorithm stands for no key but those of algorithms: where learners had other data or budgets, that is named.
+    """
     keys = configuration(runs.columns)
     ordered = [key for key in FIRST if key in keys]
     ordered += [key for key in keys if key not in (*FIRST, "seed", "recipe")]
-    chosen: list[str] = []
-    cells = 1
-    for key in ordered:
+    own = [key for key in ordered if key.split(".")[0] in ALGORITHMS]
+    shared = _telling_apart(runs, [key for key in ordered if key not in ("algorithm", *own)], [])
+    algorithm = ["algorithm"] * (runs["algorithm"].n_unique() > 1)
+    return _telling_apart(runs, own, algorithm + shared)
+
+
+def _telling_apart(runs: pl.DataFrame, keys: list[str], chosen: list[str]) -> list[str]:
+    cells = runs.select(chosen).n_unique() if chosen else 1
+    for key in keys:
         if runs[key].n_unique() > 1 and (count := runs.select(*chosen, key).n_unique()) > cells:
             chosen, cells = [*chosen, key], count
     return chosen
@@ -123,31 +179,39 @@ def summary_of(runs: pl.DataFrame, by: list[str], metric: str) -> pl.DataFrame:
 def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str = BASELINE) -> pl.DataFrame:
     """Every other algorithm minus the baseline in the same cell, paired by seed (and so by selection of trajectories).
 
+    Where keys of the baseline's own vary, it is minus each variant, which ``minus`` names: ``bc, loss likelihood``.
     A verdict is for scores alone: *non-inferior* where the lower end of the 95% interval is at least -0.05, *clearly
     above* where it is over 0 (``docs/results.md``). Empty where there is no baseline or nothing beside it.
     """
     if "algorithm" not in by or baseline not in runs["algorithm"]:
         return pl.DataFrame()
     shared = [key for key in by if key != "algorithm" and key.split(".")[0] not in ALGORITHMS]
-    theirs = {names: _by_seed(cell, metric) for names, cell in _cells(runs.filter(algorithm=baseline), shared)}
+    own = [key for key in by if key.split(".")[0] == baseline]
+    theirs: dict[tuple, list[tuple[str, dict[int, float]]]] = {}
+    for names, cell in _cells(runs.filter(algorithm=baseline), shared + own):
+        variant = [
+            f"{key.split('.')[-1]} {as_words(value)}" for key, value in zip(own, names[len(shared) :], strict=True)
+        ]
+        named = ", ".join([baseline, *variant]), _by_seed(cell, metric)
+        theirs.setdefault(names[: len(shared)], []).append(named)
     rows = []
     for names, cell in _cells(runs.filter(pl.col("algorithm") != baseline), by):
-        place = dict(zip(by, names, strict=True))
-        ours, other = _by_seed(cell, metric), theirs.get(tuple(place[key] for key in shared), {})
-        if ours.keys().isdisjoint(other):
-            continue
-        difference = paired_difference([ours], [other])
-        rows.append(
-            {
-                **place,
-                "minus": baseline,
-                "pairs": difference.runs,
-                "difference": difference.value,
-                "low": difference.low,
-                "high": difference.high,
-                "verdict": verdict(difference) if metric == "score" else None,
-            }
-        )
+        place, ours = dict(zip(by, names, strict=True)), _by_seed(cell, metric)
+        for minus, other in theirs.get(tuple(place[key] for key in shared), []):
+            if ours.keys().isdisjoint(other):
+                continue
+            difference = paired_difference([ours], [other])
+            rows.append(
+                {
+                    **place,
+                    "minus": minus,
+                    "pairs": difference.runs,
+                    "difference": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "verdict": verdict(difference) if metric == "score" else None,
+                }
+            )
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -41,7 +41,8 @@ def _cell(name: str, value: object) -> str:
     if value is None or value != value:  # NaN differs from itself.
         return ""
     if name in ("algorithm", "minus"):
-        return LABELS.get(str(value), str(value))
+        algorithm, *variant = str(value).split(", ", 1)
+        return ", ".join([LABELS.get(algorithm, algorithm), *variant])
     if name in ("return", "return_mean", "seconds"):
         return f"{value:.0f}" if name == "seconds" else f"{value:.1f}"
     if name == "held_out_error":

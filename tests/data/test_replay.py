@@ -15,7 +15,7 @@ from tensordict import TensorDict
 
 from iq_offline.config import DataConfig, RunConfig, Suboptimal
 from iq_offline.data.cache import CachedSource
-from iq_offline.data.replay import Replay, Selection, feature_statistics, select
+from iq_offline.data.replay import Replay, Selection, feature_statistics, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.training.setup import choose_data
@@ -44,7 +44,7 @@ def replay_of(
     kinds: dict[str, Sequence[Selection]], batch_sizes: dict[str, int], seed: int, dtype: torch.dtype = torch.float32
 ) -> Replay:
     encoder = encoder_of(next(iter(kinds.values()))[0])
-    return Replay(kinds, batch_sizes, seed, encoder, dtype)
+    return Replay(kinds, batch_sizes, seed, tables_of([kinds], encoder, dtype))
 
 
 def statistics_of(selections: Sequence[Selection]) -> tuple[torch.Tensor, torch.Tensor]:
