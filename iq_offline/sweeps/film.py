@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
@@ -90,7 +91,10 @@ class Filmed(gymnasium.Wrapper):
 
     def _look(self) -> None:
         if len(self.pictures) < self.most:
-            seen = Image.fromarray(self.env.render())  # type: ignore[arg-type]
+            pixels = self.env.render()
+            if not isinstance(pixels, np.ndarray):
+                raise CannotDrawError("the environment gives no pictures")
+            seen = Image.fromarray(pixels)
             seen.thumbnail(SIZE, Image.Resampling.LANCZOS)
             self.pictures.append(seen)
 
@@ -182,8 +186,10 @@ def do_order(order: dict[str, Any], path: Path, say: Callable[..., None]) -> Non
         say(done=make_clip(order, path, lambda share: say(share=share)))
     except UserError as error:
         say(refused=" ".join(str(error).split()))
+    except CannotDrawError as error:
+        say(failed=" ".join(str(error).split()))
     except Exception as error:  # Whatever a driver raises.
-        say(failed=" ".join(str(error).split()) or type(error).__name__)
+        say(failed=" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def main() -> None:
