@@ -82,12 +82,16 @@ def findings_in(folder: Path) -> Findings:
     sweep = grid.sweep_of(read_toml(file), str(file), folder.name) if file.is_file() else None
     episodes = read_episodes(folder)
     runs = runs_of(episodes)
+    done = [name for name in runs["run"] if (folder / name / SUMMARY).is_file()]  # Rows are written first.
+    if not done:
+        raise UserError(f"{folder} holds no finished run yet ({SUMMARY} of none is there)")
+    runs, curves = (frame.filter(pl.col("run").is_in(done)) for frame in (runs, curves_of(episodes)))
     try:
         metric = "score" if runs["score"].count() else metric_of(runs)
     except UserError:
         metric = None
-    summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in runs["run"]}
-    return Findings(folder, sweep, runs, curves_of(episodes), summaries, _unfinished(folder, sweep), metric)
+    summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in done}
+    return Findings(folder, sweep, runs, curves, summaries, _unfinished(folder, sweep), metric)
 
 
 def _unfinished(folder: Path, sweep: grid.Sweep | None) -> dict[str, str]:

@@ -363,7 +363,7 @@ def test_files_that_are_not_toml(content: bytes, tmp_path: Path) -> None:
         ("[grid]\nrecipe = ['hopper_offline']", "the grid has an unknown key 'recipe'"),
         ("[grid]\nquestion = ['why']", "the grid has an unknown key 'question'"),
         ("subsample = 3\n[grid]\nseeds = 1", "unknown key 'subsample'; did you mean 'data.subsample'?"),
-        ("[dota]\nsubsample = 3\n[grid]\nseeds = 1", "unknown key 'dota.subsample'; did you mean 'data.subsample'?"),
+        ("[dataa]\nsubsample = 3\n[grid]\nseeds = 1", "unknown key 'dataa.subsample'; did you mean 'data.subsample'?"),
         ("algorithms = ['bc']\n[grid]\nseeds = 1", "unknown key 'algorithms'; did you mean 'algorithm'"),
         ("seed = 3\n[grid]\nseed = [3]", "seed is fixed to 3 and varied by the grid: leave one of them out"),
         ("seed = 3\n[grid]\nseeds = 2", "seed is fixed to 3 and varied by the grid"),
