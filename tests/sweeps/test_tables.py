@@ -143,7 +143,7 @@ def test_words_that_begin_with_a_bracket(text: str, capsys: pytest.CaptureFixtur
     assert as_table(frame)[1] == [[text, "1"]]
     print_frame(frame, f"{text}: scores", text)
     printed = capsys.readouterr().out
-    assert f"│ {text} │" in printed
+    assert f"│ {text} " in printed
     assert printed.startswith(f"{text}: scores")
     assert printed.splitlines()[-1].strip() == text
 
