@@ -56,7 +56,7 @@ class Sweep:
 
     file: tyro.conf.Positional[str]
     """A shipped sweep (hopper_expert_count) or the path of a TOML file."""
-    options: SweepOptions = SweepOptions()
+    options: Annotated[SweepOptions, tyro.conf.arg(name="")] = SweepOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ExpertCount:
     """Learners for each number: seeds 0, 1, …"""
     algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
     """Learners to compare."""
-    options: SweepOptions = SweepOptions()
+    options: Annotated[SweepOptions, tyro.conf.arg(name="")] = SweepOptions()
 
 
 def run_sweep_command(given: Sweep | Results | Report) -> None:
@@ -153,6 +153,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     folder = (options.output or Path("runs") / (chosen.name + "-fast" * options.fast)).absolute()
     runs = chosen.runs()
     text = grid.claim_folder(chosen, folder)
+    launcher = launcher_of(options)  # Before anything is looked at or written: Ray may be missing.
     preflight.check_runs(runs, folder, Options(options.download, options.trust_env, say=say))
     if text is not None:
         with disk_errors("starting a sweep", folder):
@@ -160,7 +161,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     outcome = launch.run_sweep(
         launch.tasks_of(runs, options.population),
         folder,
-        launcher_of(options),
+        launcher,
         wait=options.wait,
         trust_env=options.trust_env,
     )

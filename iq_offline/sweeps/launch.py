@@ -14,9 +14,10 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from iq_offline.errors import InterruptedCommandError
 from iq_offline.signals import polite_signals
+from iq_offline.sweeps.folders import finished, log_file
 from iq_offline.sweeps.grid import PlannedRun
 from iq_offline.sweeps.progress import Display, Watch, display
-from iq_offline.sweeps.work import Outcome, Task, finished, log_file, require_usable
+from iq_offline.sweeps.work import Outcome, Task, require_usable
 from iq_offline.training.setup import program_of
 
 RETRIES = 3

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from iq_offline.config import LABELS
 from iq_offline.errors import UserError, nearest
-from iq_offline.evaluation.plots import LABELS, label, style, styles
+from iq_offline.evaluation.plots import label, style, styles
 from iq_offline.sweeps.statistics import Estimate, estimate
 
 EXPERT, COUNT, SUBSAMPLE = "data.expert", "data.num_expert_trajectories", "data.subsample"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from iq_offline.sweeps.work import finished, log_file, run_folder
+from iq_offline.sweeps.folders import finished, log_file, run_folder
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,7 +58,8 @@ class Watch:
     failed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.started = time.monotonic()
+        self.started: float | None = None
+        """When somebody was first seen to work: starting the workers says nothing about the pace."""
         self.next_look = 0.0
         self.gained = 0
         """Gradient steps of runs that were finished since the start."""
@@ -82,6 +83,8 @@ class Watch:
             else:
                 self._look_at(name)
         now = time.monotonic()
+        if self.started is None and self.running():
+            self.started = begun
         self.next_look = now + max(LOOK_EVERY, (now - begun) / LOOKING)
         return True
 
@@ -107,10 +110,12 @@ class Watch:
         return 1 - left / max(1, sum(self.totals.values()))
 
     def seconds_left(self) -> float | None:
-        """At the pace since the start, evaluations included; None while there is none."""
+        """At the pace so far, evaluations included; None while there is none."""
         gained = self.gained + sum(sight.steps - sight.steps_before for sight in self.sights.values())
         left = sum(sight.total - sight.steps for sight in self.sights.values())
-        return left * (time.monotonic() - self.started) / gained if gained > 0 else None
+        if self.started is None or gained <= 0:
+            return None
+        return left * (time.monotonic() - self.started) / gained
 
     def headline(self) -> str:
         """``12 of 50 runs done, 1 failed, 2 running, about 3 min left``."""
@@ -209,11 +214,15 @@ class Bars:
     def say(self, line: str) -> None:
         """Print it above the bars."""
         self.live.console.print(line, markup=False, highlight=False)
+        self._draw()
 
     def refresh(self) -> None:
         """Draw the bars again, if there was a look at the folders."""
         if self.watch.look():
-            self.live.update(self._drawn(), refresh=True)
+            self._draw()
+
+    def _draw(self) -> None:
+        self.live.update(self._drawn(), refresh=True)
 
     def _drawn(self) -> "RenderableType":
         from rich.console import Group

@@ -24,6 +24,7 @@ from iq_offline.errors import InterruptedCommandError, UserError
 from iq_offline.experiment import Options, run_together
 from iq_offline.files import disk_errors
 from iq_offline.run import Summary
+from iq_offline.sweeps.folders import finished, log_file, run_folder
 from iq_offline.sweeps.grid import PlannedRun
 
 ONE_THREAD = dict.fromkeys(
@@ -53,21 +54,6 @@ class Outcome:
     state: Literal["done", "failed", "elsewhere", "interrupted"]
     note: str = ""
     """One line: what failed, or how it went."""
-
-
-def run_folder(folder: Path, name: str) -> Path:
-    """Where a run of the sweep is."""
-    return folder / "runs" / name
-
-
-def log_file(folder: Path, name: str) -> Path:
-    """What a run of the sweep printed, in all sessions."""
-    return folder / "logs" / f"{name}.log"
-
-
-def finished(folder: Path, name: str) -> bool:
-    """A run is finished when its summary is there, scored or not."""
-    return (run_folder(folder, name) / "summary.json").exists()
 
 
 def require_usable(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """The loop over any launcher, with one that works in this process and can be told what to report."""
 
 import fcntl
-import json
 import os
 import signal
 import time
@@ -14,11 +13,10 @@ import pytest
 
 from iq_offline.config import DataConfig
 from iq_offline.errors import UserError
-from iq_offline.sweeps import launch, progress
+from iq_offline.sweeps import launch
 from iq_offline.sweeps.grid import PlannedRun
 from iq_offline.sweeps.launch import Died, InterruptedSweepError, Launcher, Result, run_sweep
-from iq_offline.sweeps.progress import Watch, in_words
-from iq_offline.sweeps.work import Outcome, Task, finished, log_file, require_usable, run_folder, work
+from iq_offline.sweeps.work import Outcome, Task, log_file, require_usable, run_folder, work
 from tests.data_helpers import make_read_only, tmpfs
 from tests.sweeps.program import planned
 from tests.training.program import write_datasets
@@ -243,54 +241,3 @@ def test_a_finished_sweep_may_be_read_only(tmp_path: Path):
 def test_names_are_unique(tmp_path: Path):
     with pytest.raises(ValueError, match="two runs of one name"):
         run_sweep(planned(1) * 2, tmp_path, Here())
-
-
-def row(folder: Path, name: str, steps: int, rest: str = "") -> None:
-    file = run_folder(folder, name) / "metrics.ndjson"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a") as metrics:
-        metrics.write(json.dumps({"gradient_steps": steps, "time/steps_per_second": 7.5}) + "\n" + rest)
-    os.utime(file, ns=(steps * 10**9, steps * 10**9))
-
-
-def test_progress_is_read_from_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    row(tmp_path, "old", 40)
-    row(tmp_path, "cut", 80)
-    watch = Watch(tmp_path, dict.fromkeys(("new", "old", "cut", "never"), 100))
-    assert watch.headline() == "0 of 4 runs done"
-    assert watch.share() == pytest.approx(0.3)
-    assert watch.seconds_left() is None
-    monkeypatch.setattr(progress.time, "monotonic", lambda: watch.started + 10)
-    row(tmp_path, "new", 30, '{"gradient_steps": 3')  # The last line is not whole.
-    assert watch.look(hurry=True)
-    assert not watch.look(), "not again at once"
-    assert {name: (one.steps, one.steps_per_second) for name, one in watch.running().items()} == {"new": (30, 7.5)}
-    assert watch.seconds_left() == pytest.approx((400 - 150) * 10 / 30)
-    assert watch.headline() == "0 of 4 runs done, 1 running, about 1 min left"
-
-    (run_folder(tmp_path, "cut") / "metrics.ndjson").unlink()
-    row(tmp_path, "cut", 60)  # It went back to its checkpoint,
-    row(tmp_path, "cut", 70)  # and on.
-    watch.look(hurry=True)
-    assert watch.sights["cut"].steps == 70
-    assert watch.seconds_left() == pytest.approx((400 - 140) * 10 / 30), "steps done twice are no progress"
-
-    (run_folder(tmp_path, "new") / "summary.json").write_text("{}")
-    watch.look(hurry=True)
-    watch.fail("never")
-    assert watch.seconds_left() == pytest.approx((60 + 30) * 10 / 100)
-    assert watch.headline() == "1 of 4 runs done, 1 failed, 1 running, about 9 s left"
-
-
-def test_a_run_that_begins_is_seen_before_its_first_row(tmp_path: Path):
-    watch = Watch(tmp_path, {"one": 100})
-    log_file(tmp_path, "one").parent.mkdir()
-    log_file(tmp_path, "one").write_text("--- ")
-    watch.look(hurry=True)
-    assert list(watch.running()) == ["one"]
-    assert not finished(tmp_path, "one")
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(4.4, "4 s"), (29, "29 s"), (100, "2 min"), (7900, "2 h 12 min")])
-def test_times_in_words(seconds: float, words: str):
-    assert in_words(seconds) == words
