@@ -7,6 +7,7 @@ A cell is what runs have in common that differ in their seed alone. Nothing here
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -265,8 +266,9 @@ def _cells(runs: pl.DataFrame, by: list[str]) -> list[tuple[tuple, pl.DataFrame]
 def as_words(value: object) -> str:
     """A value of the configuration in a table: lists of one as themselves."""
     if isinstance(value, str) and value.startswith("["):
-        parts = json.loads(value)
-        return " + ".join(_part(part) for part in parts) if parts else "none"
+        with suppress(json.JSONDecodeError):
+            parts = json.loads(value)
+            return " + ".join(_part(part) for part in parts) if parts else "none"
     return str(value)
 
 
