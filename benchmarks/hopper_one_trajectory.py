@@ -10,7 +10,6 @@ are not run again.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from iq_offline.config import load_recipe
-from iq_offline.evaluation.scores import interquartile_mean
 from iq_offline.experiment import obtain, run
+from iq_offline.sweeps.statistics import estimate, paired_difference
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,19 +43,6 @@ def train_one(variant: str, seed: int, expert: str, folder: str) -> dict[str, An
     config = replace(recipe, algorithm=algorithm, seed=seed, data=data, iq_learn=iq_learn, training=training)
     summary = run(config, Path(folder) / f"{variant}-seed{seed}")
     return {"variant": variant} | {key: value for key, value in summary.items() if key != "curve"}
-
-
-def interval(values: Sequence[float], statistic: Callable[..., float] = interquartile_mean) -> tuple[float, float]:
-    """95% percentile bootstrap interval over learners."""
-    result = bootstrap(
-        (np.asarray(values),),
-        statistic,
-        vectorized=False,
-        n_resamples=5000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def main() -> None:
@@ -93,20 +78,20 @@ def main() -> None:
 
 def report(rows: list[dict[str, Any]]) -> None:
     """Print the summary of all rows, and every variant's difference to BC, paired by seed."""
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, dict[int, float]] = {}
     for row in rows:
-        scores.setdefault(row["variant"], []).append(row["normalized_score"])
+        scores.setdefault(row["variant"], {})[row["seed"]] = row["normalized_score"]
     print("variant              IQM   95% interval    mean   worst  n   seconds   minus BC, paired by seed")
-    for name, values in scores.items():
-        low, high = interval(values)
+    for name, by_seed in scores.items():
+        values = list(by_seed.values())
+        middle = estimate([values])
         seconds = np.median([row["seconds"] for row in rows if row["variant"] == name])
         paired = ""
-        if name != "bc" and len(scores.get("bc", [])) == len(values):
-            difference = np.subtract(values, scores["bc"])
-            least, most = interval(difference.tolist(), lambda sample: float(np.mean(sample)))
-            paired = f"{difference.mean():+.3f} ({least:+.3f} to {most:+.3f})"
+        if name != "bc" and scores.get("bc", {}).keys() & by_seed.keys():
+            minus = paired_difference([by_seed], [scores["bc"]])
+            paired = f"{minus.value:+.3f} ({minus.low:+.3f} to {minus.high:+.3f})"
         print(
-            f"{name:20} {interquartile_mean(values):.3f}  {low:.3f} to {high:.3f}  "
+            f"{name:20} {middle.value:.3f}  {middle.low:.3f} to {middle.high:.3f}  "
             f"{np.mean(values):.3f}  {min(values):.3f}  {len(values)}  {seconds:4.0f}   {paired}"
         )
 

@@ -30,7 +30,7 @@ import torch
 from minari.data_collector import EpisodeBuffer
 
 from iq_offline.data.cache import CachedSource, cached, clear
-from iq_offline.data.replay import Replay, select
+from iq_offline.data.replay import Replay, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import Source, open_source
 from iq_offline.provenance import git_commit, package_versions
@@ -108,7 +108,8 @@ def peak_growth(action: Callable[[], object]) -> float:
 def measure_batch(data: CachedSource) -> tuple[float, float]:
     """Seconds for a batch of 256, and for five plain index_select calls of as many rows."""
     encoder = ObservationEncoder(chosen_leaves(data.source.observation_space, (), data.source.id))
-    replay = Replay({"expert": [select(data, None, 1, np.random.default_rng(0))]}, {"expert": 256}, 0, encoder)
+    kinds = {"expert": [select(data, None, 1, np.random.default_rng(0))]}
+    replay = Replay(kinds, {"expert": 256}, 0, tables_of([kinds], encoder))
     columns = [torch.randn(data.steps["action"].shape[0], size) for size in (11, 3, 11, 1, 1)]
     draws = cycle(torch.randint(len(columns[0]), (256,)) for _ in range(2000))  # New rows each time, as in training.
 

@@ -29,7 +29,7 @@ from minari.data_collector import EpisodeBuffer
 
 from iq_offline.data import replay as replays
 from iq_offline.data.cache import cached
-from iq_offline.data.replay import Replay, select
+from iq_offline.data.replay import Replay, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import open_source
 from iq_offline.provenance import git_commit, package_versions
@@ -111,8 +111,10 @@ def batch_microseconds(path: Path, held: bool) -> float:
     data = cached(open_source(path))
     encoder = ObservationEncoder(chosen_leaves(data.source.observation_space, (), ID))
     replays.MEMORY_SHARE = 0.9 if held else 0.0
-    replay = Replay({"expert": [select(data, None, 1, np.random.default_rng(0))]}, {"expert": 256}, 0, encoder)
-    assert replay.is_held == held
+    kinds = {"expert": [select(data, None, 1, np.random.default_rng(0))]}
+    tables = tables_of([kinds], encoder)
+    assert tables[0].is_held == held
+    replay = Replay(kinds, {"expert": 256}, 0, tables)
     for _ in range(2000):
         replay.sample()
     times = []

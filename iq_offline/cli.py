@@ -13,6 +13,7 @@ import tyro
 from pydantic import ValidationError
 
 from iq_offline.config import (
+    LABELS,
     Algorithm,
     BCConfig,
     DataConfig,
@@ -26,6 +27,7 @@ from iq_offline.config import (
 )
 from iq_offline.dataset_cli import Datasets, run_dataset_command
 from iq_offline.errors import InterruptedCommandError, UserError
+from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
 
 if TYPE_CHECKING:
     from iq_offline.experiment import Summary
@@ -201,7 +203,7 @@ def print_table(summaries: "Sequence[Summary]") -> None:
         mean, score = summary["return_mean"], summary["normalized_score"]
         cells = (f"{mean:.1f}", f"{summary['return_std']:.1f}") if mean is not None else ("not evaluated", "")
         normalized = f"{score:.3f}" if score is not None else ""
-        label = {"bc": "BC", "iq_learn": "IQ-Learn"}[summary["algorithm"]]
+        label = LABELS[summary["algorithm"]]
         error = f"{summary['held_out']['error']:.4f}" if summary.get("held_out") else ""
         table.add_row(label, *cells, normalized, error, f"{summary['seconds']:.0f}")
     if first["fast"]:
@@ -223,7 +225,13 @@ class Train:
 class Arguments:
     """Offline-first imitation on Minari datasets. Anywhere, --debug shows tracebacks."""
 
-    command: Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Datasets, tyro.conf.subcommand("datasets")]
+    command: (
+        Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+        | Annotated[Results, tyro.conf.subcommand("results")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Datasets, tyro.conf.subcommand("datasets")]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -232,12 +240,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
         return run_recipe(arguments[1], arguments[2:])
 
-    def command() -> None:
-        given = [argument for argument in arguments if argument != "--debug"]
-        flat = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
-        chosen = _parse(Arguments, given, prog="iq-offline", description=Arguments.__doc__, config=flat).command
+    def command(given: Arguments) -> None:
+        chosen = given.command
         if isinstance(chosen, Train):
             raise UserError("which recipe? iq-offline train hopper_offline --help")
-        run_dataset_command(chosen.action)
+        if isinstance(chosen, Datasets):
+            run_dataset_command(chosen.action)
+        else:
+            run_sweep_command(chosen)
 
-    return guarded(command, "--debug" in arguments)
+    return run_command(Arguments, command, "iq-offline", arguments)
+
+
+def run_command(
+    kind: type[Arguments_], command: Callable[[Arguments_], None], name: str, arguments: Sequence[str] | None = None
+) -> int:
+    """A command whose arguments are the fields of a dataclass. Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    given = [argument for argument in arguments if argument != "--debug"]
+    flat = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+    return guarded(
+        lambda: command(_parse(kind, given, prog=name, description=kind.__doc__, config=flat)), "--debug" in arguments
+    )

@@ -19,10 +19,13 @@ from iq_offline.files import shipped
 
 Algorithm = Literal["iq_learn", "bc"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC"}
+"""The algorithms' names for people."""
 
 STRICT = ConfigDict(extra="forbid")
 
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -49,8 +52,9 @@ def _as_suboptimal(value: Any) -> Any:
     return {"dataset": words["dataset"], "episodes": episodes and int(episodes), "hidden": bool(words["hidden"])}
 
 
-def _as_words(part: Suboptimal) -> list[str]:
-    return [part.dataset + (f":{part.episodes}" if part.episodes else "") + (":hidden" if part.hidden else "")]
+def mixture_words(part: Suboptimal) -> str:
+    """``NAME``, ``NAME:EPISODES`` or ``NAME:EPISODES:hidden``."""
+    return part.dataset + (f":{part.episodes}" if part.episodes else "") + (":hidden" if part.hidden else "")
 
 
 def _from_words(words: list[str]) -> Suboptimal:
@@ -65,7 +69,7 @@ SuboptimalPart = Annotated[
         metavar="NAME[:EPISODES[:hidden]]",
         instance_from_str=_from_words,
         is_instance=lambda value: isinstance(value, Suboptimal),
-        str_from_instance=_as_words,
+        str_from_instance=lambda part: [mixture_words(part)],
     ),
 ]
 
@@ -175,7 +179,7 @@ class EvaluationConfig:
 
     episodes: Positive = 10
     """Whole episodes with the mean action."""
-    seed: Annotated[int, Field(ge=0)] = 10_000
+    seed: Seed = 10_000
     """Seed of the first episode; the others follow."""
 
 
@@ -187,7 +191,7 @@ class RunConfig:
     """Name of the recipe, which is also the folder under runs/."""
     algorithm: Algorithm = "iq_learn"
     """Which learner."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the networks, the batches and the trajectories."""
     fast: bool = False
     """A rehearsal with a tiny budget: every part runs, the score is not a result."""
@@ -223,6 +227,14 @@ def to_toml(config: Any) -> str:
     return tomli_w.dumps(to_table(config))
 
 
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables within tables as one, with dotted keys: ``data.subsample``."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return values
+
+
 def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
@@ -248,13 +260,23 @@ def resolved(config: RunConfig) -> RunConfig:
     return config
 
 
-def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
-    """A shipped recipe by name, or any by the path of its TOML file, and the algorithms it compares.
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Tables within tables from dotted keys: the inverse of :func:`flat`."""
+    table: dict[str, Any] = {}
+    for key, value in values.items():
+        *above, last = key.split(".")
+        inner = table
+        for name in above:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return table
 
-    A recipe is a run's configuration whose ``algorithm`` may be a list, ``algorithms``.
+
+def recipe_table(name: str) -> dict[str, Any]:
+    """What a shipped recipe, or any by the path of its TOML file, holds.
 
     Raises:
-        UserError: no such recipe (near names suggested), not TOML, or a wrong key or value in it.
+        UserError: no such recipe (near names suggested), not TOML, or ``algorithms`` is no list.
     """
     folder = shipped("recipes")
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
@@ -262,10 +284,21 @@ def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
         known = [file.stem for file in folder.glob("*.toml")]
         raise UserError(f"no recipe {name!r}{nearest(name, known)} (shipped: {', '.join(sorted(known))})")
     table = read_toml(path)
-    algorithms = table.pop("algorithms", None) or [table.get("algorithm", RunConfig().algorithm)]
+    algorithms = table.get("algorithms", [])
     if not isinstance(algorithms, list):
         raise UserError(f"{path}: algorithms = {algorithms!r}: must be a list of names, such as ['bc', 'iq_learn']")
-    configs = [from_table(RunConfig, table | {"algorithm": algorithm}, str(path)) for algorithm in algorithms]
+    return table
+
+
+def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
+    """A recipe and the algorithms it compares: its ``algorithm``, or the list ``algorithms``.
+
+    Raises:
+        UserError: as :func:`recipe_table`, or a wrong key or value in it.
+    """
+    table = recipe_table(name)
+    algorithms = table.pop("algorithms", None) or [table.get("algorithm", RunConfig().algorithm)]
+    configs = [from_table(RunConfig, table | {"algorithm": algorithm}, name) for algorithm in algorithms]
     return configs[0], tuple(algorithms)
 
 

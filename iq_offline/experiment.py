@@ -6,13 +6,13 @@ A run folder holds config.toml, data.json, metrics.ndjson, checkpoint/, snapshot
 curve.png (``docs/runs.md`` describes each). A finished run is not run again; a cut-off one goes on.
 """
 
-import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,29 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from iq_offline.config import ALGORITHMS, RunConfig, from_table, read_toml, resolved, to_table, to_toml
+from iq_offline.config import ALGORITHMS, RunConfig, resolved
 from iq_offline.data import catalog
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
-from iq_offline.data.replay import ROWS_AT_ONCE, Selection
+from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source
 from iq_offline.environments.make import evaluation_environment
 from iq_offline.environments.record import record
 from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_comparison, plot_run
-from iq_offline.evaluation.scores import evaluate, normalized_score, references
+from iq_offline.evaluation.rows import write_episodes
+from iq_offline.evaluation.scores import evaluate, mean_return, normalized_score, references
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit, package_versions
-from iq_offline.training.offline import Training, seconds_trained, train
-from iq_offline.training.setup import Data, choose_data, policy_of, prepare, require_device
+from iq_offline.run import Run, Summary, require_same_run
+from iq_offline.training.checkpoint import settle
+from iq_offline.training.offline import LATEST, seconds_trained, step_reached, train_together
+from iq_offline.training.setup import Data, choose_data, require_device, require_one_program, shared_tables
 from iq_offline.training.tracking import progress_bar, read_metrics
+from iq_offline.training.training import Population
 
-Summary = dict[str, Any]
 LARGE = 100_000_000
 """Bytes of one selection from which on it is said where it is read from."""
 Say = Callable[[str], None]
@@ -62,27 +65,74 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
         UserError: bad data or configuration, a folder that holds another run, no space, a loss that is not finite.
         InterruptedTrainingError: Ctrl-C; the state is saved.
     """
-    config = resolved(config)
-    torch.set_num_threads(config.training.torch_threads)
-    require_same_run(config, folder)
-    summary_file = folder / "summary.json"
-    summary = json.loads(summary_file.read_text()) if summary_file.exists() else None
-    if summary and summary["returns"]:  # One that could not be scored gets another chance: nothing is trained again.
-        options.say(f"{folder} is finished already: nothing to train")
-        return summary
-    require_device(config.training.device)
-    names = (config.data.expert, *(part.dataset for part in config.data.suboptimal))
-    sources = {name: obtain(name, options) for name in dict.fromkeys(names)}
-    data = choose_data(config, sources[names[0]], [sources[name] for name in names[1:]])
-    say_what_is_special(data, options)
-    training = prepare(config, data)
-    if max(table.bytes for tables in training.replay.tables.values() for table in tables) > LARGE:
-        options.say(training.replay.where())
-    with disk_errors("starting a run", folder):
-        write_atomically(folder / "config.toml", to_toml(config))
-        require_same_data(data, folder)
-    policy = train_policy(config, training, data, folder, options)
-    return evaluate_run(config, policy, data, folder, options)
+    (outcome,) = run_together([config], [folder], options)
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
+
+
+def run_together(
+    configs: Sequence[RunConfig], folders: Sequence[Path], options: Options = Options()
+) -> list[Summary | UserError]:
+    """Runs of one program (``training.setup.program_of``), trained at once and then evaluated one after another.
+
+    Each has its own folder, and in it what :func:`run` would have left: who began together can go on alone, and the
+    other way round. Finished runs are left as they are; those that were cut off at different steps are trained apart.
+
+    Returns:
+        For each run its summary, or why there is none: the others went on.
+
+    Raises:
+        UserError: the runs are not of one program, or two have one folder; no space.
+        InterruptedTrainingError: Ctrl-C; the states are saved.
+    """
+    runs = [Run(resolved(config), folder) for config, folder in zip(configs, folders, strict=True)]
+    require_one_program([run.config for run in runs])
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("two runs cannot have one folder")
+    torch.set_num_threads(runs[0].config.training.torch_threads)
+
+    def finish(run: Run) -> None:
+        run.outcome = run.finished()
+        if run.outcome:
+            options.say(f"{run.folder} is finished already: nothing to train")
+
+    def load(run: Run) -> None:
+        require_device(run.config.training.device)
+        parts = [source(part.dataset) for part in run.config.data.suboptimal]
+        run.data = choose_data(run.config, source(run.config.data.expert), parts)
+        say_what_is_special(run.data, say_once)
+
+    def begin(run: Run) -> None:
+        run.begin(tables)
+        run.step = step_reached(run.folder)
+
+    def score(run: Run) -> None:
+        run.outcome = evaluate_run(run.config, run.policy(), run.data, run.folder, options)
+
+    source, say_once = cache(lambda name: obtain(name, options)), cache(options.say)
+    waiting = _each(load, _each(finish, runs))
+    tables = shared_tables([run.config for run in waiting], [run.data for run in waiting])
+    if any(table.bytes > LARGE for table in tables):
+        options.say(where(tables))
+    settle([run.folder / LATEST for run in waiting])
+    waiting = _each(begin, waiting)
+    for step in sorted({run.step for run in waiting}):
+        together = [run for run in waiting if run.step == step]
+        train_policies(together, options)
+        _each(score, together)
+    return [run.outcome for run in runs if run.outcome is not None]
+
+
+def _each(stage: Callable[[Run], None], runs: Sequence[Run]) -> list[Run]:
+    """Take every run that has not ended one stage further; those that cannot go on end. Returns those that do."""
+    for run in runs:
+        if run.outcome is None:
+            try:
+                stage(run)
+            except UserError as error:
+                run.outcome = error
+    return [run for run in runs if run.outcome is None]
 
 
 def obtain(name: str, options: Options = Options()) -> CachedSource:
@@ -106,16 +156,16 @@ def obtain(name: str, options: Options = Options()) -> CachedSource:
         return cached(source, progress if source.total_steps > 200_000 else lambda done, total: None)
 
 
-def say_what_is_special(data: Data, options: Options) -> None:
+def say_what_is_special(data: Data, say: Say) -> None:
     """One line for whatever training does to these data that their owner might not expect."""
     source = data.expert.data.source
     outside = data.actions_outside_box
     if outside:
         total = sum(len(selection.rows) for selection in data.seen)
-        options.say(f"{source.id}: {outside} of {total} actions are outside the box and clipped")
+        say(f"{source.id}: {outside} of {total} actions are outside the box and clipped")
     actions = data.actions
     if isinstance(actions, ActionBox) and is_open(np.stack([actions.space.low, actions.space.high])).any():
-        options.say(
+        say(
             f"{source.id}: its action box has no bounds: taken from {actions.low.min():.4g} to "
             f"{actions.high.max():.4g}, the range of its actions (action_low and action_high override it)"
         )
@@ -140,60 +190,27 @@ def build(name: str, say: Say = print) -> Path:
     return recording.path
 
 
-def require_same_run(config: RunConfig, folder: Path) -> None:
-    """A run folder belongs to one configuration.
+def train_policies(runs: Sequence[Run], options: Options) -> None:
+    """Train to the end of the budget and save the averaged policies. No environment exists yet.
 
-    Raises:
-        UserError: it holds another, or something that is no run at all.
+    A run whose loss stops being finite ends with that; the others are trained without it.
     """
-    file = folder / "config.toml"
-    if not file.exists():
-        if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise UserError(f"{folder} is not empty and holds no run: choose another --output")
-        return
-    theirs, ours = _flat(to_table(from_table(RunConfig, read_toml(file), str(file)))), _flat(to_table(config))
-    different = [f"{key} is {theirs[key]!r} there and {ours[key]!r} here" for key in ours if ours[key] != theirs[key]]
-    if different:
-        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
-        raise UserError(f"{folder} holds another configuration ({different[0]}{more}): choose another --output")
+    members = [run.training for run in runs]
+    together = Population(members) if len(members) > 1 else members[0]
+    first = runs[0].config
 
+    def snapshot(member: int, step: int) -> None:
+        runs[member].save_policy(f"snapshots/step-{step:07d}.safetensors")
 
-def require_same_data(data: Data, folder: Path) -> None:
-    """Write the manifest of the run's data, or hold it against the one that is there.
-
-    Raises:
-        UserError: the run was begun on other data.
-    """
-    held_out = () if data.held_out is None else (data.held_out,)
-    kinds = ["expert", *("suboptimal" for _ in data.suboptimal), *("held_out" for _ in held_out)]
-    chosen = zip(kinds, (*data.seen, *held_out), strict=True)
-    manifest = json.dumps([{"kind": kind} | _manifest(selection) for kind, selection in chosen], indent=2)
-    file = folder / "data.json"
-    if file.exists() and file.read_text() != manifest:
-        raise UserError(
-            f"{folder} was begun on other data than {data.expert.data.source.id} holds now: choose another --output"
-        )
-    write_atomically(file, manifest)
-
-
-def train_policy(config: RunConfig, training: Training, data: Data, folder: Path, options: Options) -> Policy:
-    """Train to the end of the budget and save the averaged policy. No environment exists yet."""
-    about = {"algorithm": config.algorithm, "recipe": config.recipe, "seed": config.seed}
-    learner = training.learner
-
-    def policy_now() -> Policy:
-        return policy_of(data, learner.average, learner.parameters["normalizer"])
-
-    def snapshot(step: int, _: Any) -> None:
-        with disk_errors("saving a snapshot", folder):
-            policy_now().save(folder / "snapshots" / f"step-{step:07d}.safetensors", about | {"gradient_steps": step})
-
-    with progress_bar(f"training {config.algorithm}") as progress:
-        train(training, config.training, folder, progress, snapshot, options.tensorboard)
-    policy = policy_now()
-    with disk_errors("saving the policy", folder):
-        policy.save(folder / "policy.safetensors", about | {"gradient_steps": learner.step})
-    return policy
+    title = f"training {first.algorithm}" + (f" × {len(runs)}" if len(runs) > 1 else "")
+    folders = [run.folder for run in runs]
+    with progress_bar(title) as progress:
+        failures = train_together(together, first.training, folders, progress, snapshot, options.tensorboard)
+    for run, failure in zip(runs, failures, strict=True):
+        if failure:
+            run.outcome = failure
+        else:
+            run.save_policy("policy.safetensors")
 
 
 def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, options: Options) -> Summary:
@@ -202,7 +219,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     started = time.monotonic()
     returns: list[float] = []
     curve: list[dict[str, Any]] = []
-    expert = random = score = None
+    expert = random = score = data_return = None
     meaning = "not evaluated"
     try:
         environment = evaluation_environment(source, options.trust_env)
@@ -213,6 +230,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     else:
         meaning = known.source
         score = normalized_score(float(np.mean(returns)), known)
+        data_return = mean_return(data.seen)
         expert, random = (
             value if math.isfinite(value) else None for value in (known.expert_return, known.random_return)
         )
@@ -233,6 +251,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "return_std": float(np.std(returns)) if returns else None,
         "expert_return": expert,
         "random_return": random,
+        "data_return": data_return,
         "normalized_score": score,
         "references": meaning,
         "curve": curve,
@@ -242,6 +261,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     }
     with disk_errors("writing the summary", folder):
         plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"))
+        write_episodes(folder, summary, config)
         write_atomically(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     return summary
 
@@ -250,46 +270,26 @@ def _score_all(
     config: RunConfig, policy: Policy, environment: str | EnvSpec, folder: Path
 ) -> tuple[list[float], list[dict[str, Any]]]:
     """Returns of the final policy, and of the snapshots. The snapshots come after: nothing is chosen among them."""
-    options = config.evaluation
+    options, last = config.evaluation, config.training.gradient_steps
     files = sorted((folder / "snapshots").glob("step-*.safetensors"))
-    total, done = (len(files) + 1) * options.episodes, 0
+    steps = [int(file.stem.removeprefix("step-")) for file in files]
+    total, done = options.episodes * (1 + len([step for step in steps if step < last])), 0
     with progress_bar(f"evaluating {config.algorithm}") as progress:
+
+        def scored(policy: Policy) -> list[float]:
+            return evaluate(policy, environment, options.episodes, options.seed, finished)
 
         def finished(_: Any) -> None:
             nonlocal done
             done += 1
             progress(done, total)
 
-        returns = evaluate(policy, environment, options.episodes, options.seed, finished)
+        returns = scored(policy)
         curve = []
-        for file in files:
-            scored = evaluate(Policy.load(file), environment, options.episodes, options.seed, finished)
-            steps = int(file.stem.removeprefix("step-"))
-            curve.append({"gradient_steps": steps, "return_mean": float(np.mean(scored)), "returns": scored})
+        for step, file in zip(steps, files, strict=True):
+            some = scored(Policy.load(file)) if step < last else returns
+            curve.append({"gradient_steps": step, "return_mean": float(np.mean(some)), "returns": some})
     return returns, curve
-
-
-def _manifest(selection: Selection) -> dict[str, Any]:
-    digest = hashlib.sha256(selection.rows.tobytes())
-    rows = torch.from_numpy(selection.rows)
-    for name, values in selection.data.steps.items():
-        for wanted in (rows, rows + 1) if name.startswith("observation") else (rows,):
-            for some in wanted.split(ROWS_AT_ONCE):  # What is chosen may not fit in memory.
-                digest.update(values[some].numpy().tobytes())
-    return {
-        "dataset": selection.data.source.id,
-        "trajectories": len(selection.trajectories),
-        "first_trajectories": selection.trajectories[:100].tolist(),
-        "transitions": len(selection.rows),
-        "sha256": digest.hexdigest(),
-    }
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 COMPARISON = "comparison.png"

@@ -36,6 +36,8 @@ class ExpertTraining:
     """Environments side by side."""
     normalize: bool = False
     """Normalise observations and rewards by their running statistics."""
+    normalize_epsilon: float = 1e-8
+    """Added to the variances, so that parts that are nearly always zero (contact forces) are not blown up."""
     evaluate_every: Positive = 10_000
     save_every: Positive = 50_000
     arguments: dict[str, Any] = field(default_factory=dict)

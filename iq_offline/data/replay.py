@@ -5,7 +5,7 @@ A choice is an array of row indices: caches are shared, never copied. A batch is
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -37,6 +37,10 @@ class Selection:
     def starts(self) -> np.ndarray:
         """Rows of the chosen episodes' first observations."""
         return self.data.starts[self.trajectories]
+
+
+Kinds = Mapping[str, Sequence[Selection]]
+"""For each kind of data the selections it is drawn from."""
 
 
 def select(
@@ -107,63 +111,74 @@ def _statistics(parts: list[tuple[Tensor, np.ndarray]]) -> tuple[Tensor, Tensor]
 
 
 class Table:
-    """The transitions of one selection, read from the shared cache, or copied close to the training where they fit.
+    """Transitions of one cached dataset, read from the shared cache, or copied close to the training where they fit.
+
+    All that a run draws from a dataset comes from one table, and so does all that the runs of a population draw.
 
     Args:
-        selection: which transitions.
-        rows: those to draw from; of the kind ``initial`` the episodes' first.
+        data: the cached dataset.
+        wanted: rows of the transitions to draw from, of every selection.
         encoder: which leaves become features, and how.
         dtype: of the features and of continuous actions.
         device: where batches are wanted.
     """
 
     def __init__(
-        self, selection: Selection, rows: np.ndarray, encoder: ObservationEncoder, dtype: torch.dtype, device: str
+        self,
+        data: CachedSource,
+        wanted: Sequence[np.ndarray],
+        encoder: ObservationEncoder,
+        dtype: torch.dtype,
+        device: str,
     ) -> None:
+        self.data = data
         self.encoder = encoder
         self.dtype = dtype
-        self.rows = torch.from_numpy(rows)
-        data = selection.data
+        self.device = device
         self.columns = {data.column(leaf): data.steps[data.column(leaf)] for leaf in encoder.leaves}
         self.columns |= {name: data.steps[name] for name in ("action", "terminated")}
         self._leaves = [(leaf, data.column(leaf)) for leaf in encoder.leaves]
         if encoder.has_images and encoder.frame_stack > 1:
             ages = np.arange(len(data.steps["action"])) - np.repeat(data.starts, data.lengths + 1)
             self.columns["age"] = torch.from_numpy(ages)
-        kept = self._needed()
+        kept = self._needed(wanted)
         self.bytes = len(kept) * sum(column[:1].nbytes for column in self.columns.values())
         self.is_held = self.bytes <= free_memory(device) * MEMORY_SHARE
+        self._kept = kept if self.is_held else None
         if self.is_held:
-            new_number = torch.zeros(len(data.steps["action"]), dtype=torch.int64)
-            new_number[kept] = torch.arange(len(kept))
-            self.rows = new_number[self.rows].to(device)
             self.columns = {name: column.index_select(0, kept).to(device) for name, column in self.columns.items()}
 
-    def _needed(self) -> Tensor:
-        """Every row that a transition of ours is read from, in order."""
+    def _needed(self, wanted: Sequence[np.ndarray]) -> Tensor:
+        """Every row that a wanted transition is read from, in order."""
         marked = torch.zeros(len(self.columns["action"]), dtype=torch.bool)
-        marked[self.rows] = True
-        marked[self.rows + 1] = True
-        if "age" in self.columns:
-            for back in range(1, self.encoder.frame_stack):
-                marked[self.rows - self.columns["age"][self.rows].clamp(max=back)] = True
+        for rows in map(torch.from_numpy, wanted):
+            marked[rows] = True
+            marked[rows + 1] = True
+            if "age" in self.columns:
+                for back in range(1, self.encoder.frame_stack):
+                    marked[rows - self.columns["age"][rows].clamp(max=back)] = True
         return marked.nonzero().squeeze(-1)
 
-    def gather(self, drawn: Tensor, initial: bool) -> TensorDict:
-        """The transitions of these positions in ``rows``; of initial ones only the observation."""
-        rows = self.rows.index_select(0, drawn)
+    def places(self, rows: np.ndarray) -> Tensor:
+        """Where wanted rows of the dataset lie in this table."""
+        found = torch.from_numpy(rows)
+        return found if self._kept is None else torch.searchsorted(self._kept, found)
+
+    def gather(self, places: Tensor, initial: bool = False) -> TensorDict:
+        """The transitions that lie there, on the device; of initial ones only the observation."""
+        rows = places.to(self.columns["action"].device)
         size = [len(rows)]
-        observation = self._features(rows)
-        if initial:
-            return TensorDict({"observation": observation}, size)
-        following = {
-            "observation": self._features(rows + 1),
-            "terminated": self.columns["terminated"].index_select(0, rows).to(self.dtype),
-        }
-        action = self.columns["action"].index_select(0, rows)
-        if action.is_floating_point():
-            action = action.to(self.dtype)
-        return TensorDict({"observation": observation, "action": action, "next": TensorDict(following, size)}, size)
+        parts: dict[str, Tensor | TensorDict] = {"observation": self._features(rows)}
+        if not initial:
+            action = self.columns["action"].index_select(0, rows)
+            following = {
+                "observation": self._features(rows + 1),
+                "terminated": self.columns["terminated"].index_select(0, rows).to(self.dtype),
+            }
+            parts["action"] = action.to(self.dtype) if action.is_floating_point() else action
+            parts["next"] = TensorDict(following, size)
+        batch = TensorDict(parts, size)
+        return batch if self.device == "cpu" else batch.to(self.device)
 
     def _features(self, rows: Tensor) -> Tensor:
         parts = []
@@ -179,6 +194,36 @@ class Table:
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
+def tables_of(
+    choices: Sequence[Kinds], encoder: ObservationEncoder, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> list[Table]:
+    """One table for each dataset, with all that any of these runs draws from it.
+
+    Args:
+        choices: of every run its selections of each kind.
+        encoder: of the observations.
+        dtype: of the tensors in a batch.
+        device: where batches are wanted. Tables that fit into half of its free memory are copied there once.
+    """
+    wanted: dict[int, tuple[CachedSource, list[np.ndarray]]] = {}
+    for kinds in choices:
+        for kind, parts in kinds.items():
+            for part in parts:
+                wanted.setdefault(id(part.data), (part.data, []))[1].append(_rows(kind, part))
+    return [Table(data, rows, encoder, dtype, device) for data, rows in wanted.values()]
+
+
+class _Pile:
+    """All transitions that one kind draws from: of each the table it is in, and its place there."""
+
+    def __init__(self, kind: str, parts: Sequence[Selection], tables: Sequence[Table]) -> None:
+        numbers = [next(i for i, table in enumerate(tables) if table.data is part.data) for part in parts]
+        rows = [_rows(kind, part) for part in parts]
+        self.among = set(numbers)
+        self.places = torch.cat([tables[i].places(some) for i, some in zip(numbers, rows, strict=True)])
+        self.tables = torch.repeat_interleave(torch.tensor(numbers, dtype=torch.int16), torch.tensor([*map(len, rows)]))
+
+
 class Replay:
     """Draws batches: for each kind a fixed number of rows, uniformly with replacement.
 
@@ -186,60 +231,54 @@ class Replay:
         kinds: for each kind its selections; several are drawn from as one.
         batch_sizes: rows of each kind in every batch.
         seed: of the draws.
-        encoder: of the observations.
-        dtype: of the tensors in a batch.
-        device: where batches are wanted. Selections that fit into half of its free memory are copied there once.
+        tables: from :func:`tables_of`, with these selections and perhaps those of other runs.
     """
 
-    def __init__(
-        self,
-        kinds: dict[str, Sequence[Selection]],
-        batch_sizes: dict[str, int],
-        seed: int,
-        encoder: ObservationEncoder,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, kinds: Kinds, batch_sizes: dict[str, int], seed: int, tables: Sequence[Table]) -> None:
         self.batch_sizes = batch_sizes
-        self.tables = {
-            kind: [Table(part, _rows(kind, part), encoder, dtype, device) for part in parts]
-            for kind, parts in kinds.items()
-        }
-        self._device = device
-        self.is_held = all(table.is_held for tables in self.tables.values() for table in tables)
+        self.tables = tables
+        self.piles = {kind: _Pile(kind, parts, tables) for kind, parts in kinds.items()}
         self.generator = torch.Generator().manual_seed(seed)  # On the CPU, so that the draws are the same everywhere.
-
-    def where(self) -> str:
-        """Where the chosen transitions are read from, in words."""
-        tables = [table for tables in self.tables.values() for table in tables]
-        size = sum(table.bytes for table in tables) / 1e6
-        place = "RAM" if self._device == "cpu" else f"the memory of {self._device}"
-        if self.is_held:
-            return f"{size:.0f} MB of transitions are held in {place}"
-        return f"{size:.0f} MB of transitions are read from the cache on disk: they do not fit in {place}"
 
     def sample(self) -> TensorDict:
         """A batch: observation, action, (next, observation), (next, terminated) a kind; of initial only the first."""
-        return TensorDict({kind: self._draw(kind, size) for kind, size in self.batch_sizes.items()})
+        return TensorDict({kind: _draw([self], kind) for kind in self.batch_sizes})
 
-    def _draw(self, kind: str, size: int) -> TensorDict:
-        tables = self.tables[kind]
-        total = sum(len(table.rows) for table in tables)
-        drawn = torch.randint(total, (size,), generator=self.generator)
-        if len(tables) == 1:
-            batch = self._gather(tables[0], drawn, kind)
-        else:
-            pieces, offset = [], 0
-            for table in tables:
-                mine = drawn[(drawn >= offset) & (drawn < offset + len(table.rows))] - offset
-                pieces.append(self._gather(table, mine, kind))
-                offset += len(table.rows)
-            batch = cast(TensorDict, torch.cat(pieces))
-        return batch
 
-    def _gather(self, table: Table, drawn: Tensor, kind: str) -> TensorDict:
-        batch = table.gather(drawn.to(table.rows.device), kind == "initial")
-        return batch if self._device == "cpu" else batch.to(self._device)
+def sample_together(replays: Sequence[Replay]) -> TensorDict:
+    """The next batch of every replay, stacked; replays that share their tables are read in one go.
+
+    Each draws by its own generator: its rows are those that it would have given alone.
+    """
+    count = len(replays)
+    kinds = {kind: _draw(replays, kind).reshape(count, size) for kind, size in replays[0].batch_sizes.items()}
+    return TensorDict(kinds, [count])
+
+
+def _draw(replays: Sequence[Replay], kind: str) -> TensorDict:
+    """The next rows of a kind from each replay, in the order drawn, below each other."""
+    tables, piles = replays[0].tables, [replay.piles[kind] for replay in replays]
+    drawn = [
+        torch.randint(len(pile.places), (replay.batch_sizes[kind],), generator=replay.generator)
+        for replay, pile in zip(replays, piles, strict=True)
+    ]
+    places = torch.cat([pile.places.index_select(0, some) for pile, some in zip(piles, drawn, strict=True)])
+    among = sorted(set.union(*(pile.among for pile in piles)))
+    if len(among) == 1:
+        return tables[among[0]].gather(places, kind == "initial")
+    numbers = torch.cat([pile.tables.index_select(0, some) for pile, some in zip(piles, drawn, strict=True)])
+    mine = [(numbers == number).nonzero().squeeze(-1) for number in among]
+    pieces = [tables[i].gather(places[some], kind == "initial") for i, some in zip(among, mine, strict=True)]
+    return cast(TensorDict, torch.cat(pieces)[torch.cat(mine).argsort()])  # type: ignore[arg-type]
+
+
+def where(tables: Sequence[Table]) -> str:
+    """Where the chosen transitions are read from, in words."""
+    size, device = sum(table.bytes for table in tables) / 1e6, tables[0].device
+    place = "RAM" if device == "cpu" else f"the memory of {device}"
+    if all(table.is_held for table in tables):
+        return f"{size:.0f} MB of transitions are held in {place}"
+    return f"{size:.0f} MB of transitions are read from the cache on disk: they do not fit in {place}"
 
 
 MEMORY_SHARE = 0.5

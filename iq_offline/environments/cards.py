@@ -1,6 +1,7 @@
 """From a finished expert training to a dataset card: choosing the tiers, measuring them, writing them down."""
 
 import dataclasses
+import math
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -28,8 +29,9 @@ def tiers_from(rows: list[dict[str, Any]], random_return: float, training: Exper
     ``expert`` is looked for under the last noise of the training's schedule: a policy that was never disturbed can
     often be followed by a perfect copy of it alone, and teaches nothing about learners. There, of the evaluations
     whose mean return less its standard deviation is at least 97% of the best such figure (normalised), it has the
-    highest return with disturbed actions. ``medium`` and ``simple`` are the earlier evaluations nearest to half and to
-    a fifth of its normalised score.
+    highest return with disturbed actions. ``medium`` and ``simple`` are the earlier evaluations whose episodes are
+    nearest to half and to a fifth of its normalised score (in root mean square: a policy that is good in some episodes
+    and fails in the others is neither).
     """
     settled = training.action_noise[-1][0] if training.action_noise else 0
     candidates = [row for row in rows if row["steps"] > settled]
@@ -44,7 +46,9 @@ def tiers_from(rows: list[dict[str, Any]], random_return: float, training: Exper
     for tier, target in TARGETS.items():
         wanted = random_return + target * (expert["return_mean"] - random_return)
         if earlier:
-            tiers[tier] = min(earlier, key=lambda row, wanted=wanted: abs(row["return_mean"] - wanted))
+            tiers[tier] = min(
+                earlier, key=lambda row, wanted=wanted: math.hypot(row["return_mean"] - wanted, row["return_std"])
+            )
     return tiers
 
 

@@ -170,7 +170,9 @@ def _environments(environment_id: str, training: ExpertTraining, disturbed: list
     if not training.normalize:
         return side_by_side
     discount = float(training.arguments.get("gamma", 0.99))
-    return VecNormalize(side_by_side, gamma=discount, clip_obs=math.inf)  # A policy of ours does not clip them.
+    epsilon = training.normalize_epsilon
+    # Observations are not clipped: a policy of ours does not clip them either.
+    return VecNormalize(side_by_side, gamma=discount, clip_obs=math.inf, epsilon=epsilon)
 
 
 def policy_file(folder: Path, steps: int) -> Path:

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import warnings
+from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, registry
@@ -63,8 +64,8 @@ def _specification(source: Source, text: str, wrappers: bool) -> EnvSpec:
         raise UserError(f"{source.id} names an environment that cannot be understood: {error}") from error
 
 
-def make(environment: str | EnvSpec, count: int) -> list[gymnasium.Env]:
-    """``count`` instances of an environment.
+def make(environment: str | EnvSpec, count: int, **options: Any) -> list[gymnasium.Env]:
+    """``count`` instances of an environment, with options of its own such as ``render_mode``.
 
     Raises:
         UserError: it does not exist or cannot be built.
@@ -73,7 +74,7 @@ def make(environment: str | EnvSpec, count: int) -> list[gymnasium.Env]:
     if name not in registry:
         register_installed()
     try:
-        return [gymnasium.make(environment) for _ in range(count)]
+        return [gymnasium.make(environment, **options) for _ in range(count)]
     except Exception as error:
         extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
         remedy = f": pip install 'iq-offline[{extra}]'" if extra and name not in registry else f": {error}"

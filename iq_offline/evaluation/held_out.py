@@ -29,10 +29,10 @@ class HeldOutError:
 
 def held_out_error(policy: Policy, selection: Selection) -> HeldOutError:
     """Compare the policy's actions with the expert's on every transition of the selection."""
-    table = Table(selection, selection.rows, policy.encoder, torch.float32, "cpu")
+    table = Table(selection.data, [selection.rows], policy.encoder, torch.float32, "cpu")
     total = 0.0
-    for positions in torch.arange(len(table.rows)).split(ROWS_AT_ONCE):
-        batch = table.gather(positions, initial=False)
+    for places in table.places(selection.rows).split(ROWS_AT_ONCE):
+        batch = table.gather(places)
         chosen, recorded = policy.from_features(batch["observation"]), batch["action"].numpy()
         if isinstance(policy.actions, ActionBox):
             difference = policy.actions.to_unit(chosen) - policy.actions.to_unit(recorded)

@@ -1,21 +1,29 @@
 """Pictures of a run: the policy's score along the training, and its losses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
+from iq_offline.config import LABELS
 from iq_offline.files import write_atomically
 from iq_offline.training.tracking import Row
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-LABELS = {"iq_learn": "IQ-Learn", "bc": "BC"}
-COLORS = {"iq_learn": "#0072B2", "bc": "#D55E00"}
-MARKERS = {"iq_learn": "o", "bc": "s"}
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which all kinds of colour vision tell apart, without the yellow that is hard to see on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)), (0, (8, 2, 1, 2, 1, 2)))
+"""Five: without a common factor with the markers, forty lines in a row differ also where they are printed in grey."""
+
+SAME_BYTES: Any = {"svg.hashsalt": "iq_offline", "svg.fonttype": "none", "pdf.fonttype": 42}
+"""The same figure is the same file; text stays text, in fonts that journals take."""
+NO_DATE = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def plot_run(path: Path, summary: dict[str, Any], metrics: Sequence[Row]) -> None:
@@ -40,19 +48,18 @@ def plot_comparison(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
 
 
 def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
-    first = summaries[0]
+    first, looks = summaries[0], styles(summary["algorithm"] for summary in summaries)
     for summary in summaries:
         name = summary["algorithm"]
         steps = [point["gradient_steps"] for point in summary["curve"]]
         means = [point["return_mean"] for point in summary["curve"]]
-        style = {"color": COLORS[name], "marker": MARKERS[name], "markersize": 3.5, "linewidth": 1.5}
-        axes.plot(steps, means, label=LABELS[name], **style)
+        axes.plot(steps, means, label=label(name), markersize=3.5, linewidth=1.5, **looks[name])
         low = [min(point["returns"]) for point in summary["curve"]]
         high = [max(point["returns"]) for point in summary["curve"]]
-        axes.fill_between(steps, low, high, color=COLORS[name], alpha=0.15, linewidth=0)
-    for name, style in (("expert", "-"), ("random", ":")):
+        axes.fill_between(steps, low, high, color=looks[name]["color"], alpha=0.15, linewidth=0)
+    for name, dashes in (("expert", "-"), ("random", ":")):
         if first[f"{name}_return"] is not None:
-            axes.axhline(first[f"{name}_return"], color="black", linestyle=style, linewidth=1, label=name)
+            axes.axhline(first[f"{name}_return"], color="black", linestyle=dashes, linewidth=1, label=name)
     count, subsample = first["num_expert_trajectories"], first["subsample"]
     plural = "trajectory" if count == 1 else "trajectories"
     seen = (
@@ -66,9 +73,33 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all, and forget it."""
+def label(algorithm: str) -> str:
+    """An algorithm's name in plain words."""
+    return LABELS.get(algorithm, algorithm.replace("_", " "))
+
+
+def style(position: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the line at a position: any two of the first forty differ in marker or dashes."""
+    cycles = {"color": COLORS, "marker": MARKERS, "linestyle": DASHES}
+    return {name: cycle[position % len(cycle)] for name, cycle in cycles.items()}
+
+
+def styles(algorithms: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How each algorithm is drawn: those in ``LABELS`` alike in every picture, others after them by their names."""
+    others = sorted(set(algorithms) - set(LABELS))
+    return {name: style(position) for position, name in enumerate([*LABELS, *others])}
+
+
+def rendered(figure: Figure, file_format: str, dpi: int = 150) -> bytes:
+    """A figure as the bytes of a ``png``, ``svg`` or ``pdf`` file: the same figure gives the same bytes."""
     picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
+    with matplotlib.rc_context(SAME_BYTES):
+        figure.savefig(picture, format=file_format, dpi=dpi, metadata=NO_DATE[file_format])
+    return picture.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and forget it."""
+    content = rendered(figure, "png")
     plt.close(figure)
-    write_atomically(path, picture.getvalue())
+    write_atomically(path, content)

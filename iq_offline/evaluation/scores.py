@@ -1,12 +1,14 @@
 """Scoring finished policies: whole episodes, returns, and returns normalised by named references."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from iq_offline.data.catalog import References, card_names, known_references, load_card
+from iq_offline.data.replay import Selection
 from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source, episode_returns
 from iq_offline.environments.make import make
@@ -71,16 +73,18 @@ def references(source: Source, environment: str | EnvSpec) -> References:
     return References(own, random_return(environment), "mean of the dataset; 100 random episodes")
 
 
+def mean_return(selections: Sequence[Selection]) -> float:
+    """Mean return of the whole episodes that transitions were chosen from, those of all selections together."""
+    chosen = [
+        replace(one.data.source, view=tuple(one.data.source.episode_ids[index] for index in one.trajectories))
+        for one in selections
+    ]
+    return float(np.concatenate([episode_returns(source) for source in chosen]).mean())
+
+
 def normalized_score(value: float, references: References) -> float | None:
     """(return - random) / (expert - random); None where the references are not finite or do not differ."""
     width = references.expert_return - references.random_return
     if not np.isfinite(width) or width == 0:
         return None
     return (value - references.random_return) / width
-
-
-def interquartile_mean(values: Sequence[float]) -> float:
-    """Mean of the middle half (25% trimmed from each end), the protocol's summary over learners."""
-    from scipy.stats import trim_mean
-
-    return float(trim_mean(np.asarray(values, float), 0.25))

@@ -8,7 +8,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.learning.agents import Agent, Loss, Metrics
+from iq_offline.learning.agents import Agent, Metrics
+
+CACHED = 16
+"""Learners of a population whose losses a CPU computes at once: what they keep for the gradients stays in its cache."""
 
 
 class Learner:
@@ -41,9 +44,11 @@ class Learner:
         self.gradient_steps = gradient_steps
         self.average_decay = average_decay
         self.cosine_schedule = cosine_schedule
-        self.step = 0
-        self._losses = [lifted(phase.loss) if population else phase.loss for phase in agent.phases]
         self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
+        at_once = None if self._leaves[0][0].is_cuda else CACHED
+        self._losses = [
+            torch.vmap(phase.loss, chunk_size=at_once) if population else phase.loss for phase in agent.phases
+        ]
         for leaves in self._leaves:
             for leaf in leaves:
                 leaf.requires_grad_()
@@ -56,6 +61,44 @@ class Learner:
         self._followed = [leaf for name in names for leaf in leaves_of(parameters[name.removeprefix("target_")])]
         self._averages = leaves_of(self.average)
         self._averaged = leaves_of(parameters[agent.averaged])
+        self._step = torch.tensor(0)
+        self._tensors = {f"parameters/{name}": leaf for name, leaf in named_leaves(parameters)}
+        self._tensors |= {f"average/{name}": leaf for name, leaf in named_leaves(self.average)}
+        self._tensors["step"] = self._step
+        for phase, leaves, optimizer in zip(agent.phases, self._leaves, self._optimizers, strict=True):
+            for index, leaf in enumerate(leaves):
+                moments = {name: torch.zeros_like(leaf, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[leaf] = {"step": torch.zeros((), device=leaf.device), **moments}
+                for name, value in optimizer.state[leaf].items():
+                    self._tensors[f"optimizer/{phase.group}/{index}/{name}"] = value
+
+    @classmethod
+    def together(cls, members: Sequence["Learner"]) -> "Learner":
+        """Learners of one agent, budget and step as one.
+
+        Their tensors become slices of the stack: the members are where it is, and can be saved and averaged as before.
+        """
+        first = members[0]
+        whole = cls(
+            first.agent,
+            stacked([member.parameters.detach() for member in members]),
+            first.gradient_steps,
+            first.average_decay,
+            first.cosine_schedule,
+            population=True,
+        )
+        for index, member in enumerate(members):
+            for name, tensor in whole.state().items():
+                own = member._tensors[name]
+                part = tensor[index] if tensor.dim() > own.dim() else tensor
+                part.copy_(own.detach())
+                own.data = part
+        return whole
+
+    @property
+    def step(self) -> int:
+        """Updates so far."""
+        return int(self._step)
 
     def update(self, batch: TensorDict, noise: TensorDict) -> Metrics:
         """One gradient step of every phase, then targets and averages. Metrics are tensors: nothing waits for them.
@@ -63,7 +106,8 @@ class Learner:
         The metrics are means, or one number a learner in a population.
         """
         metrics: Metrics = {}
-        factor = 0.5 * (1 + math.cos(math.pi * self.step / self.gradient_steps)) if self.cosine_schedule else 1.0
+        step = self.step
+        factor = 0.5 * (1 + math.cos(math.pi * step / self.gradient_steps)) if self.cosine_schedule else 1.0
         phases = zip(self.agent.phases, self._losses, self._leaves, self._optimizers, strict=True)
         for phase, compute, leaves, optimizer in phases:
             loss, values = compute(self.parameters, batch, noise)
@@ -73,44 +117,23 @@ class Learner:
             optimizer.param_groups[0]["lr"] = phase.learning_rate * factor
             optimizer.step()
             metrics |= values
-        self.step += 1
+        self._step += 1
+        step += 1
         with torch.no_grad():
             if self._targets:
                 _follow(self._targets, self._followed, self.agent.target_update_rate)
-            decay = min(self.average_decay, (1 + self.step) / (10 + self.step))
+            decay = min(self.average_decay, (1 + step) / (10 + step))
             _follow(self._averages, self._averaged, 1 - decay)
         return {name: value.detach() for name, value in metrics.items()}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that :meth:`load_state` needs to go on bit for bit, as flat named tensors."""
-        tensors = {f"parameters/{name}": leaf.detach() for name, leaf in named_leaves(self.parameters)}
-        tensors |= {f"average/{name}": leaf for name, leaf in named_leaves(self.average)}
-        tensors["step"] = torch.tensor(self.step)
-        for phase, leaves, optimizer in zip(self.agent.phases, self._leaves, self._optimizers, strict=True):
-            for index, leaf in enumerate(leaves):
-                for name, value in optimizer.state.get(leaf, {}).items():
-                    tensors[f"optimizer/{phase.group}/{index}/{name}"] = value
-        return tensors
+        return {name: tensor.detach() for name, tensor in self._tensors.items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go back to a state that :meth:`state` gave."""
-        with torch.no_grad():
-            for name, leaf in named_leaves(self.parameters):
-                leaf.copy_(tensors[f"parameters/{name}"])
-            for name, leaf in named_leaves(self.average):
-                leaf.copy_(tensors[f"average/{name}"])
-        self.step = int(tensors["step"])
-        for phase, leaves, optimizer in zip(self.agent.phases, self._leaves, self._optimizers, strict=True):
-            for index, leaf in enumerate(leaves):
-                prefix = f"optimizer/{phase.group}/{index}/"
-                saved = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-                if saved:
-                    optimizer.state[leaf] = {name: value.to(leaf.device, copy=True) for name, value in saved.items()}
-
-
-def lifted(loss: Loss) -> Loss:
-    """The loss of one learner made into the losses of a population, over a leading dimension of every argument."""
-    return torch.vmap(loss)
+        for name, tensor in self.state().items():
+            tensor.copy_(tensors[name])
 
 
 def stacked(members: Sequence[TensorDict]) -> TensorDict:

@@ -8,7 +8,7 @@ With chi-squared, phi(x) = x - x²/(4 alpha), and minimised, this is three terms
 
 Each expectation is an argument here; which states it was taken over is the caller's choice (``agents/iq_learn.py``).
 Every value has shape ``(batch,)``; the terms may be over batches of different sizes. ``terminated`` cuts the
-bootstrap; a truncation never does.
+bootstrap; a truncation never does. A coefficient is a number or a tensor of shape ``()``, as it is in a population.
 """
 
 import torch
@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 Values = Float[Tensor, " batch"]
+Coefficient = float | Float[Tensor, ""]
 
 
-def implied_reward(q: Values, next_value: Values, terminated: Values, discount: float) -> Values:
+def implied_reward(q: Values, next_value: Values, terminated: Values, discount: Coefficient) -> Values:
     """r(s,a,s') = Q(s,a) - discount (1 - terminated) V(s'): the inverse soft Bellman operator (eq. 11).
 
     Args:
@@ -34,7 +35,7 @@ def iq_loss(
     expert_reward: Values,
     value_term: Float[Tensor, ""],
     regularized_reward: Float[Tensor, " regularized"],
-    chi2_alpha: float,
+    chi2_alpha: Coefficient,
 ) -> Float[Tensor, ""]:
     """-E_E[r] + value term + E_R[r²] / (4 chi2_alpha), to be minimised (eq. 10 with chi-squared; eq. 12 offline).
 
@@ -48,7 +49,7 @@ def iq_loss(
     return -expert_reward.mean() + value_term + regularized_reward.square().mean() / (4 * chi2_alpha)
 
 
-def telescoped_value(value: Values, next_value: Values, terminated: Values, discount: float) -> Float[Tensor, ""]:
+def telescoped_value(value: Values, next_value: Values, terminated: Values, discount: Coefficient) -> Float[Tensor, ""]:
     """E_mu[V(s) - discount (1 - terminated) V(s')], which is (1 - discount) E[V(s0)] (corollary 2.1).
 
     Equal only where mu is the discounted occupancy of some policy with the same start states. Uniform sampling from
@@ -58,21 +59,21 @@ def telescoped_value(value: Values, next_value: Values, terminated: Values, disc
     return (value - discount * (1 - terminated) * next_value).mean()
 
 
-def initial_value(start_value: Values, discount: float) -> Float[Tensor, ""]:
+def initial_value(start_value: Values, discount: Coefficient) -> Float[Tensor, ""]:
     """(1 - discount) E_{s0}[V(s0)] over start states (eq. 9)."""
     return (1 - discount) * start_value.mean()
 
 
-def soft_value(q: Values, log_probability: Values, temperature: float) -> Values:
+def soft_value(q: Values, log_probability: Values, temperature: Coefficient) -> Values:
     """V(s) = E_{a~pi}[Q(s,a) - temperature log pi(a|s)], by the one sample that q and log_probability come from."""
     return q - temperature * log_probability
 
 
-def discrete_soft_value(q: Float[Tensor, "*batch actions"], temperature: float) -> Float[Tensor, "*batch"]:
+def discrete_soft_value(q: Float[Tensor, "*batch actions"], temperature: Coefficient) -> Float[Tensor, "*batch"]:
     """V(s) = temperature logsumexp(Q(s,·) / temperature): the exact soft value for finitely many actions (eq. 3)."""
     return temperature * torch.logsumexp(q / temperature, dim=-1)
 
 
-def soft_policy_loss(q: Values, log_probability: Values, temperature: float) -> Float[Tensor, ""]:
+def soft_policy_loss(q: Values, log_probability: Values, temperature: Coefficient) -> Float[Tensor, ""]:
     """E_s[temperature log pi(a|s) - Q(s,a)]: minimised, pi moves towards exp(Q / temperature) (section 4.2)."""
     return (temperature * log_probability - q).mean()

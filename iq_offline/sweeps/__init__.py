@@ -1,1 +1,1 @@
-"""Many runs: which ones, and where they are done."""
+"""Many runs at once: what their scores say together, and the pictures of it."""

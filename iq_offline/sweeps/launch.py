@@ -7,16 +7,18 @@ Runs that another process works on are left to it, and looked at again until the
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from iq_offline.errors import InterruptedCommandError
 from iq_offline.signals import polite_signals
+from iq_offline.sweeps.folders import finished, log_file
 from iq_offline.sweeps.grid import PlannedRun
 from iq_offline.sweeps.progress import Display, Watch, display
-from iq_offline.sweeps.work import Outcome, Task, finished, log_file, require_usable
+from iq_offline.sweeps.work import Outcome, Task, require_usable
+from iq_offline.training.setup import program_of
 
 RETRIES = 3
 """How often a task is given to another worker when its worker died."""
@@ -134,6 +136,28 @@ def run_sweep(
     elsewhere = {run.name for task in map(unfinished, sweep.elsewhere) for run in task.runs}
     done = tuple(name for name in names if name not in sweep.failed and name not in elsewhere)
     return SweepOutcome(done, failed, tuple(name for name in names if name in elsewhere))
+
+
+ON_A_GPU = 64
+"""Learners that train as one program there, where nothing else is asked for."""
+
+
+def tasks_of(runs: Sequence[PlannedRun], together: int | None = None) -> list[tuple[PlannedRun, ...]]:
+    """The runs in the groups that one worker does together, as one program.
+
+    Args:
+        runs: in the order in which they are wanted.
+        together: at most so many in a group; default: many on a GPU, each run by itself on a CPU.
+    """
+    programs: dict[Hashable, list[PlannedRun]] = {}
+    for planned in runs:
+        programs.setdefault(program_of(planned.config), []).append(planned)
+    groups = []
+    for members in programs.values():
+        most = together or (ON_A_GPU if members[0].config.training.device.startswith("cuda") else 1)
+        groups += [tuple(members[first : first + most]) for first in range(0, len(members), most)]
+    order = {planned.name: place for place, planned in enumerate(runs)}
+    return sorted(groups, key=lambda group: order[group[0].name])
 
 
 def unfinished(task: Task) -> Task:

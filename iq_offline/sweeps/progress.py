@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from iq_offline.sweeps.work import finished, log_file, run_folder
+from iq_offline.sweeps.folders import finished, log_file, run_folder
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from iq_offline.errors import InterruptedCommandError, UserError
-from iq_offline.experiment import Options, Summary, run
+from iq_offline.experiment import Options, run_together
 from iq_offline.files import disk_errors
+from iq_offline.run import Summary
+from iq_offline.sweeps.folders import finished, log_file, run_folder
 from iq_offline.sweeps.grid import PlannedRun
 
 ONE_THREAD = dict.fromkeys(
@@ -52,21 +54,6 @@ class Outcome:
     state: Literal["done", "failed", "elsewhere", "interrupted"]
     note: str = ""
     """One line: what failed, or how it went."""
-
-
-def run_folder(folder: Path, name: str) -> Path:
-    """Where a run of the sweep is."""
-    return folder / "runs" / name
-
-
-def log_file(folder: Path, name: str) -> Path:
-    """What a run of the sweep printed, in all sessions."""
-    return folder / "logs" / f"{name}.log"
-
-
-def finished(folder: Path, name: str) -> bool:
-    """A run is finished when its summary is there, scored or not."""
-    return (run_folder(folder, name) / "summary.json").exists()
 
 
 def require_usable(folder: Path) -> None:
@@ -125,35 +112,51 @@ def work(task: Task) -> list[Outcome]:
 
 
 def _do(runs: Sequence[PlannedRun], task: Task) -> list[Outcome]:
-    """The runs of a task that are this worker's. Here is where several would be trained as one program."""
-    outcomes = []
-    for planned in runs:
-        outcomes.append(_do_one(planned, task))
-        if outcomes[-1].state == "interrupted":
-            return outcomes + [Outcome(left.name, "interrupted") for left in runs[len(outcomes) :]]
-    return outcomes
-
-
-def _do_one(planned: PlannedRun, task: Task) -> Outcome:
-    name = planned.name
+    """The runs of a task that are this worker's: one by itself, several as one program with the log of the first."""
+    if not runs:
+        return []
+    names = [planned.name for planned in runs]
     try:
-        with disk_errors("writing a log", task.folder), output_to(log_file(task.folder, name)):
-            print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {name}: process {os.getpid()} on {socket.gethostname()}")
-            try:
-                summary = run(planned.config, run_folder(task.folder, name), Options(trust_env=task.trust_env))
-            except (InterruptedCommandError, KeyboardInterrupt) as interruption:
-                print(f"interrupted: {interruption}")
-                return Outcome(name, "interrupted")
-            except UserError as error:
-                note = " ".join(str(error).split())
-                print(f"error: {note}")
-                return Outcome(name, "failed", note)
-            except Exception as error:
-                traceback.print_exc()
-                return Outcome(name, "failed", f"{type(error).__name__}: " + " ".join(str(error).split()))
+        with disk_errors("writing a log", task.folder):
+            for name in names[1:]:
+                with output_to(log_file(task.folder, name)):
+                    print(f"{_session(name)}: trained together with {names[0]}: see its log")
+            with output_to(log_file(task.folder, names[0])):
+                print(_session(", ".join(names)))
+                return _outcomes(runs, task)
     except UserError as error:  # Not even the log can be written.
-        return Outcome(name, "failed", str(error))
-    return Outcome(name, "done", _how_it_went(summary))
+        return [Outcome(name, "failed", str(error)) for name in names]
+
+
+def _session(names: str) -> str:
+    return f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {names}: process {os.getpid()} on {socket.gethostname()}"
+
+
+def _outcomes(runs: Sequence[PlannedRun], task: Task) -> list[Outcome]:
+    """Train and score; whatever is raised becomes the outcome of all."""
+    folders = [run_folder(task.folder, planned.name) for planned in runs]
+    names = [planned.name for planned in runs]
+    options = Options(trust_env=task.trust_env)
+    try:
+        results = run_together([planned.config for planned in runs], folders, options)
+    except (InterruptedCommandError, KeyboardInterrupt) as interruption:
+        print(f"interrupted: {interruption}")
+        return [Outcome(name, "done" if finished(task.folder, name) else "interrupted") for name in names]
+    except UserError as error:
+        results = [error for _ in names]
+    except Exception as error:
+        traceback.print_exc()
+        note = f"{type(error).__name__}: " + " ".join(str(error).split())
+        return [Outcome(name, "failed", note) for name in names]
+    outcomes = []
+    for name, result in zip(names, results, strict=True):
+        if isinstance(result, UserError):
+            note = " ".join(str(result).split())
+            print(f"error: {note}" if len(names) == 1 else f"error: {name}: {note}")
+            outcomes.append(Outcome(name, "failed", note))
+        else:
+            outcomes.append(Outcome(name, "done", _how_it_went(result)))
+    return outcomes
 
 
 def _how_it_went(summary: Summary) -> str:

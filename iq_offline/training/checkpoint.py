@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ import safetensors.torch
 from torch import Tensor
 
 from iq_offline.errors import UserError
-from iq_offline.files import disk_errors, write_atomically
+from iq_offline.files import disk_errors, sync, write_atomically
 
-FORMAT = "iq_offline.checkpoint/1"
+FORMAT = "iq_offline.checkpoint/2"
 HEADER = "iq_offline"
 """The key of the safetensors header that holds our JSON."""
 
@@ -32,6 +34,49 @@ def save(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None
     about = {"format": FORMAT, "values": values, "sha256": _digest(own, values)}
     with disk_errors("writing a checkpoint", path.parent):  # One key: safetensors writes several in random order.
         write_atomically(path, safetensors.torch.save(own, {HEADER: json.dumps(about)}))
+
+
+def save_all(states: Mapping[Path, tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
+    """Replace several checkpoints at once: whatever ends this, :func:`settle` makes it as if all or none had been.
+
+    Args:
+        states: for each path what :func:`save` takes; all of one ``step``.
+
+    Raises:
+        UserError: no space, or no permission; the old checkpoints are still there.
+    """
+    try:
+        for path, state in states.items():
+            save(_pending(path), *state)
+    except BaseException:
+        for path in states:
+            _pending(path).unlink(missing_ok=True)
+        raise
+    for path in states:
+        os.replace(_pending(path), path)
+        sync(path.parent)
+
+
+def settle(paths: Sequence[Path]) -> None:
+    """End what is left of a :func:`save_all`: kept if all had been written, dropped if one is missing.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    pending = [path for path in paths if _pending(path).exists()]
+    if not pending:
+        return
+    waiting = {load(_pending(path))[1]["step"] for path in pending}
+    renamed = {load(path)[1]["step"] if path.exists() else 0 for path in paths if path not in pending}
+    for path in pending:
+        if len(waiting | renamed) == 1:
+            os.replace(_pending(path), path)
+        else:
+            _pending(path).unlink()
+
+
+def _pending(path: Path) -> Path:
+    return path.with_suffix(".pending")
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

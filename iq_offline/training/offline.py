@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,15 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import TrainingConfig
-from iq_offline.data.prefetch import Prefetcher
-from iq_offline.data.replay import Replay
 from iq_offline.errors import InterruptedCommandError, UserError
 from iq_offline.learning.agents import Metrics
-from iq_offline.learning.learner import Learner, leaves_of
+from iq_offline.learning.learner import leaves_of
 from iq_offline.signals import polite_signals
 from iq_offline.training import checkpoint
 from iq_offline.training.tracking import MetricsLog, Progress, silent
+from iq_offline.training.training import Population, Training
 
+LATEST = Path("checkpoint", "latest.safetensors")
 SHOWN = ("critic/loss", "actor/loss", "actor/squared_error")
 
 
@@ -31,58 +30,6 @@ class InterruptedTrainingError(InterruptedCommandError):
         super().__init__(f"stopped at step {step:,} of the training; the same command goes on from there")
 
 
-@dataclass
-class Training:
-    """All that a training consists of besides its budget: what learns, what it sees, what it draws."""
-
-    learner: Learner
-    replay: Replay
-    noise: torch.Generator
-    prefetcher: Prefetcher | None = None
-
-    def draw_noise(self, batch: TensorDict) -> TensorDict:
-        """Standard normal numbers for every row of every kind, as many as the agent asks for."""
-        shape = self.learner.agent.noise_shape
-        like = batch["expert", "observation"]
-        draws = {
-            kind: torch.randn(
-                len(batch[kind, "observation"]), *shape, generator=self.noise, dtype=like.dtype, device=like.device
-            )
-            for kind in map(str, batch.keys())
-        }
-        return TensorDict(draws if shape else {})
-
-    def update(self) -> Metrics:
-        """One gradient step on one batch."""
-        batch = self.next_batch()
-        return self.learner.update(batch, self.draw_noise(batch))
-
-    def next_batch(self) -> TensorDict:
-        """From the replay, or from what was drawn ahead."""
-        return (self.prefetcher or self.replay).sample()
-
-    def generators(self) -> dict[str, torch.Generator | Prefetcher]:
-        """Everything that draws, by name."""
-        return {"noise": self.noise, "replay": self.prefetcher or self.replay.generator}
-
-    def close(self) -> None:
-        """End what runs in the background; the training can go on afterwards."""
-        if self.prefetcher:
-            self.prefetcher.close()
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything a resumed training needs, random generators included."""
-        random = {f"random/{name}": generator.get_state() for name, generator in self.generators().items()}
-        return {f"learner/{name}": value for name, value in self.learner.state().items()} | random
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Go back to a state that :meth:`state` gave."""
-        prefix = "learner/"
-        self.learner.load_state({n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
-        for name, generator in self.generators().items():
-            generator.set_state(tensors[f"random/{name}"])
-
-
 def train(
     training: Training,
     config: TrainingConfig,
@@ -91,54 +38,61 @@ def train(
     on_snapshot: Callable[[int, TensorDict], None] = lambda step, actor: None,
     tensorboard: bool = False,
 ) -> None:
-    """Run to the end of the budget, from the checkpoint in ``folder`` where there is one.
-
-    Writes ``metrics.ndjson`` and ``checkpoint/latest.safetensors``. A resumed training ends with the same bits as an
-    uninterrupted one. Metrics are averaged on the device between rows; only a row waits for them.
-
-    Args:
-        training: the fresh state; overwritten by the checkpoint's.
-        config: budget and intervals.
-        folder: of the run.
-        progress: told of every row.
-        on_snapshot: called with the step and the averaged actor, ``config.snapshots`` times and evenly spaced.
-        tensorboard: also write event files.
+    """One run by itself, as :func:`train_together` runs several; ``on_snapshot`` gets the step and the averaged actor.
 
     Raises:
         UserError: a loss is not finite (the last good checkpoint is kept), or the disk is full.
         InterruptedTrainingError: after SIGINT or SIGTERM, with the state saved.
     """
-    file = folder / "checkpoint" / "latest.safetensors"
+
+    def snapshot(member: int, step: int) -> None:
+        on_snapshot(step, training.learner.average)
+
+    (failure,) = train_together(training, config, [folder], progress, snapshot, tensorboard)
+    if failure:
+        raise failure
+
+
+def train_together(
+    training: Training | Population,
+    config: TrainingConfig,
+    folders: Sequence[Path],
+    progress: Progress = silent,
+    on_snapshot: Callable[[int, int], None] = lambda member, step: None,
+    tensorboard: bool = False,
+) -> list[UserError | None]:
+    """Run to the end of the budget, from the checkpoints in the members' folders where there are some.
+
+    Every member gets its own ``metrics.ndjson`` and ``checkpoint/latest.safetensors``, the same files as alone: what
+    began together may go on alone, and the other way round. A resumed training ends with the same bits as an
+    uninterrupted one of the same members. Metrics are averaged on the device between rows; only a row waits for them.
+
+    Args:
+        training: the fresh state; overwritten by the checkpoints', which are all of one step.
+        config: budget and intervals.
+        folders: of the members' runs.
+        progress: told of every row.
+        on_snapshot: called with the member's number and the step, ``config.snapshots`` times and evenly spaced.
+        tensorboard: also write event files.
+
+    Returns:
+        For each member None, or how it failed: a loss was not finite. Its last good checkpoint is kept, and the others
+        go on without it.
+
+    Raises:
+        UserError: the disk is full.
+        InterruptedTrainingError: after SIGINT or SIGTERM, with the state saved.
+    """
+    checkpoint.settle([folder / LATEST for folder in folders])
+    runs = [_Run(*pair, tensorboard) for pair in zip(training.members, folders, strict=True)]
     learner, total = training.learner, config.gradient_steps
-    sums: Metrics = {}
-    seconds = 0.0
-    if file.exists():
-        tensors, values = checkpoint.load(file)
-        training.load_state(tensors)
-        sums = {name.removeprefix("sums/"): value for name, value in tensors.items() if name.startswith("sums/")}
-        seconds = values["seconds"]
-    log = MetricsLog(folder, learner.step, tensorboard)
-    started = time.monotonic() - seconds
-
-    def save() -> None:
-        state = training.state() | {f"sums/{name}": value for name, value in sums.items()}
-        values: dict[str, Any] = {"step": learner.step, "seconds": time.monotonic() - started}
-        checkpoint.save(file, state, values)
-
-    def require_finite(means: dict[str, float]) -> None:
-        broken = [name for name, value in means.items() if not math.isfinite(value)]
-        if not all(leaf.isfinite().all() for leaf in leaves_of(learner.average)):
-            broken.append("the averaged policy")
-        if broken:
-            kept = f"the checkpoint of step {checkpoint.load(file)[1]['step']:,} is kept" if file.exists() else ""
-            raise UserError(
-                f"{', '.join(broken)} stopped being finite by step {learner.step:,}; {kept or 'no checkpoint yet'}: "
-                f"try lower learning rates or a larger chi2_alpha ({folder})"
-            )
-
+    if any(run.saved_step != learner.step for run in runs):
+        raise ValueError("the checkpoints of a population are all of one step")
+    sums: Metrics = {name: torch.stack([run.sums[name] for run in runs]) for name in runs[0].sums}
+    going = list(enumerate(runs))
     with polite_signals() as stop_asked:
         try:
-            while learner.step < total:
+            while learner.step < total and going:
                 since = learner.step % config.log_every
                 for name, value in training.update().items():
                     sums[name] = sums[name] + value if name in sums else value
@@ -149,26 +103,97 @@ def train(
                 snapping = step * config.snapshots // total > (step - 1) * config.snapshots // total
                 if not (logging or saving or stopping or snapping):
                     continue
-                means = {name: float(value) / (since + 1) for name, value in sums.items()}
-                require_finite(means)
-                if logging:
+                columns = {name: value.reshape(-1).tolist() for name, value in sums.items()}
+                for member, run in going:
+                    run.means = {name: column[member] / (since + 1) for name, column in columns.items()}
+                going = [(member, run) for member, run in going if run.is_finite()]
+                if logging and going:
                     sums = {}
-                    elapsed = time.monotonic() - started
-                    timing = {"time/seconds": round(elapsed, 3), "time/steps_per_second": round(step / elapsed, 1)}
-                    log.write({"gradient_steps": step, **means, **timing})
-                    shown = "  ".join(f"{name} {means[name]:.4g}" for name in SHOWN if name in means)
-                    progress(step, total, shown)
+                    for _, run in going:
+                        run.write_row()
+                    progress(step, total, _shown([run.means for _, run in going]))
                 if snapping:
-                    on_snapshot(step, learner.average)
+                    for member, _ in going:
+                        on_snapshot(member, step)
                 if saving or stopping:
-                    save()
-                if stopping and step < total:
+                    for member, run in going:
+                        run.sums = {name: value.reshape(-1)[member] for name, value in sums.items()}
+                    checkpoint.save_all({run.file: run.state() for _, run in going})
+                if stopping and going and step < total:
                     raise InterruptedTrainingError(step)
         finally:
-            log.close()
+            for run in runs:
+                run.log.close()
             training.close()
+    return [run.failure for run in runs]
+
+
+class _Run:
+    """A member of what is trained, with its folder: its rows, its checkpoint, and how it failed.
+
+    Args:
+        training: goes back to the checkpoint in the folder, if there is one.
+        folder: of the run.
+        tensorboard: also write event files.
+    """
+
+    def __init__(self, training: Training, folder: Path, tensorboard: bool) -> None:
+        self.training = training
+        self.folder = folder
+        self.file = folder / LATEST
+        self.saved_step = 0
+        self.failure: UserError | None = None
+        self.sums: Metrics = {}
+        self.means: dict[str, float] = {}
+        seconds = 0.0
+        if self.file.exists():
+            tensors, values = checkpoint.load(self.file)
+            training.load_state(tensors)
+            self.sums = {
+                name.removeprefix("sums/"): value for name, value in tensors.items() if name.startswith("sums/")
+            }
+            self.saved_step, seconds = values["step"], values["seconds"]
+        self.log = MetricsLog(folder, self.saved_step, tensorboard)
+        self._started = time.monotonic() - seconds
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """As a checkpoint holds it."""
+        self.saved_step = self.training.learner.step
+        tensors = self.training.state() | {f"sums/{name}": value for name, value in self.sums.items()}
+        return tensors, {"step": self.saved_step, "seconds": time.monotonic() - self._started}
+
+    def write_row(self) -> None:
+        """The means and the time they took."""
+        elapsed, step = time.monotonic() - self._started, self.training.learner.step
+        timing = {"time/seconds": round(elapsed, 3), "time/steps_per_second": round(step / elapsed, 1)}
+        self.log.write({"gradient_steps": step, **self.means, **timing})
+
+    def is_finite(self) -> bool:
+        """Whether the means and the averaged policy are; else the run has failed."""
+        learner = self.training.learner
+        broken = [name for name, value in self.means.items() if not math.isfinite(value)]
+        if not all(leaf.isfinite().all() for leaf in leaves_of(learner.average)):
+            broken.append("the averaged policy")
+        if broken:
+            kept = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step else "no checkpoint yet"
+            self.failure = UserError(
+                f"{', '.join(broken)} stopped being finite by step {learner.step:,}; {kept}: "
+                f"try lower learning rates or a larger chi2_alpha ({self.folder})"
+            )
+        return not broken
+
+
+def _shown(means: Sequence[dict[str, float]]) -> str:
+    """What a progress bar says of the members: the mean of their losses."""
+    names = [name for name in SHOWN if name in means[0]]
+    return "  ".join(f"{name} {sum(one[name] for one in means) / len(means):.4g}" for name in names)
 
 
 def seconds_trained(folder: Path) -> float:
     """Wall-clock seconds of training behind the checkpoint in a run folder, all sessions together."""
-    return float(checkpoint.load(folder / "checkpoint" / "latest.safetensors")[1]["seconds"])
+    return float(checkpoint.load(folder / LATEST)[1]["seconds"])
+
+
+def step_reached(folder: Path) -> int:
+    """Gradient steps behind the checkpoint in a run folder; 0 where there is none."""
+    return int(checkpoint.load(folder / LATEST)[1]["step"]) if (folder / LATEST).exists() else 0

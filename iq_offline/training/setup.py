@@ -1,25 +1,25 @@
 """From a configuration and cached data to a training that is ready to run. Every draw comes from the run's seed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from tensordict import TensorDict
 
-from iq_offline.config import RunConfig
+from iq_offline.config import RunConfig, resolved
 from iq_offline.data.actions import ActionBox, ActionBranches, ActionEncoder, action_encoder
 from iq_offline.data.cache import CachedSource
 from iq_offline.data.prefetch import Prefetcher
-from iq_offline.data.replay import Replay, Selection, feature_statistics, select
+from iq_offline.data.replay import Replay, Selection, Table, feature_statistics, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, check_compatible, chosen_leaves
 from iq_offline.errors import UserError
-from iq_offline.learning.agents import Agent, Metrics, tensors, unit_box_of
+from iq_offline.learning.agents import Agent, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
-from iq_offline.learning.agents.iq_learn import ContinuousIQLearn, DiscreteIQLearn
-from iq_offline.learning.learner import Learner, stacked
+from iq_offline.learning.agents.iq_learn import COEFFICIENTS, ContinuousIQLearn, DiscreteIQLearn
+from iq_offline.learning.learner import Learner
 from iq_offline.learning.policy import Policy, network_of
-from iq_offline.training.offline import Training
+from iq_offline.training.training import Population, Training
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Data:
     def seen(self) -> tuple[Selection, ...]:
         """All that is trained on."""
         return (self.expert, *self.suboptimal)
+
+    @property
+    def kinds(self) -> dict[str, Sequence[Selection]]:
+        """For each kind of a batch what it is drawn from."""
+        return {"expert": [self.expert], "initial": [self.expert], "suboptimal": self.suboptimal}
 
     @property
     def actions_outside_box(self) -> int:
@@ -105,8 +110,22 @@ def _stored(selection: Selection) -> set[int]:
     return {selection.data.source.episode_ids[position] for position in selection.trajectories}
 
 
-def prepare(config: RunConfig, data: Data) -> Training:
-    """A fresh training: networks drawn, replay ready."""
+def shared_tables(configs: Sequence[RunConfig], data: Sequence[Data]) -> list[Table]:
+    """One table for each dataset, with all that these runs of one program see of it."""
+    if not configs:
+        return []
+    options = configs[0].training
+    return tables_of([one.kinds for one in data], data[0].observations, getattr(torch, options.dtype), options.device)
+
+
+def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Training:
+    """A fresh training: networks drawn, replay ready.
+
+    Args:
+        config: of the run.
+        data: chosen for it.
+        tables: to draw from, where they are shared with other runs; default its own.
+    """
     seeds, options = _seeds(config.seed), config.training
     dtype = getattr(torch, options.dtype)
     require_device(options.device)
@@ -131,14 +150,11 @@ def prepare(config: RunConfig, data: Data) -> Training:
                 f"batch_size {options.batch_size} with suboptimal_fraction {config.data.suboptimal_fraction} "
                 f"leaves {rows['expert']} expert and {rows['suboptimal']} suboptimal rows: both need some"
             )
-    kinds = {"expert": [data.expert], "initial": [data.expert], "suboptimal": list(data.suboptimal)}
     replay = Replay(
-        {kind: kinds[kind] for kind in agent.kinds},
+        {kind: data.kinds[kind] for kind in agent.kinds},
         {kind: rows[kind] for kind in agent.kinds},
         seeds["batches"],
-        data.observations,
-        dtype,
-        options.device,
+        tables or shared_tables([config], [data]),
     )
     noise = torch.Generator(options.device).manual_seed(seeds["noise"])
     return Training(learner, replay, noise, Prefetcher(replay, options.prefetch) if options.prefetch else None)
@@ -187,59 +203,47 @@ def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict) -> Policy:
     )
 
 
-class Population(Training):
-    """Several trainings of one algorithm and budget as one program; each keeps its data, draws and networks."""
+def program_of(config: RunConfig) -> tuple[tuple[str, Hashable], ...]:
+    """What runs must have in common to train as one population, by name: runs of equal programs can.
 
-    def __init__(self, members: Sequence[Training]) -> None:
-        first = members[0].learner
-        parameters = stacked([member.learner.parameters.detach().clone() for member in members])
-        learner = Learner(
-            first.agent,
-            parameters,
-            first.gradient_steps,
-            first.average_decay,
-            cosine_schedule=first.cosine_schedule,
-            population=True,
-        )
-        super().__init__(learner, members[0].replay, members[0].noise)
-        self.members = members
+    They may differ in seed, in which trajectories and suboptimal data they see, in the coefficients of their losses,
+    and in their evaluation. Where a gradient penalty is 0 its gradient is not computed at all: another program.
+    """
+    config = resolved(config)
+    data, options = config.data, getattr(config, config.algorithm)
+    spaces = ("expert", "observation_keys", "frame_stack", "action_low", "action_high")
+    common = {"algorithm": config.algorithm} | {f"data.{name}": getattr(data, name) for name in spaces}
+    common["data.suboptimal_fraction"] = data.suboptimal_fraction if data.suboptimal else 0.0
+    common |= {f"training.{field.name}": getattr(config.training, field.name) for field in fields(config.training)}
+    own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in COEFFICIENTS}
+    common |= {f"{config.algorithm}.{name}": value for name, value in own.items()}
+    if config.algorithm == "iq_learn":
+        common["iq_learn.gradient_penalty > 0"] = config.iq_learn.gradient_penalty > 0
+    return tuple(common.items())
 
-    def generators(self) -> dict[str, torch.Generator | Prefetcher]:
-        """Those of all members."""
-        members = enumerate(self.members)
-        return {f"{index}/{name}": each for index, member in members for name, each in member.generators().items()}
 
-    def close(self) -> None:
-        """End what runs in the background."""
-        for member in self.members:
-            member.close()
+def require_one_program(configs: Sequence[RunConfig]) -> None:
+    """Whether runs can train as one population.
 
-    def update(self) -> Metrics:
-        """One gradient step of every learner, each on its own batch; metrics have one number a learner."""
-        batches = [member.next_batch() for member in self.members]
-        noise = [member.draw_noise(batch) for member, batch in zip(self.members, batches, strict=True)]
-        return self.learner.update(stacked(batches), stacked(noise))
+    Raises:
+        UserError: they differ in what one program cannot have two of; it is named.
+    """
+    programs = [dict(program_of(config)) for config in configs]
+    names = dict.fromkeys(name for program in programs for name in program)
+    different = [name for name in names if len({program.get(name) for program in programs}) > 1]
+    if different:
+        raise UserError(f"runs that train together need the same {', '.join(different)}: train the others on their own")
 
 
 def population(configs: Sequence[RunConfig], data: Sequence[Data]) -> Population:
-    """The population of runs that differ in their seed and in which trajectories of the same spaces they see.
+    """Fresh trainings of one program, as one.
 
     Raises:
-        UserError: runs differ in more than that, so that one program cannot train them.
+        UserError: as :func:`require_one_program`.
     """
-    shared = {
-        (replace(config, seed=0, data=configs[0].data), config.data.suboptimal and config.data.suboptimal_fraction)
-        for config in configs
-    }
-    if len(shared) > 1:
-        raise UserError(
-            "runs of one population may differ in seed and in which trajectories they see only: train the others apart"
-        )
-    if any((one.observations, one.actions) != (data[0].observations, data[0].actions) for one in data):
-        raise UserError(
-            "runs of one population need the same observation and action spaces: train the others on their own"
-        )
-    return Population([prepare(config, chosen) for config, chosen in zip(configs, data, strict=True)])
+    require_one_program(configs)
+    tables = shared_tables(configs, data)
+    return Population([prepare(config, chosen, tables) for config, chosen in zip(configs, data, strict=True)])
 
 
 def _seeds(seed: int) -> dict[str, int]:

@@ -14,8 +14,9 @@ from scipy.stats import chisquare
 from tensordict import TensorDict
 
 from iq_offline.config import DataConfig, RunConfig, Suboptimal
+from iq_offline.data import replay as replays
 from iq_offline.data.cache import CachedSource
-from iq_offline.data.replay import Replay, Selection, feature_statistics, select
+from iq_offline.data.replay import Replay, Selection, feature_statistics, sample_together, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.training.setup import choose_data
@@ -44,7 +45,7 @@ def replay_of(
     kinds: dict[str, Sequence[Selection]], batch_sizes: dict[str, int], seed: int, dtype: torch.dtype = torch.float32
 ) -> Replay:
     encoder = encoder_of(next(iter(kinds.values()))[0])
-    return Replay(kinds, batch_sizes, seed, encoder, dtype)
+    return Replay(kinds, batch_sizes, seed, tables_of([kinds], encoder, dtype))
 
 
 def statistics_of(selections: Sequence[Selection]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -289,6 +290,54 @@ def test_rows_of_several_sources_stay_whole() -> None:
         assert (next_episode, next_time) == (episode, time + 1)
         assert (first_action, second_action) == (np.float32(episode / 100), np.float32(time / 1000))
         assert terminated == float(time == 19)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_replays_sampled_together_give_what_each_gives_alone(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From tables that they share, held in memory or not: one source a kind and several, the same ones and others."""
+    monkeypatch.setattr(replays, "MEMORY_SHARE", share)
+    sources = [cached_dataset(f"test/source{index}-v0", counting_episodes(LENGTHS[index:])) for index in range(4)]
+
+    def kinds(seed: int) -> dict[str, Sequence[Selection]]:
+        chosen = [select(source, 1 + seed, 1 + seed, generator(seed)) for source in sources]
+        mixtures = ([chosen[1]], chosen[:3], [chosen[2]], [chosen[3], chosen[0]])
+        return {"expert": [chosen[0]], "suboptimal": mixtures[seed], "initial": [chosen[0]]}
+
+    choices = [kinds(seed) for seed in range(4)]
+    sizes = {"expert": 5, "suboptimal": 11, "initial": 3}
+    tables = tables_of(choices, encoder_of(choices[0]["expert"][0]))
+    assert [table.is_held for table in tables] == [share > 0] * 4
+    together = [Replay(each, sizes, seed, tables) for seed, each in enumerate(choices)]
+    alone = [replay_of(each, sizes, seed) for seed, each in enumerate(choices)]
+    for _ in range(10):
+        batch = sample_together(together)
+        assert batch.batch_size == (4,)
+        for index, replay in enumerate(alone):
+            assert (batch[index] == replay.sample()).all()
+
+
+def test_rows_come_in_the_order_drawn(data: CachedSource) -> None:
+    """Not sorted by the dataset that they are of."""
+    other = cached_dataset("test/other-v0", counting_episodes([40]))
+    parts = [select(data, None, 1, generator()), select(other, None, 1, generator())]
+    batch = replay_of({"suboptimal": parts}, {"suboptimal": 100}, seed=4).sample()["suboptimal"]
+    numbers = torch.randint(sum(LENGTHS) + 40, (100,), generator=torch.Generator().manual_seed(4))
+    rows = [(part, row) for part in parts for row in part.rows]
+    for found, number in zip(batch["observation"], numbers.tolist(), strict=True):
+        part, row = rows[number]
+        assert torch.equal(found, part.data.steps["observation_0"][row])
+
+
+def test_tables_hold_what_is_wanted_of_them_once(data: CachedSource) -> None:
+    """The rows of all selections of one dataset, those that follow, and no others."""
+    some = [select(data, 2, 3, generator(seed)) for seed in range(3)]
+    choices: list[dict[str, Sequence[Selection]]] = [{"expert": [one], "initial": [one]} for one in some]
+    (table,) = tables_of(choices, encoder_of(some[0]))
+    wanted = {int(row) + after for one in some for row in (*one.rows, *one.starts) for after in (0, 1)}
+    assert len(table.columns["action"]) == len(wanted)
+    for one in some:
+        batch = table.gather(table.places(one.rows))
+        assert torch.equal(batch["observation"], data.steps["observation_0"][torch.from_numpy(one.rows)])
 
 
 def test_the_same_seed_draws_the_same_batches(data: CachedSource) -> None:

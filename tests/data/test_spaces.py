@@ -86,8 +86,9 @@ def batches(data: Data, share: float, monkeypatch: pytest.MonkeyPatch, dtype: to
         "initial": [data.expert],
         "suboptimal": list(data.suboptimal),
     }
-    drawn = Replay(kinds, {"expert": 5, "initial": 3, "suboptimal": 9}, 3, data.observations, dtype)
-    assert drawn.is_held == (share > 0)
+    tables = replay.tables_of([kinds], data.observations, dtype)
+    assert [table.is_held for table in tables] == [share > 0] * len(tables)
+    drawn = Replay(kinds, {"expert": 5, "initial": 3, "suboptimal": 9}, 3, tables)
     return [drawn.sample() for _ in range(3)]
 
 
@@ -118,12 +119,11 @@ def assert_comes_back(
         return oracles[id(selection.data)]
 
     for selection in data.seen:
-        positions = torch.arange(len(selection.rows))
         for share, dtype in ((0.0, torch.float32), (1.0, torch.float64)):
             monkeypatch.setattr(replay, "free_memory", lambda device, share=share: int(share * 2**40))
-            table = Table(selection, selection.rows, data.observations, dtype, "cpu")
-            assert_rows(table.gather(positions, False), selection.rows, expected(selection))
-        first = table.gather(positions, True)
+            table = Table(selection.data, [selection.rows], data.observations, dtype, "cpu")
+            assert_rows(table.gather(table.places(selection.rows)), selection.rows, expected(selection))
+        first = table.gather(table.places(selection.rows), True)
         assert set(first.keys()) == {"observation"}
 
     held, read = batches(data, 1.0, monkeypatch), batches(data, 0.0, monkeypatch)

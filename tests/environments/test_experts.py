@@ -145,6 +145,8 @@ def test_tiers():
     ]
     tiers = tiers_from(rows, 10.0, ExpertTraining(action_noise=((0, 0.0), (350, 0.2))))
     assert {name: row["steps"] for name, row in tiers.items()} == {"expert": 500, "medium": 200, "simple": 100}
+    sometimes = [row_of(150, 500.0, 450.0, 400.0), *rows]
+    assert tiers_from(sometimes, 10.0, ExpertTraining(action_noise=((0, 0.0), (350, 0.2))))["medium"]["steps"] == 200
     without = tiers_from(rows, 10.0, ExpertTraining())
     assert without["expert"]["steps"] == 300
     with pytest.raises(UserError, match="no evaluation after step 900"):

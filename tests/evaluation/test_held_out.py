@@ -15,11 +15,10 @@ from iq_offline.data.cache import cached
 from iq_offline.data.stream import open_source
 from iq_offline.evaluation import held_out
 from iq_offline.evaluation.held_out import held_out_error
-from iq_offline.experiment import train_policy
 from iq_offline.training.setup import Data, choose_data, policy_of, prepare
 from tests.data_helpers import write_spaces_dataset
 from tests.space_helpers import at, expected_actions
-from tests.training.program import QUIET
+from tests.training.program import train_policy
 
 OBSERVED = Dict({"camera": Box(0, 255, (9, 8, 2), np.uint8), "state": Box(-1, 1, (3,)), "which": Discrete(3)})
 
@@ -51,7 +50,7 @@ def test_the_error_is_that_of_the_policy_on_minaris_episodes(
     """Acting live on the held-out episodes, one observation after another, and counting."""
     monkeypatch.setattr(held_out, "ROWS_AT_ONCE", at_once)
     config, data = prepared(space, action_low=low)
-    policy = train_policy(config, prepare(config, data), data, tmp_path / "run", QUIET)
+    policy = train_policy(config, data, tmp_path / "run")
     assert data.held_out is not None
     found = held_out_error(policy, data.held_out)
     stored = list(minari.load_dataset("test/any-v0").iterate_episodes())

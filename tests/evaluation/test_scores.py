@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from iq_offline.data.catalog import References, load_card
 from iq_offline.data.stream import open_source
 from iq_offline.errors import UserError
-from iq_offline.evaluation.scores import evaluate, interquartile_mean, normalized_score, random_return, references
+from iq_offline.evaluation.scores import evaluate, normalized_score, random_return, references
 from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import Policy
 from tests.data_helpers import change_metadata, counting_episodes
@@ -138,20 +138,3 @@ def test_measured_with_random_episodes() -> None:
 def test_datasets_without_rewards_have_no_score() -> None:
     folder = write_dataset("test/nan-v0", counting_episodes([3]), env_spec_id="Hopper-v5")
     assert normalized_score(10.0, references(open_source(folder), "Hopper-v5")) is None
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([7.0], 7.0),
-        ([1.0, 2.0], 1.5),
-        ([0.0, 1.0, 5.0], 2.0),
-        ([100.0, 2.0, -50.0, 4.0], 3.0),
-        ([0.0, 3.0, 1.0, 100.0, 2.0], 2.0),
-        ([8.0, 1.0, 2.0, 7.0, 3.0, 6.0, -90.0, 900.0], (2 + 3 + 6 + 7) / 4),
-        (list(range(10)), (2 + 3 + 4 + 5 + 6 + 7) / 6),
-    ],
-)
-def test_interquartile_mean_by_hand(values: list[float], expected: float) -> None:
-    assert interquartile_mean(values) == pytest.approx(expected)
-    assert interquartile_mean(values[::-1]) == pytest.approx(expected)

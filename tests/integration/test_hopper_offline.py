@@ -10,7 +10,7 @@ from PIL import Image
 
 from iq_offline.config import RunConfig, from_table, load_recipe, read_toml, resolved
 from iq_offline.data.catalog import load_card
-from iq_offline.experiment import require_same_run
+from iq_offline.run import require_same_run
 from tests.data_helpers import PROGRESS, python
 
 KEYS = {

@@ -14,8 +14,9 @@ from iq_offline.cli import main
 from iq_offline.config import BCConfig, DataConfig, IQLearnConfig, RunConfig, TrainingConfig, resolved
 from iq_offline.errors import UserError
 from iq_offline.evaluation.scores import evaluate, random_return
-from iq_offline.experiment import obtain, require_same_data
+from iq_offline.experiment import obtain
 from iq_offline.learning.policy import Policy
+from iq_offline.run import require_same_data
 from iq_offline.training.setup import choose_data
 from tests.data_helpers import (
     QUICK,

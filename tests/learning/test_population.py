@@ -1,6 +1,7 @@
 """Learners trained as one program go the way that each would have gone alone."""
 
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,35 +15,59 @@ from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, 
 from iq_offline.data.cache import CachedSource
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
+from iq_offline.learning import learner as learners
+from iq_offline.learning.agents.iq_learn import COEFFICIENTS
 from iq_offline.learning.learner import named_leaves
-from iq_offline.training.setup import choose_data, population, prepare
+from iq_offline.training.setup import Data, choose_data, population, prepare, program_of
 from tests.data_helpers import write_spaces_dataset
-from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
+from tests.helpers import point_mass_dataset
 
 STEPS, LEARNERS = 50, 4
+Sources = dict[str, CachedSource]
+
+EXPERT, OTHER, THIRD = "test/expert-v0", "test/other-v0", "test/third-v0"
+MIXTURES = (
+    (Suboptimal(OTHER),),
+    (Suboptimal(OTHER, 2), Suboptimal(EXPERT, 1, hidden=True)),
+    (Suboptimal(THIRD),),
+    (Suboptimal(EXPERT, 1), Suboptimal(THIRD, 1), Suboptimal(OTHER, 3)),
+)
+"""One a learner: one source and several, others and the expert's own, labelled trajectories among none of them."""
 
 
 @pytest.fixture
-def sources() -> list[CachedSource]:
+def sources() -> Sources:
     """Expert and suboptimal data."""
-    point_mass_dataset("test/expert-v0", 8, 15, seed=0)
-    point_mass_dataset("test/other-v0", 5, 15, seed=1, noise=1.0)
-    return [obtain("test/expert-v0"), obtain("test/other-v0")]
+    point_mass_dataset(EXPERT, 8, 15, seed=0)
+    point_mass_dataset(OTHER, 5, 15, seed=1, noise=1.0)
+    point_mass_dataset(THIRD, 3, 20, seed=2, noise=0.5)
+    return {name: obtain(name) for name in (EXPERT, OTHER, THIRD)}
+
+
+def chosen_data(config: RunConfig, sources: Sources) -> Data:
+    return choose_data(config, sources[config.data.expert], [sources[part.dataset] for part in config.data.suboptimal])
 
 
 def configs(algorithm: str, suboptimal: bool, value_states: str = "auto") -> list[RunConfig]:
+    """Learners that differ in all that the learners of one population may differ in."""
     base = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
-        data=DataConfig("test/expert-v0", suboptimal=(Suboptimal("test/other-v0"),) if suboptimal else ()),
         training=TrainingConfig(STEPS, batch_size=24, hidden_sizes=(16, 16), dtype="float64", average_decay=0.95),
         iq_learn=IQLearnConfig(critic_learning_rate=3e-3, value_states=value_states),  # type: ignore[arg-type]
     )
-    return [
-        resolved(
-            replace(base, seed=seed, data=replace(base.data, num_expert_trajectories=1 + seed, subsample=1 + seed))
-        )
-        for seed in range(LEARNERS)
-    ]
+    found = []
+    for seed in range(LEARNERS):
+        data = DataConfig(EXPERT, 1 + seed, 1 + seed, MIXTURES[seed] if suboptimal else (), held_out_trajectories=seed)
+        coefficients = {
+            "discount": 0.9 + 0.03 * seed,
+            "chi2_alpha": 0.3 + 0.2 * seed,
+            "temperature": 0.01 * (1 + seed),
+            "gradient_penalty": 0.1 + 0.2 * seed,
+            "behavior_anchor": 2.0 * seed,
+        }
+        assert coefficients.keys() == set(COEFFICIENTS)
+        found.append(resolved(replace(base, seed=seed, data=data, iq_learn=replace(base.iq_learn, **coefficients))))
+    return found
 
 
 def leaves(parameters: TensorDict) -> dict[str, Tensor]:
@@ -58,12 +83,19 @@ CASES = [
 
 
 @pytest.mark.parametrize(("algorithm", "suboptimal", "value_states"), CASES)
-def test_together_is_alone(algorithm: str, suboptimal: bool, value_states: str, sources: list[CachedSource]):
+def test_together_is_alone(
+    algorithm: str, suboptimal: bool, value_states: str, sources: Sources, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where a CPU takes the learners in parts, three and one."""
+    monkeypatch.setattr(learners, "CACHED", 3)
     chosen = configs(algorithm, suboptimal, value_states)
-    data = [choose_data(config, sources[0], sources[1:] if suboptimal else []) for config in chosen]
+    data = [chosen_data(config, sources) for config in chosen]
     assert len({tuple(one.expert.rows.tolist()) for one in data}) == LEARNERS
 
     together = population(chosen, data)
+    tables = [member.replay.tables for member in together.members]
+    assert all(one is tables[0] for one in tables)
+    assert len(tables[0]) == (3 if suboptimal else 1)
     rows = [together.update() for _ in range(STEPS)]
     for index, (config, one) in enumerate(zip(chosen, data, strict=True)):
         alone = prepare(config, one)
@@ -83,9 +115,46 @@ def test_together_is_alone(algorithm: str, suboptimal: bool, value_states: str, 
     assert together.learner.step == STEPS
 
 
-def test_learners_differ(sources: list[CachedSource]):
+@pytest.mark.parametrize("name", COEFFICIENTS)
+def test_every_coefficient_counts(name: str, sources: Sources):
+    """Learners that differ in nothing else go other ways."""
+    first = configs("iq_learn", False)[0]
+    other = replace(first, iq_learn=replace(first.iq_learn, **{name: 0.5 * getattr(first.iq_learn, name) + 0.1}))
+    together = population([first, other], [chosen_data(first, sources)] * 2)
+    for _ in range(3):
+        together.update()
+    one, two = (leaves(member.learner.parameters) for member in together.members)
+    moved = {leaf.split("/")[0] for leaf in one if (one[leaf] - two[leaf]).abs().max() > 1e-9}
+    assert moved == {"coefficients", "actor", "critic", "target_critic"}
+
+
+def test_the_members_are_where_the_population_is(sources: Sources):
+    """Their tensors are slices of the stack; and one may leave it and go on alone."""
+    chosen = configs("iq_learn", False)
+    together = population(chosen, [chosen_data(config, sources) for config in chosen])
+    for _ in range(3):
+        together.update()
+    for index, member in enumerate(together.members):
+        assert member.learner.step == together.learner.step == 3
+        for kind in ("parameters", "average"):
+            mine, theirs = (leaves(getattr(learner, kind)) for learner in (member.learner, together.learner))
+            assert all(leaf.data_ptr() == theirs[name][index].data_ptr() for name, leaf in mine.items())
+    again = population(chosen, [chosen_data(config, sources) for config in chosen])
+    leaver = prepare(chosen[1], chosen_data(chosen[1], sources))
+    leaver.load_state(together.members[1].state())
+    for _ in range(3):
+        again.update()
+    for _ in range(4):
+        again.update()
+        leaver.update()
+    expected = leaves(again.members[1].learner.parameters)
+    for name, leaf in leaves(leaver.learner.parameters).items():
+        torch.testing.assert_close(leaf, expected[name], rtol=0, atol=1e-9, msg=name)
+
+
+def test_learners_differ(sources: Sources):
     chosen = configs("bc", False)
-    together = population(chosen, [choose_data(config, sources[0], []) for config in chosen])
+    together = population(chosen, [chosen_data(config, sources) for config in chosen])
     together.update()
     weights = leaves(together.learner.parameters)["actor/0.weight"]
     distances = [(weights[i] - weights[j]).abs().max() for i in range(LEARNERS) for j in range(i)]
@@ -93,16 +162,18 @@ def test_learners_differ(sources: list[CachedSource]):
 
 
 @pytest.mark.parametrize("algorithm", ["bc", "iq_learn"])
-def test_a_population_goes_on_from_its_state(algorithm: str, sources: list[CachedSource]):
+def test_a_population_goes_on_from_its_state(algorithm: str, sources: Sources):
     """Every learner's draws go on, not those of the first alone."""
     chosen = configs(algorithm, False)
-    data = [choose_data(config, sources[0], []) for config in chosen]
+    data = [chosen_data(config, sources) for config in chosen]
     straight = population(chosen, data)
     for _ in range(5):
         straight.update()
-    state = {name: value.clone() for name, value in straight.state().items()}
+    states = [{name: value.clone() for name, value in one.state().items()} for one in straight.members]
     resumed = population(chosen, data)
-    resumed.load_state(state)
+    for one, state in zip(resumed.members, states, strict=True):
+        one.load_state(state)
+    assert resumed.learner.step == 5
     for _ in range(5):
         expected, found = straight.update(), resumed.update()
         for name, value in expected.items():
@@ -111,27 +182,64 @@ def test_a_population_goes_on_from_its_state(algorithm: str, sources: list[Cache
     assert all(torch.equal(leaf, resumed_leaves[name]) for name, leaf in leaves(straight.learner.parameters).items())
 
 
-def test_learners_of_other_action_boxes_are_trained_in_their_own_or_refused(sources: list[CachedSource]):
-    """A population has one agent, but members may name other datasets."""
-    write_dataset("test/wide-v0", point_mass_episodes(8, 15, seed=0), low=-4.0, high=4.0)
-    wide = obtain("test/wide-v0")
-    narrow_config, wide_config = configs("bc", False)[0], configs("bc", False)[1]
-    wide_config = replace(wide_config, data=replace(wide_config.data, expert="test/wide-v0"))
-    data = [choose_data(narrow_config, sources[0], []), choose_data(wide_config, wide, [])]
-    alone = prepare(wide_config, data[1]).update()["actor/loss"]
-    try:
-        together = population([narrow_config, wide_config], data)
-    except (AssertionError, UserError):
-        return
-    torch.testing.assert_close(together.update()["actor/loss"][1], alone, rtol=0, atol=1e-8)
+def changed(config: RunConfig, part: str, **changes: Any) -> RunConfig:
+    return replace(config, **{part: replace(getattr(config, part), **changes)})
 
 
-def test_learners_of_other_shares_of_suboptimal_data_are_refused(sources: list[CachedSource]):
-    """Their batches have other sizes, which no stack takes."""
-    chosen = configs("iq_learn", True)[:2]
-    chosen[1] = replace(chosen[1], data=replace(chosen[1].data, suboptimal_fraction=0.25))
-    with pytest.raises(UserError, match="may differ in seed and in which trajectories they see only"):
-        population(chosen, [choose_data(config, sources[0], sources[1:]) for config in chosen])
+FREE: list[tuple[str, dict[str, Any]]] = [
+    *(("iq_learn", {name: 0.25}) for name in COEFFICIENTS),
+    ("data", {"num_expert_trajectories": 3}),
+    ("data", {"subsample": 7}),
+    ("data", {"held_out_trajectories": 0}),
+    ("data", {"suboptimal": (Suboptimal(THIRD), Suboptimal(OTHER))}),
+    ("evaluation", {"episodes": 3}),
+    ("bc", {"learning_rate": 0.5}),
+]
+BOUND: list[tuple[str, dict[str, Any]]] = [
+    ("data", {"expert": THIRD}),
+    ("data", {"suboptimal_fraction": 0.25}),
+    ("data", {"suboptimal": ()}),
+    ("data", {"frame_stack": 2}),
+    ("data", {"action_high": (0.5,)}),
+    ("iq_learn", {"gradient_penalty": 0.0}),
+    ("iq_learn", {"value_states": "initial"}),
+    ("iq_learn", {"chi2_states": "mixture"}),
+    ("iq_learn", {"actor_follows_critic": False}),
+    *(("iq_learn", {name: 0.01}) for name in ("critic_learning_rate", "actor_learning_rate", "target_update_rate")),
+    ("iq_learn", {"adam_beta1": 0.8}),
+    *(("training", {name: 11}) for name in ("gradient_steps", "batch_size", "log_every", "checkpoint_every")),
+    ("training", {"hidden_sizes": (8,)}),
+    ("training", {"dtype": "float32"}),
+    ("training", {"cosine_schedule": False}),
+]
+
+
+def test_who_can_train_together(sources: Sources):
+    """Whoever has the same program; those that may not are told apart, and refused by the name of what differs."""
+    base = changed(configs("iq_learn", True)[0], "iq_learn", value_states="expert", chi2_states="expert")
+    for part, changes in FREE:
+        assert program_of(changed(base, part, **changes)) == program_of(base), changes
+        assert hash(program_of(changed(base, part, **changes))) == hash(program_of(base))
+    assert program_of(replace(base, seed=8, recipe="another")) == program_of(base)
+    data = chosen_data(base, sources)
+    for part, changes in BOUND:
+        other = changed(base, part, **changes)
+        assert program_of(other) != program_of(base), changes
+        with pytest.raises(UserError, match=rf"need the same .*{part}\.{next(iter(changes))}"):
+            population([base, other], [data, data])
+    with pytest.raises(UserError, match="need the same algorithm"):
+        population([base, replace(base, algorithm="bc")], [data, data])
+
+
+def test_a_share_of_no_suboptimal_data_is_none():
+    """And what is decided automatically is decided before it is compared."""
+    base = configs("bc", False)[0]
+    assert program_of(changed(base, "data", suboptimal_fraction=0.1)) == program_of(base)
+    auto = RunConfig()
+    assert program_of(changed(auto, "iq_learn", value_states="expert")) == program_of(auto)
+    likelihood = changed(base, "bc", loss="likelihood")
+    assert program_of(likelihood) != program_of(base)
+    assert program_of(changed(base, "iq_learn", temperature=0.5, gradient_penalty=0.0)) == program_of(base)
 
 
 # ---------------------------------------------------------------------------------------------------- other spaces

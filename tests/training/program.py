@@ -1,10 +1,12 @@
 """From a dataset's name to a saved policy through the pieces of an experiment; also as a program of its own.
 
-``python -m tests.training.program CONFIG.toml FOLDER`` trains until done or killed.
+``python -m tests.training.program CONFIG.toml FOLDER [CONFIG.toml FOLDER …]`` trains until done or killed; several runs
+together.
 """
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ from iq_offline.config import (
     resolved,
     to_toml,
 )
-from iq_offline.experiment import Options, obtain, train_policy
+from iq_offline.errors import UserError
+from iq_offline.experiment import Options, obtain, run_together, train_policies
 from iq_offline.learning.policy import Policy
-from iq_offline.training.setup import choose_data, prepare
+from iq_offline.run import Run
+from iq_offline.training.setup import Data, choose_data, prepare
 from iq_offline.training.tracking import read_metrics
 from tests.helpers import point_mass_dataset
 
@@ -70,8 +74,24 @@ def run_training(config: RunConfig, folder: Path) -> Policy:
     """Everything between a dataset and a trained policy."""
     torch.set_num_threads(1)
     sources = [obtain(name, QUIET) for name in (config.data.expert, *(part.dataset for part in config.data.suboptimal))]
-    data = choose_data(config, sources[0], sources[1:])
-    return train_policy(config, prepare(config, data), data, folder, QUIET)
+    return train_policy(config, choose_data(config, sources[0], sources[1:]), folder)
+
+
+def train_policy(config: RunConfig, data: Data, folder: Path) -> Policy:
+    """A policy trained on chosen data."""
+    run = Run(config, folder)
+    run.data, run.training = data, prepare(config, data)
+    train_policies([run], QUIET)
+    if isinstance(run.outcome, UserError):
+        raise run.outcome
+    return run.policy()
+
+
+def train_together(configs: Sequence[RunConfig], folders: Sequence[Path]) -> list[str | None]:
+    """Runs as one population, but for the evaluation; for each why it failed."""
+    return [
+        str(outcome) if isinstance(outcome, UserError) else None for outcome in run_together(configs, folders, QUIET)
+    ]
 
 
 def write_config(config: RunConfig, file: Path) -> Path:
@@ -113,9 +133,13 @@ def main() -> None:
     """Train; exits with INTERRUPTED after a polite signal."""
     from iq_offline.training.offline import InterruptedTrainingError
 
-    config = from_table(RunConfig, read_toml(Path(sys.argv[1])), sys.argv[1])
+    configs = [from_table(RunConfig, read_toml(Path(file)), file) for file in sys.argv[1::2]]
+    folders = [*map(Path, sys.argv[2::2])]
     try:
-        run_training(config, Path(sys.argv[2]))
+        if len(configs) == 1:
+            run_training(configs[0], folders[0])
+        else:
+            train_together(configs, folders)
     except InterruptedTrainingError as interruption:
         print(interruption)
         sys.exit(INTERRUPTED)

@@ -1,5 +1,7 @@
 """Checkpoints: round trips, damage, and disks that are full."""
 
+import errno
+import os
 import random
 import subprocess
 import sys
@@ -70,6 +72,92 @@ def test_saving_replaces_the_whole(tmp_path: Path):
     tensors, values = checkpoint.load(tmp_path / "file")
     assert_same_tensors(tensors, {"new": torch.ones(2)})
     assert values == {"step": 2}
+
+
+def save_many(folder: Path, step: int, count: int = 3) -> None:
+    checkpoint.save_all(
+        {folder / str(i) / "latest.safetensors": ({"i": torch.tensor([i, step])}, {"step": step}) for i in range(count)}
+    )
+
+
+def settled(folder: Path, count: int = 3) -> list[int]:
+    """The steps of the checkpoints after settling; nothing else is left beside them."""
+    files = [folder / str(i) / "latest.safetensors" for i in range(count)]
+    checkpoint.settle(files)
+    assert all(list(file.parent.iterdir()) == [file] for file in files if file.exists())
+    loaded = [checkpoint.load(file) for file in files if file.exists()]
+    for i, (tensors, values) in enumerate(loaded):
+        assert tensors["i"].tolist() == [i, values["step"]]
+    return [values["step"] for _, values in loaded]
+
+
+class KilledError(BaseException):
+    """As if the process had ended here."""
+
+
+@pytest.mark.parametrize("before", [0, 20])
+@pytest.mark.parametrize("survived", range(7))
+def test_several_are_replaced_together_or_not_at_all(
+    survived: int, before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Killed before each of the renames: three that end a pending file, three that put it in its place."""
+    if before:
+        save_many(tmp_path, before)
+    left, replace = survived, os.replace
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+
+        def killed(*paths: Any) -> None:
+            nonlocal left
+            if left == 0:
+                patch.setattr(Path, "unlink", fail)  # Who is dead does not clean up.
+                raise KilledError
+            left -= 1
+            replace(*paths)
+
+        patch.setattr(os, "replace", killed)
+        if survived < 6:
+            with pytest.raises(KilledError):
+                save_many(tmp_path, 40)
+        else:
+            save_many(tmp_path, 40)
+    for file in tmp_path.rglob(".latest*"):  # Temporary names, which nobody reads.
+        file.unlink()
+    assert settled(tmp_path) == [40 if survived >= 3 else 20] * (3 if before or survived >= 3 else 0)
+    save_many(tmp_path, 60)
+    assert settled(tmp_path) == [60] * 3
+
+
+def test_of_a_full_disk_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not even the files of those that were written before it was full."""
+    save_many(tmp_path, 20)
+    write, writes = checkpoint.write_atomically, 0
+
+    def full(*arguments: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", full)
+        with pytest.raises(UserError, match="no space left while writing a checkpoint"):
+            save_many(tmp_path, 40)
+    assert not list(tmp_path.rglob("*.pending"))
+    assert settled(tmp_path) == [20] * 3
+
+
+def test_one_that_is_settled_alone_keeps_what_was_written_whole(tmp_path: Path):
+    file = tmp_path / "run" / "latest.safetensors"
+    checkpoint.save(file, {}, {"step": 20})
+    checkpoint.save(file.with_suffix(".pending"), {}, {"step": 40})
+    checkpoint.settle([file])
+    assert checkpoint.load(file)[1] == {"step": 40}
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_every_flipped_byte_is_noticed_or_harmless(tmp_path: Path):

@@ -16,12 +16,12 @@ from tensordict import TensorDict
 from iq_offline.config import RunConfig
 from iq_offline.data import replay as replays
 from iq_offline.data.prefetch import Prefetcher
-from iq_offline.data.replay import Replay
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import InterruptedTrainingError, Training, train
 from iq_offline.training.setup import choose_data, population, prepare
+from iq_offline.training.training import Population
 from tests.training.program import (
     EXPERT,
     INTERRUPTED,
@@ -141,23 +141,26 @@ def test_a_population_that_draws_ahead():
     """Also when its state is taken up by one that does not, or draws further ahead."""
     configs = [configuration(seed=seed) for seed in range(3)]
 
-    def members(prefetch: int) -> Training:
+    def members(prefetch: int) -> Population:
         ahead = [with_prefetch(config, prefetch) for config in configs]
         return population(ahead, [choose_data(config, obtain(EXPERT), []) for config in ahead])
 
-    def after(training: Training, updates: int) -> dict[str, torch.Tensor]:
+    def after(together: Population, updates: int) -> list[dict[str, torch.Tensor]]:
         for _ in range(updates):
-            training.update()
-        state = {name: value.clone() for name, value in training.state().items()}
-        training.close()
-        return state
+            together.update()
+        states = [{name: value.clone() for name, value in one.state().items()} for one in together.members]
+        together.close()
+        return states
 
     straight = after(members(0), 12)
-    assert_same_tensors(after(members(3), 12), straight)
+    for found, expected in zip(after(members(3), 12), straight, strict=True):
+        assert_same_tensors(found, expected)
     for first, second in ((3, 0), (0, 2), (1, 3)):
         begun, other = after(members(first), 5), members(second)
-        other.load_state(begun)
-        assert_same_tensors(after(other, 7), straight)
+        for one, state in zip(other.members, begun, strict=True):
+            one.load_state(state)
+        for found, expected in zip(after(other, 7), straight, strict=True):
+            assert_same_tensors(found, expected)
 
 
 class BrokenError(Exception):
@@ -239,7 +242,7 @@ def test_held_in_memory_or_read_from_disk(
     config = with_prefetch(configuration(algorithm, suboptimal=suboptimal), prefetch)
     for name, share in (("held", 0.5), ("mapped", 0.0)):
         monkeypatch.setattr(replays, "MEMORY_SHARE", share)
-        assert prepared(config).replay.is_held == (name == "held")
+        assert [table.is_held for table in prepared(config).replay.tables] == [name == "held"] * (1 + suboptimal)
         run_training(config, tmp_path / name)
     assert_same_run(tmp_path / "held", tmp_path / "mapped")
 
@@ -248,41 +251,33 @@ def test_some_held_and_some_read_from_disk(tmp_path: Path, monkeypatch: pytest.M
     """The expert's few trajectories fit, the others do not."""
     config = configuration(suboptimal=True)
     run_training(config, tmp_path / "held")
-    expert = replays.Table(*table_arguments(prepared(config).replay, "expert")).bytes
-    monkeypatch.setattr(replays, "free_memory", lambda device: 2 * expert)
-    replay = prepared(config).replay
-    assert [[table.is_held for table in replay.tables[kind]] for kind in ("expert", "suboptimal")] == [[True], [False]]
-    assert not replay.is_held
-    assert "read from the cache on disk" in replay.where()
+    expert, _ = prepared(config).replay.tables
+    monkeypatch.setattr(replays, "free_memory", lambda device: 2 * expert.bytes)
+    tables = prepared(config).replay.tables
+    assert [table.is_held for table in tables] == [True, False]
+    assert "read from the cache on disk" in replays.where(tables)
     run_training(config, tmp_path / "mixed")
     assert_same_run(tmp_path / "held", tmp_path / "mixed")
-
-
-def table_arguments(replay: Replay, kind: str) -> Any:
-    """A table made again: only its size is wanted."""
-    (data,) = [choose_data(configuration(), obtain(EXPERT), [])]
-    return data.expert, data.expert.rows, data.observations, torch.float32, "cpu"
 
 
 def test_where_says_which(monkeypatch: pytest.MonkeyPatch):
     """2 of 4 trajectories of 25 steps: 52 rows of 4 + 2 + 1 numbers; and one of 75 steps of the others."""
     config = configuration(suboptimal=True)
     replay = prepared(config).replay
-    tables = {kind: sum(table.bytes for table in tables) for kind, tables in replay.tables.items()}
-    assert tables["expert"] == 52 * 7 * 4
-    assert tables["suboptimal"] == 3 * 26 * 7 * 4
-    assert replay.where() == "0 MB of transitions are held in RAM"
+    assert [table.bytes for table in replay.tables] == [52 * 7 * 4, 3 * 26 * 7 * 4]
+    assert replays.where(replay.tables) == "0 MB of transitions are held in RAM"
     assert "suboptimal" in replay.batch_sizes
     assert config.data.suboptimal[0].dataset == OTHER
     monkeypatch.setattr(replays, "MEMORY_SHARE", 0.0)
-    where = prepared(config).replay.where()
+    where = replays.where(prepared(config).replay.tables)
     assert where == "0 MB of transitions are read from the cache on disk: they do not fit in RAM"
 
 
 def test_only_selections_that_fit_in_the_share_are_held(monkeypatch: pytest.MonkeyPatch):
     """To the byte."""
     config = configuration()
-    needed = prepared(config).replay.tables["expert"][0].bytes
+    (table,) = prepared(config).replay.tables
+    needed = table.bytes
     for free, held in ((2 * needed, True), (2 * needed - 1, False)):
         monkeypatch.setattr(replays, "free_memory", lambda device: free)  # noqa: B023
-        assert prepared(config).replay.tables["expert"][0].is_held == held
+        assert [table.is_held for table in prepared(config).replay.tables] == [held]

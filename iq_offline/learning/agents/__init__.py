@@ -30,8 +30,9 @@ class Phase:
 class Agent(Protocol):
     """What a learner needs of an algorithm.
 
-    Parameters are a TensorDict of groups: the networks (``actor``, …), their targets (``target_critic``, …) and the
-    constants of the observations (``normalizer``: mean and std).
+    Parameters are a TensorDict of groups: the networks (``actor``, …), their targets (``target_critic``, …) and
+    constants, which may differ between the learners of a population: those of the observations (``normalizer``: mean
+    and std) and, where a loss has some, its ``coefficients`` of shape ``()``.
     """
 
     phases: tuple[Phase, ...]

@@ -14,7 +14,7 @@ from torch.func import grad
 from iq_offline.config import IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of, tensors
 from iq_offline.learning.networks import branch_values, gaussian, network, sample_squashed
 from iq_offline.learning.objective import (
     discrete_soft_value,
@@ -26,12 +26,16 @@ from iq_offline.learning.objective import (
     telescoped_value,
 )
 
+COEFFICIENTS = ("discount", "chi2_alpha", "temperature", "gradient_penalty", "behavior_anchor")
+"""Keys of :class:`IQLearnConfig` that are factors in a loss: the learners of a population may have different ones."""
+
 
 class IQLearn(ABC):
     """The critic's loss as a function of (parameters, batch, noise), for whatever Q and V its kinds define.
 
     Args:
-        config: coefficients, and over which states each term is taken.
+        config: coefficients, which start the parameters' group ``coefficients`` and are read from there; over which
+            states each term is taken; and whether there is a gradient penalty at all, which costs time.
         suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
     """
 
@@ -47,7 +51,8 @@ class IQLearn(ABC):
 
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The objective, minimised in Q; the policy is held fixed, V(s') comes from the target critic."""
-        config = self.config
+        config, coefficients = self.config, tensors(parameters["coefficients"])
+        discount, chi2_alpha = coefficients["discount"], coefficients["chi2_alpha"]
         state = normalized(parameters, rows_of(batch, self.states, "observation"))
         next_state = normalized(parameters, rows_of(batch, self.states, "next", "observation"))
         action = self.as_input(rows_of(batch, self.states, "action"))
@@ -56,25 +61,26 @@ class IQLearn(ABC):
 
         q = self.q(parameters["critic"], state, action)
         next_value = self.value(parameters, "target_critic", next_state, draws[:, 0])
-        reward = implied_reward(q, next_value, terminated, config.discount)
+        reward = implied_reward(q, next_value, terminated, discount)
         experts = len(batch["expert", "action"])
 
         if config.value_states == "initial":
             start = normalized(parameters, batch["initial", "observation"])
             start_value = self.value(parameters, "critic", start, noise["initial"][:, 0])
-            value_term = initial_value(start_value, config.discount)
+            value_term = initial_value(start_value, discount)
         else:
             rows = experts if config.value_states == "expert" else len(q)
             value = self.value(parameters, "critic", state[:rows], draws[:rows, 1])
-            value_term = telescoped_value(value, next_value[:rows], terminated[:rows], config.discount)
+            value_term = telescoped_value(value, next_value[:rows], terminated[:rows], discount)
         regularized = reward[:experts] if config.chi2_states == "expert" else reward
-        loss = iq_loss(reward[:experts], value_term, regularized, config.chi2_alpha)
         penalty = self.slope(parameters["critic"], state[:experts], action[:experts])
-        return loss + config.gradient_penalty * penalty, {
-            "critic/loss": loss + config.gradient_penalty * penalty,
+        loss = iq_loss(reward[:experts], value_term, regularized, chi2_alpha)
+        loss = loss + coefficients["gradient_penalty"] * penalty
+        return loss, {
+            "critic/loss": loss,
             "critic/expert_reward": reward[:experts].mean(),
             "critic/value_term": value_term,
-            "critic/chi2": regularized.square().mean() / (4 * config.chi2_alpha),
+            "critic/chi2": regularized.square().mean() / (4 * chi2_alpha),
             "critic/q": q.mean(),
             "critic/slope": penalty,
         }
@@ -94,6 +100,13 @@ class IQLearn(ABC):
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """What ``gradient_penalty`` weighs; 0 where there is no gradient to speak of."""
         return state.new_zeros(())
+
+    def constants(self, observation_mean: Tensor, observation_std: Tensor) -> dict[str, TensorDict]:
+        """The groups of parameters that nothing moves."""
+        config = self.config
+        coefficients = {name: torch.tensor(getattr(config, name), dtype=torch.float64) for name in COEFFICIENTS}
+        normalizer = {"mean": observation_mean, "std": observation_std}
+        return {"normalizer": TensorDict(normalizer), "coefficients": TensorDict(coefficients)}
 
 
 class ContinuousIQLearn(IQLearn):
@@ -136,7 +149,7 @@ class ContinuousIQLearn(IQLearn):
                 "actor": fresh(self.actor),
                 "critic": critic,
                 "target_critic": critic.clone(),
-                "normalizer": TensorDict({"mean": observation_mean, "std": observation_std}),
+                **self.constants(observation_mean, observation_std),
             }
         )
 
@@ -145,16 +158,17 @@ class ContinuousIQLearn(IQLearn):
 
         The anchor is that of TD3+BC (Fujimoto and Gu, 2021), here to the labelled expert alone.
         """
+        coefficients = tensors(parameters["coefficients"])
         state = normalized(parameters, rows_of(batch, self.states, "observation"))
         draws = rows_of(noise, self.states)
         mean, std = gaussian(call(self.actor, parameters["actor"], state))
         action, log_probability = sample_squashed(mean, std, draws[:, 2])
         expert_action = self.as_input(batch["expert", "action"])
         error = (torch.tanh(mean[: len(expert_action)]) - expert_action).square().sum(-1).mean()
-        loss = self.config.behavior_anchor * error
+        loss = coefficients["behavior_anchor"] * error
         if self.config.actor_follows_critic:
             q = self.q(parameters["critic"], state, action)
-            loss = loss + soft_policy_loss(q, log_probability, self.config.temperature)
+            loss = loss + soft_policy_loss(q, log_probability, coefficients["temperature"])
         return loss, {
             "actor/loss": loss,
             "actor/entropy": -log_probability.mean(),
@@ -173,7 +187,8 @@ class ContinuousIQLearn(IQLearn):
         """By one action of the policy."""
         mean, std = gaussian(call(self.actor, parameters["actor"].detach(), state))
         action, log_probability = sample_squashed(mean, std, noise)
-        return soft_value(self.q(parameters[critic], state, action), log_probability, self.config.temperature)
+        q = self.q(parameters[critic], state, action)
+        return soft_value(q, log_probability, parameters["coefficients", "temperature"])
 
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """E_E[|dQ/da|²] at the expert's actions in the unit box, where a soft-optimal expert has its maximum."""
@@ -208,8 +223,8 @@ class DiscreteIQLearn(IQLearn):
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """The network drawn from torch's global generator; the target starts as it."""
         critic = fresh(self.critic)
-        normalizer = TensorDict({"mean": observation_mean, "std": observation_std})
-        return TensorDict({"critic": critic, "target_critic": critic.clone(), "normalizer": normalizer})
+        constants = self.constants(observation_mean, observation_std)
+        return TensorDict({"critic": critic, "target_critic": critic.clone(), **constants})
 
     def loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The objective, and how often the best action by Q is not the expert's."""
@@ -230,7 +245,8 @@ class DiscreteIQLearn(IQLearn):
 
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """Exact: the sum over branches of their soft values."""
-        return discrete_soft_value(self._branches(parameters[critic], state), self.config.temperature).sum(-1)
+        branches = self._branches(parameters[critic], state)
+        return discrete_soft_value(branches, parameters["coefficients", "temperature"]).sum(-1)
 
     def _branches(self, critic: TensorDict, state: Tensor) -> Tensor:
         return branch_values(call(self.critic, critic, state), self.actions.counts)

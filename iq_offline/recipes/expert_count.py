@@ -1,0 +1,9 @@
+"""``python -m iq_offline.recipes.expert_count --dataset ID``: returns against the number of expert trajectories."""
+
+import sys
+
+from iq_offline.cli import run_command
+from iq_offline.sweep_cli import ExpertCount, expert_count
+
+if __name__ == "__main__":
+    sys.exit(run_command(ExpertCount, expert_count, "expert_count"))

@@ -1,0 +1,118 @@
+"""One run: its configuration, data and training, and the folder that belongs to it and to no other."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iq_offline.config import RunConfig, flat, from_table, read_toml, to_table, to_toml
+from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
+from iq_offline.errors import UserError
+from iq_offline.files import disk_errors, write_atomically
+from iq_offline.learning.policy import Policy
+from iq_offline.training.setup import Data, policy_of, prepare
+from iq_offline.training.training import Training
+
+Summary = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """What a run consists of, step by step, and how it ended."""
+
+    config: RunConfig
+    folder: Path
+    data: Data = field(init=False)
+    training: Training = field(init=False)
+    step: int = 0
+    """That its checkpoint is of."""
+    outcome: Summary | UserError | None = None
+
+    def finished(self) -> Summary | None:
+        """The summary that is there already, if it has scores: one that could not be scored gets another chance.
+
+        Raises:
+            UserError: the folder holds another run.
+        """
+        require_same_run(self.config, self.folder)
+        file = self.folder / "summary.json"
+        summary = json.loads(file.read_text()) if file.exists() else None
+        return summary if summary and summary["returns"] else None
+
+    def begin(self, tables: Sequence[Table]) -> None:
+        """Draw the networks and make the folder its own.
+
+        Raises:
+            UserError: the run was begun on other data, the checkpoint is damaged, or there is no space.
+        """
+        self.training = prepare(self.config, self.data, tables)
+        with disk_errors("starting a run", self.folder):
+            write_atomically(self.folder / "config.toml", to_toml(self.config))
+            require_same_data(self.data, self.folder)
+
+    def policy(self) -> Policy:
+        """The averaged policy as it is now."""
+        learner = self.training.learner
+        return policy_of(self.data, learner.average, learner.parameters["normalizer"])
+
+    def save_policy(self, name: str) -> None:
+        """Write the averaged policy, and what it is of, into the folder."""
+        about = {"algorithm": self.config.algorithm, "recipe": self.config.recipe, "seed": self.config.seed}
+        with disk_errors("saving a policy", self.folder):
+            self.policy().save(self.folder / name, about | {"gradient_steps": self.training.learner.step})
+
+
+def require_same_run(config: RunConfig, folder: Path) -> None:
+    """A run folder belongs to one configuration.
+
+    Raises:
+        UserError: it holds another, or something that is no run at all.
+    """
+    file = folder / "config.toml"
+    if not file.exists():
+        if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise UserError(f"{folder} is not empty and holds no run: choose another --output")
+        return
+    theirs, ours = flat(to_table(from_table(RunConfig, read_toml(file), str(file)))), flat(to_table(config))
+    different = [f"{key} is {theirs[key]!r} there and {ours[key]!r} here" for key in ours if ours[key] != theirs[key]]
+    if different:
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise UserError(f"{folder} holds another configuration ({different[0]}{more}): choose another --output")
+
+
+def require_same_data(data: Data, folder: Path) -> None:
+    """Write the manifest of the run's data, or hold it against the one that is there.
+
+    Raises:
+        UserError: the run was begun on other data.
+    """
+    held_out = () if data.held_out is None else (data.held_out,)
+    kinds = ["expert", *("suboptimal" for _ in data.suboptimal), *("held_out" for _ in held_out)]
+    chosen = zip(kinds, (*data.seen, *held_out), strict=True)
+    manifest = json.dumps([{"kind": kind} | _manifest(selection) for kind, selection in chosen], indent=2)
+    file = folder / "data.json"
+    if file.exists() and file.read_text() != manifest:
+        raise UserError(
+            f"{folder} was begun on other data than {data.expert.data.source.id} holds now: choose another --output"
+        )
+    write_atomically(file, manifest)
+
+
+def _manifest(selection: Selection) -> dict[str, Any]:
+    digest = hashlib.sha256(selection.rows.tobytes())
+    rows = torch.from_numpy(selection.rows)
+    for name, values in selection.data.steps.items():
+        for wanted in (rows, rows + 1) if name.startswith("observation") else (rows,):
+            for some in wanted.split(ROWS_AT_ONCE):  # What is chosen may not fit in memory.
+                digest.update(values[some].numpy().tobytes())
+    return {
+        "dataset": selection.data.source.id,
+        "trajectories": len(selection.trajectories),
+        "first_trajectories": selection.trajectories[:100].tolist(),
+        "transitions": len(selection.rows),
+        "sha256": digest.hexdigest(),
+    }

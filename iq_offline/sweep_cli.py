@@ -1,0 +1,223 @@
+"""The command line of sweeps: ``iq-offline sweep | results | report``."""
+
+import dataclasses
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from iq_offline.config import Algorithm
+from iq_offline.errors import UserError
+
+if TYPE_CHECKING:
+    from iq_offline.sweeps import grid
+    from iq_offline.sweeps.launch import Launcher
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions:
+    """How a sweep is run: none of it changes a result."""
+
+    output: Path | None = None
+    """Folder of the sweep; default runs/NAME. A sweep that is there goes on."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Configuration of every run, over what the file says: --set data.subsample=20 training.gradient_steps=5000."""
+    fast: bool = False
+    """Rehearse every run with a tiny budget, in a folder of its own. The scores are not results."""
+    launcher: Literal["local", "ray"] = "local"
+    """Where runs happen: processes on this machine, or tasks on a Ray cluster (needs the [ray] extra)."""
+    workers: int | None = None
+    """Runs at a time on this machine; default one for each core."""
+    ray_address: str | None = None
+    """An existing Ray cluster (such as ray://head:10001 or auto); default one of its own on this machine."""
+    cpus: float = 1.0
+    """Processors that Ray gives each run."""
+    gpus: float = 1.0
+    """GPUs, or the share of one, that Ray gives each run on a GPU."""
+    population: int | None = None
+    """Learners to train as one program at most; default many on a GPU, one on a CPU."""
+    wait: bool = True
+    """Wait for runs that other processes are doing in the same folder, and take over those of a process that dies."""
+    download: bool = False
+    """Fetch Minari datasets that are not on this machine (needs a network)."""
+    trust_env: bool = False
+    """Evaluate in the environment that a dataset names even where no installed package registers it: runs its code."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Train and score every run of a sweep's file, then print the tables and draw the figures.
+
+    The same command goes on where it was cut off; a second process on the same folder shares the work.
+    """
+
+    file: tyro.conf.Positional[str]
+    """A shipped sweep (hopper_expert_count) or the path of a TOML file."""
+    options: Annotated[SweepOptions, tyro.conf.arg(name="")] = SweepOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Print what the runs in a folder say together, and write it as Parquet, CSV, Markdown and LaTeX."""
+
+    folder: tyro.conf.Positional[Path]
+    """Of a sweep, or any folder with runs in it."""
+    output: Path | None = None
+    """Folder for the tables; default FOLDER/results."""
+    baseline: str = "bc"
+    """The algorithm that the others are compared with, paired by seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one self-contained HTML page about the runs in a folder: answer, figures, tables, configuration, videos."""
+
+    folder: tyro.conf.Positional[Path]
+    """Of a sweep, or any folder with runs in it."""
+    output: Path | None = None
+    """The page; default FOLDER/report.html."""
+    video: bool = True
+    """Show the policy at each number of trajectories, where its environment can be drawn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertCount:
+    """How many expert trajectories does a dataset need? Trains and scores learners on each number of them."""
+
+    dataset: str
+    """A built-in dataset (hopper/expert) or any Minari id (mujoco/hopper/expert-v0)."""
+    counts: tuple[int, ...] = (1, 3, 5, 10, 25)
+    """Numbers of expert trajectories."""
+    seeds: int = 5
+    """Learners for each number: seeds 0, 1, …"""
+    algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
+    """Learners to compare."""
+    options: Annotated[SweepOptions, tyro.conf.arg(name="")] = SweepOptions()
+
+
+def run_sweep_command(given: Sweep | Results | Report) -> None:
+    """Do one of the commands."""
+    if isinstance(given, Sweep):
+        from iq_offline.sweeps.grid import load_sweep
+
+        sweep(load_sweep(given.file, changes_of(given.options)), given.options)
+    elif isinstance(given, Results):
+        results(given.folder, given.output, given.baseline)
+    else:
+        from iq_offline.sweeps.report import write_report
+
+        print(f"report: {write_report(given.folder, given.output, given.video)}")
+
+
+def expert_count(given: ExpertCount) -> None:
+    """``python -m iq_offline.recipes.expert_count``: the sweep that needs no file."""
+    from iq_offline.sweeps.grid import sweep_of
+
+    table = {
+        "sweep": "expert_count-" + re.sub("[^A-Za-z0-9._-]+", "-", given.dataset),
+        "question": f"How many expert trajectories does {given.dataset} need?",
+        "data": {"expert": given.dataset},
+        "grid": {
+            "algorithm": list(given.algorithms),
+            "data.num_expert_trajectories": list(given.counts),
+            "seeds": given.seeds,
+        },
+    }
+    sweep(sweep_of(table, "command line", "expert_count", changes_of(given.options)), given.options)
+
+
+def changes_of(options: SweepOptions) -> dict[str, Any]:
+    """What ``--set`` and ``--fast`` fix, by dotted key."""
+    changes: dict[str, Any] = {"fast": True} if options.fast else {}
+    for words in options.set:
+        key, equals, value = words.partition("=")
+        if not equals:
+            raise UserError(f"--set {words}: must be KEY=VALUE, such as data.subsample=20")
+        try:
+            changes[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            changes[key] = value  # A word without quotation marks.
+    return changes
+
+
+def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
+    """Check everything, do the runs that are missing, then show what all of them say."""
+    from iq_offline.experiment import Options
+    from iq_offline.files import disk_errors, write_atomically
+    from iq_offline.sweeps import grid, launch, preflight
+
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    folder = (options.output or Path("runs") / (chosen.name + "-fast" * options.fast)).absolute()
+    runs = chosen.runs()
+    text = grid.claim_folder(chosen, folder)
+    launcher = launcher_of(options)  # Before anything is looked at or written: Ray may be missing.
+    preflight.check_runs(runs, folder, Options(options.download, options.trust_env, say=say))
+    if text is not None:
+        with disk_errors("starting a sweep", folder):
+            write_atomically(folder / grid.FILE, text)
+    outcome = launch.run_sweep(
+        launch.tasks_of(runs, options.population),
+        folder,
+        launcher,
+        wait=options.wait,
+        trust_env=options.trust_env,
+    )
+    if outcome.done:
+        results(folder)
+        draw(folder)
+    for failure in outcome.failed:
+        say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
+    if outcome.elsewhere:
+        say(f"{len(outcome.elsewhere)} runs go on in other processes")
+    print(f"sweep: {folder}")
+    if outcome.failed:
+        raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
+
+
+def draw(folder: Path) -> None:
+    """Write the figures."""
+    from iq_offline.sweeps.figures import write_figures
+    from iq_offline.sweeps.results import curves_of, read_episodes, runs_of
+
+    episodes = read_episodes(folder)
+    write_figures(folder / "figures", runs_of(episodes), curves_of(episodes))
+    print(f"figures: {folder / 'figures'}")
+
+
+def launcher_of(options: SweepOptions) -> "Launcher":
+    """What does the runs."""
+    if options.launcher == "ray":
+        from iq_offline.sweeps.ray_launcher import RayLauncher
+
+        return RayLauncher(options.ray_address, options.cpus, options.gpus)
+    if options.ray_address:
+        raise UserError("--ray-address needs --launcher ray")
+    from iq_offline.sweeps.local import LocalLauncher
+
+    return LocalLauncher(options.workers)
+
+
+def results(folder: Path, output: Path | None = None, baseline: str = "bc") -> None:
+    """Print and write the tables."""
+    from iq_offline.sweeps import results as tables_of
+    from iq_offline.sweeps.tables import print_frame, write_tables
+
+    runs = tables_of.runs_of(tables_of.read_episodes(folder))
+    metric, by = tables_of.metric_of(runs), tables_of.varied(runs)
+    left_out = runs[metric].null_count()
+    summary = tables_of.summary_of(runs, by, metric)
+    comparisons = tables_of.comparisons_of(runs, by, metric, baseline)
+    caption = f"{left_out} runs have no {metric.replace('_', ' ')} and are left out" if left_out else ""
+    if runs["fast"].any():
+        caption = "--fast: a rehearsal, not a result. " + caption
+    constant = ", ".join(sorted({tables_of.as_words(value) for value in runs["data.expert"].unique()}))
+    meaning = {"score": "normalised scores (0 random, 1 expert)", "return": "returns"}
+    title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {runs.height} runs"
+    print_frame(summary, title, caption)
+    if comparisons.width:
+        print_frame(comparisons, f"difference to {baseline}, paired by seed")
+    frames = {"runs": runs, "summary": summary, "comparisons": comparisons}
+    print(f"tables: {write_tables(output or folder / 'results', frames)[0].parent}")

@@ -1,0 +1,180 @@
+"""What a report shows: figures with what can be seen in them, and the policies at work."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from iq_offline.config import LABELS
+from iq_offline.errors import UserError
+from iq_offline.sweeps.answers import COUNT, in_a_row, setting_in_words, settings_of, trajectories
+from iq_offline.sweeps.findings import Findings
+from iq_offline.sweeps.page import Html, data_uri, element, figure, folded, joined, paragraph, picture, section
+from iq_offline.sweeps.video import REMEDY, Clip, Films, Order, chosen_runs, make_clips
+from iq_offline.training.tracking import patient_progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXPERT = "data.expert"
+NARROW = "(max-width: 40rem)"
+"""Screens that get a figure in the width of a paper's column."""
+PANELS = 12
+"""Learning curves with more panels are folded."""
+MOVING = "screen and (prefers-reduced-motion: no-preference)"
+MEASURES = {"score": "normalised score", "return": "return", "held_out_error": "error on held-out trajectories"}
+
+Draw = Callable[[float], "Figure"]
+"""From a width in inches."""
+
+
+def figures_of(found: Findings) -> Html:
+    """The figures that these runs can fill."""
+    if found.metric is None:
+        return Html("")
+    from iq_offline.sweeps import plots
+
+    runs, curves = found.runs, found.curves
+    lines = [key for key in settings_of(runs) if key != EXPERT]
+    learners = in_a_row([LABELS.get(name, name) for name in runs["algorithm"].unique().sort()])
+    measure = MEASURES[found.metric]
+    panels = curves.select(EXPERT, COUNT).n_unique()
+    shown = [
+        _chart(
+            lambda width: plots.expert_counts(runs, lines, width),
+            f"Chart of the {measure} against the number of expert trajectories, with a line for each of {learners}. "
+            "Its numbers are in the table of every setting.",
+            f"How good with how many trajectories. {_points(found)} {_meaning(found)}",
+        ),
+    ]
+    if curves.height:
+        along = _chart(
+            lambda width: plots.learning_curves(curves, lines, width),
+            f"Charts of the {measure} along the gradient steps, with a line for each of {learners}.",
+            "Along the training. The policies that were saved on the way are scored when it is over, and none of them "
+            "is chosen: the result is always the last one.",
+        )
+        shown.append(folded("Along the training", along) if panels > PANELS else along)
+    if runs["score"].count() >= 5 * runs.select("algorithm", *lines).n_unique():
+        shown.append(
+            _chart(
+                lambda width: plots.performance_profiles(runs, lines, width),
+                f"Chart of the share of runs above each score, with a line for each of {learners}.",
+                "Single runs. For each score the share of a learner's runs that are above it, over all numbers of "
+                "trajectories: the later a line falls, the better.",
+            )
+        )
+    if runs["score"].count() and runs[EXPERT].n_unique() > 1:
+        shown.append(
+            _chart(
+                lambda width: plots.heat_map(runs, lines, width),
+                f"Heat map of the interquartile mean of {learners} on each dataset. Its numbers are in the table.",
+                "All datasets at a glance: interquartile means of the normalised score.",
+            )
+        )
+    return section("Figures", shown) if any(shown) else Html("")
+
+
+def _chart(draw: Draw, alt: str, caption: str) -> Html:
+    """A figure for wide screens and paper, and one for narrow screens; nothing where there is nothing to draw."""
+    from iq_offline.evaluation.plots import rendered
+    from iq_offline.sweeps.plots import COLUMN, PAGE
+
+    try:
+        wide, narrow = (data_uri(rendered(draw(width), "svg"), "image/svg+xml") for width in (PAGE, COLUMN))
+    except UserError:
+        return Html("")
+    return figure(picture(wide, narrow, NARROW, alt), caption, kind="chart")
+
+
+def _points(found: Findings) -> str:
+    """What a point and a band are."""
+    sizes = found.runs.drop_nulls(found.metric).group_by(found.by).len()["len"]
+    few, many = sizes.min(), sizes.max()
+    if many == 1:
+        return "A point is one learner: there is one seed."
+    over = f"{few}" if few == many else f"{few} to {many}"
+    return (
+        f"A point is the interquartile mean (of the middle half) over {over} learners that differ in their seed; the "
+        "band is its 95% bootstrap interval: how much other seeds would change it."
+    )
+
+
+def _meaning(found: Findings) -> str:
+    """What 0 and 1 are, and what was learned from."""
+    kept = found.runs["data.subsample"].unique().sort().to_list()
+    which = (
+        "The trajectories are complete."
+        if kept == [1]
+        else f"Of each trajectory every {in_a_row(kept)}th step is kept."
+    )
+    if 1 in kept and len(kept) > 1:
+        which = "Some trajectories are complete, of others only some steps are kept."
+    if found.metric != "score":
+        return which
+    references = found.runs.select("expert_return", "random_return").drop_nulls().unique().rows()
+    if len(references) != 1:
+        return f"0 is a random policy, 1 the expert (see below for their returns). {which}"
+    expert, random = references[0]
+    source = " and ".join(found.of_all("references"))
+    return f"0 is a random policy (return {random:.1f}), 1 the expert ({expert:.1f}); {source}. {which}"
+
+
+def clips_of(found: Findings) -> Html:
+    """The final policies at work, or why they are not shown."""
+    chosen = chosen_runs(found.runs, found.by)
+    orders = [
+        Order(found.folder / run / "policy.safetensors", expert, seed)
+        for run, expert, seed in chosen.select("run", EXPERT, "evaluation.seed").rows()
+    ]
+    with patient_progress("drawing the policies") as progress:
+        films = make_clips(orders, progress)
+    rows = chosen.rows(named=True)
+    names = [_name(row, settings_of(found.runs, row["algorithm"])) for row in rows]
+    shown = [_filmed(films.clips[index], names[index], rows[index]) for index in sorted(films.clips)]
+    cells = found.runs.select(*found.by).n_unique()
+    fewer = f" {len(rows)} of {cells} settings are shown." if len(rows) < cells else ""
+    about = (
+        "The final policy in its first evaluation episode, with the lowest seed that there is: none was chosen by its "
+        f"return.{fewer}"
+    )
+    why = [paragraph(text, kind="quiet") for text in missing_clips(films, names)]
+    if not shown:
+        return section("The policies at work", why)
+    videos = folded("Videos", element("div", shown, class_="clips"), opened=True)
+    return section("The policies at work", paragraph(about, kind="quiet"), videos, why)
+
+
+def missing_clips(films: Films, names: list[str]) -> list[str]:
+    """Why videos are missing, one line a reason."""
+    lines = [
+        f"No video of {_which(indices, names)}: {reason}." for reason, indices in _by_reason(films.refused).items()
+    ]
+    for reason, indices in _by_reason(films.failed).items():
+        lines.append(f"No video of {_which(indices, names)}, because it could not be drawn: {reason}. {REMEDY}.")
+    return lines
+
+
+def _by_reason(reasons: dict[int, str]) -> dict[str, list[int]]:
+    return {reason: [i for i in sorted(reasons) if reasons[i] == reason] for reason in dict.fromkeys(reasons.values())}
+
+
+def _which(indices: Iterable[int], names: list[str]) -> str:
+    some = [names[index] for index in indices]
+    return "any policy" if len(some) == len(names) and len(some) > 1 else "; ".join(some)
+
+
+def _name(row: dict, keys: list[str]) -> str:
+    setting = setting_in_words(row["algorithm"], {key: row[key] for key in keys})
+    return f"{setting}, {trajectories(row[COUNT])}, seed {row['seed']}"
+
+
+def _filmed(clip: Clip, name: str, row: dict) -> Html:
+    said = f"return {clip.episode_return:.1f}"
+    expert, random = row["expert_return"], row["random_return"]
+    if row["score"] is not None:
+        said += f", score {(clip.episode_return - random) / (expert - random):.3f}"
+    cut = f"; the first {clip.shown:.1f} s of {clip.seconds:.1f} s" if clip.shown < clip.seconds else ""
+    moving, still = data_uri(clip.moving, "image/avif"), data_uri(clip.still, "image/webp")
+    alt = f"Video of the policy of {name}"
+    return figure(
+        picture(still, moving, MOVING, alt, kind="image/avif"), joined(element("strong", name), f": {said}{cut}")
+    )

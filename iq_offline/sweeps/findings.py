@@ -1,0 +1,110 @@
+"""What a folder of runs holds, read once for the report: a sweep's folder, or any other with runs in it."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from iq_offline.config import read_toml
+from iq_offline.errors import UserError
+from iq_offline.sweeps import grid
+from iq_offline.sweeps.folders import finished, log_file, state_of_log
+from iq_offline.sweeps.results import (
+    FIRST,
+    configuration,
+    curves_of,
+    metric_of,
+    read_episodes,
+    runs_of,
+    varied,
+)
+
+SUMMARY, CONFIG = "summary.json", "config.toml"
+COUNT = "data.num_expert_trajectories"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a report says, as data."""
+
+    folder: Path
+    sweep: grid.Sweep | None
+    """None where the folder is no sweep's."""
+    runs: pl.DataFrame
+    """One row a finished run."""
+    curves: pl.DataFrame
+    """One row a run and snapshot."""
+    summaries: dict[str, dict[str, Any]]
+    """Of the finished runs, by the names in ``runs``."""
+    unfinished: dict[str, str] = field(default_factory=dict)
+    """Runs that are not finished, and how they stand."""
+    metric: str | None = None
+    """What runs are compared by: the score where any has one; None where they have neither that, return nor error."""
+
+    @property
+    def by(self) -> list[str]:
+        """Keys that tell cells apart, the learner and the number of trajectories always among them."""
+        more = [key for key in varied(self.runs) if key not in FIRST]
+        return [key for key in FIRST if key in ("algorithm", COUNT) or self.runs[key].n_unique() > 1] + more
+
+    @property
+    def question(self) -> str:
+        """Of the sweep; else what the folder is."""
+        if self.sweep:
+            return self.sweep.question or f"Sweep {self.sweep.name}"
+        return f"Runs in {self.folder.resolve().name}"
+
+    @property
+    def fast(self) -> bool:
+        """Whether some runs are rehearsals."""
+        return bool(self.runs["fast"].any())
+
+    @property
+    def progress(self) -> str:
+        """``37 of 50 runs are done``."""
+        total = self.runs.height + len(self.unfinished)
+        return f"{self.runs.height} of {total} run{'s are' if total > 1 else ' is'} done"
+
+    def of_all(self, name: str) -> list[str]:
+        """The different values of an entry of the summaries, in words."""
+        return sorted({str(summary.get(name)) for summary in self.summaries.values()})
+
+
+def findings_in(folder: Path) -> Findings:
+    """Read what is there.
+
+    Raises:
+        UserError: no such folder, no finished run in it, or a sweep's file that cannot be read.
+    """
+    file = folder / grid.FILE
+    sweep = grid.sweep_of(read_toml(file), str(file), folder.name) if file.is_file() else None
+    episodes = read_episodes(folder)
+    runs = runs_of(episodes)
+    try:
+        metric = "score" if runs["score"].count() else metric_of(runs)
+    except UserError:
+        metric = None
+    summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in runs["run"]}
+    return Findings(folder, sweep, runs, curves_of(episodes), summaries, _unfinished(folder, sweep), metric)
+
+
+def _unfinished(folder: Path, sweep: grid.Sweep | None) -> dict[str, str]:
+    if sweep:
+        missing = [run.name for run in sweep.runs() if not finished(folder, run.name)]
+        return {f"runs/{name}": state_of_log(log_file(folder, name)) for name in missing}
+    begun = sorted(file.parent for file in folder.rglob(CONFIG) if not (file.parent / SUMMARY).exists())
+    return {str(run.relative_to(folder)): "begun, not finished" for run in begun}
+
+
+def same_and_different(runs: pl.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
+    """The runs' resolved configuration in words: keys with one value, and keys with their several values."""
+    same, different = [], []
+    for key in configuration(runs.columns):
+        values = runs[key].unique().sort().to_list()
+        if len(values) == 1:
+            same.append([key, str(values[0])])
+        else:
+            different.append([key, ", ".join(map(str, values))])
+    return same, different

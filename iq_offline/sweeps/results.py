@@ -1,0 +1,277 @@
+"""The tables of a sweep, or of any folder of runs: read from the runs' own rows, nothing is computed twice.
+
+    episodes (a row an evaluated episode) -> runs (one a learner) -> summary (one a cell), comparisons (pairs of cells)
+
+A cell is what runs have in common that differ in their seed alone. Nothing here imports torch.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+
+from iq_offline.config import ALGORITHMS, RunConfig, resolved
+from iq_offline.errors import UserError
+from iq_offline.evaluation.rows import EPISODES, MEASURED, configuration_row
+from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
+
+BASELINE = "bc"
+METRICS = ("score", "return", "held_out_error")
+"""What runs can be told apart by, the best first: the score needs an environment and references, the error neither."""
+FIRST = ("algorithm", "data.expert", "data.suboptimal", "data.num_expert_trajectories", "data.subsample")
+"""Keys that cells are named by before any other."""
+
+PARQUET = b"PAR1"
+"""What Parquet files begin and end with."""
+
+
+def read_episodes(folder: Path) -> pl.LazyFrame:
+    """The rows of every finished run in a folder, with ``run``, the run's own folder, as the first column.
+
+    What rows of an older version lack had the value that is the default now.
+
+    Raises:
+        UserError: there is no such folder, no finished run in it, or a file of rows is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: give the folder of a sweep or of runs")
+    folder = folder.absolute()
+    files = _episode_files(folder)
+    if not files:
+        raise UserError(f"{folder} holds no finished run yet ({EPISODES} of none is there)")
+    defaults = configuration_row(resolved(RunConfig()))
+    rows = pl.scan_parquet(
+        files,
+        glob=False,
+        hive_partitioning=False,
+        schema={**MEASURED, **defaults.schema},
+        missing_columns="insert",
+        extra_columns="ignore",
+        cast_options=pl.ScanCastOptions(integer_cast="upcast"),
+        include_file_paths="file",
+    )
+    name = pl.col("file").str.strip_prefix(f"{folder}/").str.strip_suffix(EPISODES).str.strip_suffix("/")
+    return rows.select(
+        name.alias("run"),
+        pl.col(*MEASURED),
+        *(pl.col(key).fill_null(value) for key, value in defaults.row(0, named=True).items()),
+    )
+
+
+def _episode_files(folder: Path) -> list[str]:
+    """Those of all runs below. Links are followed; a folder that is there under two names is looked into once."""
+    found, seen = [], set()
+    for here, inner, names in os.walk(folder, followlinks=True):
+        place = os.stat(here)
+        if (place.st_dev, place.st_ino) in seen:
+            inner.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        inner.sort()
+        if EPISODES in names:
+            file = os.path.join(here, EPISODES)
+            _require_whole(file)
+            found.append(file)
+    return found
+
+
+def _require_whole(file: str) -> None:
+    with open(file, "rb") as opened:
+        if os.fstat(opened.fileno()).st_size > len(2 * PARQUET):
+            first = opened.read(len(PARQUET))
+            opened.seek(-len(PARQUET), os.SEEK_END)
+            if first == opened.read() == PARQUET:
+                return
+    raise UserError(f"{file} is cut or damaged: remove the folder of that run, and do it again")
+
+
+def configuration(columns: list[str]) -> list[str]:
+    """Those columns that are keys of a run's configuration."""
+    return [name for name in columns if name not in (*MEASURED, "run", "episodes")]
+
+
+def runs_of(episodes: pl.LazyFrame) -> pl.DataFrame:
+    """One row a run: means over the final policy's episodes, and the configuration. What is not finite is null.
+
+    Raises:
+        UserError: a learner is there twice, which would count as two.
+    """
+    columns = episodes.collect_schema().names()
+    final = episodes.filter("is_final").group_by("run", maintain_order=True)
+    same = [name for name in columns if name not in ("run", "is_final", "episode", "return", "score")]
+    means = pl.col("score", "return").mean()
+    aggregated = final.agg(means, pl.col("episode").count().alias("episodes"), pl.col(same).first())
+    runs = aggregated.with_columns(map(_finite, METRICS)).sort("run").collect()
+    keys = [key for key in configuration(runs.columns) if key != "recipe"]
+    twice = runs.filter(pl.struct(keys).is_duplicated()).sort(keys, maintain_order=True)
+    if twice.height:
+        one, other = twice["run"].head(2)
+        raise UserError(f"the runs {one} and {other} are of one configuration and seed: give a folder with one of them")
+    return runs
+
+
+def _finite(name: str) -> pl.Expr:
+    return pl.when(pl.col(name).is_finite()).then(pl.col(name))
+
+
+def curves_of(episodes: pl.LazyFrame) -> pl.DataFrame:
+    """One row for each run and snapshot, the final one included: means over its episodes, and the configuration."""
+    columns = episodes.collect_schema().names()
+    keys = configuration(columns)
+    points = episodes.filter(pl.col("episode").is_not_null()).group_by("run", "gradient_steps")
+    return (
+        points.agg(pl.col("score", "return").mean(), pl.col("expert_return", "random_return", *keys).first())
+        .with_columns(_finite("score"), _finite("return"))
+        .sort("run", "gradient_steps")
+        .collect()
+    )
+
+
+def varied(runs: pl.DataFrame) -> list[str]:
+    """Configuration keys, but the seed, that tell cells apart; of those that change together only the first.
+
+    The algorithm stands for no key but those of algorithms: where learners had other data or budgets, that is named.
+    """
+    keys = configuration(runs.columns)
+    ordered = [key for key in FIRST if key in keys]
+    ordered += [key for key in keys if key not in (*FIRST, "seed", "recipe")]
+    own = [key for key in ordered if key.split(".")[0] in ALGORITHMS]
+    shared = _telling_apart(runs, [key for key in ordered if key not in ("algorithm", *own)], [])
+    algorithm = ["algorithm"] * (runs["algorithm"].n_unique() > 1)
+    return _telling_apart(runs, own, algorithm + shared)
+
+
+def _telling_apart(runs: pl.DataFrame, keys: list[str], chosen: list[str]) -> list[str]:
+    cells = runs.select(chosen).n_unique() if chosen else 1
+    for key in keys:
+        if runs[key].n_unique() > 1 and (count := runs.select(*chosen, key).n_unique()) > cells:
+            chosen, cells = [*chosen, key], count
+    return chosen
+
+
+def metric_of(runs: pl.DataFrame) -> str:
+    """The best of :data:`METRICS` that every run has, else that any has."""
+    for enough in (runs.height, 1):
+        for metric in METRICS:
+            if runs[metric].count() >= enough:
+                return metric
+    raise UserError("no run was scored, and none has an error on held-out trajectories: there is nothing to compare")
+
+
+def summary_of(runs: pl.DataFrame, by: list[str], metric: str) -> pl.DataFrame:
+    """One row a cell: n, interquartile mean with a 95% bootstrap interval over learners, mean, worst, mean return.
+
+    Args:
+        runs: from :func:`runs_of`.
+        by: keys of the configuration, as :func:`varied` gives; none makes one cell.
+        metric: of :data:`METRICS`. The worst of errors is the highest.
+    """
+    rows = []
+    for names, cell in _cells(runs, by):
+        values = cell[metric].drop_nulls().to_numpy()
+        if not len(values):
+            continue
+        middle = estimate([values])
+        rows.append(
+            {
+                **dict(zip(by, names, strict=True)),
+                "n": len(values),
+                "iqm": middle.value,
+                "low": middle.low,
+                "high": middle.high,
+                "mean": float(values.mean()),
+                "worst": float(values.max() if metric == "held_out_error" else values.min()),
+                "return_mean": cell["return"].mean(),
+                "seconds": cell["seconds"].median(),
+            }
+        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str = BASELINE) -> pl.DataFrame:
+    """Every other algorithm minus the baseline in the same cell, paired by seed (and so by selection of trajectories).
+
+    Where keys of the baseline's own vary, it is minus each variant, which ``minus`` names: ``bc, loss likelihood``.
+    A verdict is for scores alone: *non-inferior* where the lower end of the 95% interval is at least -0.05, *clearly
+    above* where it is over 0 (``docs/results.md``). Empty where there is no baseline or nothing beside it.
+    """
+    if "algorithm" not in by or baseline not in runs["algorithm"]:
+        return pl.DataFrame()
+    shared = [key for key in by if key != "algorithm" and key.split(".")[0] not in ALGORITHMS]
+    own = [key for key in by if key.split(".")[0] == baseline]
+    theirs: dict[tuple, list[tuple[str, dict[int, float]]]] = {}
+    for names, cell in _cells(runs.filter(algorithm=baseline), shared + own):
+        variant = [
+            f"{key.split('.')[-1]} {as_words(value)}" for key, value in zip(own, names[len(shared) :], strict=True)
+        ]
+        named = ", ".join([baseline, *variant]), _by_seed(cell, metric)
+        theirs.setdefault(names[: len(shared)], []).append(named)
+    rows = []
+    for names, cell in _cells(runs.filter(pl.col("algorithm") != baseline), by):
+        place, ours = dict(zip(by, names, strict=True)), _by_seed(cell, metric)
+        for minus, other in theirs.get(tuple(place[key] for key in shared), []):
+            if ours.keys().isdisjoint(other):
+                continue
+            difference = paired_difference([ours], [other])
+            rows.append(
+                {
+                    **place,
+                    "minus": minus,
+                    "pairs": difference.runs,
+                    "difference": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "verdict": verdict(difference) if metric == "score" else None,
+                }
+            )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _by_seed(cell: pl.DataFrame, metric: str) -> dict[int, float]:
+    scored = cell.drop_nulls(metric)
+    return dict(zip(scored["seed"].to_list(), scored[metric].to_list(), strict=True))
+
+
+def expert_level(runs: pl.DataFrame, level: float = 0.95) -> dict[str, int | None]:
+    """For each algorithm the smallest number of trajectories from which every interval's lower end is at least that.
+
+    Every: of that count and of all larger ones, over all further keys that vary. None where there is none.
+    """
+    count = "data.num_expert_trajectories"
+    by = list(dict.fromkeys(["algorithm", *varied(runs), count]))
+    found: dict[str, int | None] = {}
+    for algorithm in runs["algorithm"].unique(maintain_order=True):
+        own = runs.filter(algorithm=algorithm)
+        reached = None
+        for number in sorted(own[count].unique(), reverse=True):
+            there = own.filter(pl.col(count) == number)
+            cells = summary_of(there, by, "score")
+            if cells.height < there.select(by).n_unique():  # Some were not scored.
+                break
+            if cells["low"].is_nan().any() or cells["low"].min() < level:  # type: ignore[operator]
+                break
+            reached = number
+        found[algorithm] = reached
+    return found
+
+
+def _cells(runs: pl.DataFrame, by: list[str]) -> list[tuple[tuple, pl.DataFrame]]:
+    if not by:
+        return [((), runs)]
+    return [(names, cell) for names, cell in runs.sort(by).group_by(by, maintain_order=True)]
+
+
+def as_words(value: object) -> str:
+    """A value of the configuration in a table: lists of one as themselves."""
+    if isinstance(value, str) and value.startswith("["):
+        parts = json.loads(value)
+        return " + ".join(_part(part) for part in parts) if parts else "none"
+    return str(value)
+
+
+def _part(value: object) -> str:
+    if isinstance(value, dict):
+        words = [str(value["dataset"]), *([str(value["episodes"])] if value.get("episodes") else [])]
+        return ":".join(words + ["hidden"] * bool(value.get("hidden")))
+    return str(value)

@@ -1,0 +1,102 @@
+"""What trains: one run, or several of one program, stepped as one. What learns, what it sees, what it draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from iq_offline.data.prefetch import Prefetcher
+from iq_offline.data.replay import Replay, sample_together
+from iq_offline.learning.agents import Metrics
+from iq_offline.learning.learner import Learner, stacked
+
+
+@dataclass
+class Training:
+    """All that a training consists of besides its budget."""
+
+    learner: Learner
+    replay: Replay
+    noise: torch.Generator
+    prefetcher: Prefetcher | None = None
+
+    @property
+    def members(self) -> "list[Training]":
+        """Itself: what steps one training steps several in the same way."""
+        return [self]
+
+    def update(self) -> Metrics:
+        """One gradient step on one batch."""
+        batch = self.next_batch()
+        return self.learner.update(batch, self.draw_noise(batch))
+
+    def next_batch(self) -> TensorDict:
+        """From the replay, or from what was drawn ahead."""
+        return (self.prefetcher or self.replay).sample()
+
+    def draw_noise(self, batch: TensorDict) -> TensorDict:
+        """Standard normal numbers for every row of every kind, as many as the agent asks for."""
+        if not self.learner.agent.noise_shape:
+            return TensorDict({})
+        return TensorDict({kind: self.normal(batch[kind, "observation"]) for kind in map(str, batch.keys())})
+
+    def normal(self, observation: Tensor) -> Tensor:
+        """Standard normal numbers for the rows of one kind."""
+        shape = len(observation), *self.learner.agent.noise_shape
+        return torch.randn(shape, generator=self.noise, dtype=observation.dtype, device=observation.device)
+
+    def generators(self) -> dict[str, torch.Generator | Prefetcher]:
+        """Everything that draws, by name."""
+        return {"noise": self.noise, "replay": self.prefetcher or self.replay.generator}
+
+    def close(self) -> None:
+        """End what runs in the background; the training can go on afterwards."""
+        if self.prefetcher:
+            self.prefetcher.close()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a resumed training needs, random generators included."""
+        random = {f"random/{name}": generator.get_state() for name, generator in self.generators().items()}
+        return {f"learner/{name}": value for name, value in self.learner.state().items()} | random
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Go back to a state that :meth:`state` gave."""
+        prefix = "learner/"
+        self.learner.load_state({n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
+        for name, generator in self.generators().items():
+            generator.set_state(tensors[f"random/{name}"])
+
+
+class Population:
+    """Several trainings of one program and step, stepped as one.
+
+    Each keeps its data, its draws, its coefficients and its networks, and goes the way that it would have gone alone;
+    each stays a training of its own, whose state and averages are up to date after every step.
+
+    Args:
+        members: of the same agent but for its coefficients, with replays that share their tables.
+    """
+
+    def __init__(self, members: Sequence[Training]) -> None:
+        self.members = list(members)
+        self.learner = Learner.together([member.learner for member in members])
+
+    def update(self) -> Metrics:
+        """One gradient step of every member, each on its own batch; metrics have one number a member."""
+        if any(member.prefetcher for member in self.members):
+            batch = stacked([member.next_batch() for member in self.members])
+        else:
+            batch = sample_together([member.replay for member in self.members])
+        noise = TensorDict({}, [len(self.members)])
+        if self.learner.agent.noise_shape:
+            for kind in map(str, batch.keys()):
+                rows = zip(self.members, batch[kind, "observation"], strict=True)
+                noise[kind] = torch.stack([member.normal(observation) for member, observation in rows])
+        return self.learner.update(batch, noise)
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        for member in self.members:
+            member.close()
