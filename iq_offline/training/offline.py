@@ -149,8 +149,11 @@ class _Run:
         if self.file.exists():
             tensors, values = checkpoint.load(self.file)
             training.load_state(tensors)
+            device = leaves_of(training.learner.average)[0].device
             self.sums = {
-                name.removeprefix("sums/"): value for name, value in tensors.items() if name.startswith("sums/")
+                name.removeprefix("sums/"): value.to(device)
+                for name, value in tensors.items()
+                if name.startswith("sums/")
             }
             self.saved_step, seconds = values["step"], values["seconds"]
         self.log = MetricsLog(folder, self.saved_step, tensorboard)
