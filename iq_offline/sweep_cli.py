@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
