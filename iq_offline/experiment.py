@@ -230,10 +230,8 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     else:
         meaning = known.source
         score = normalized_score(float(np.mean(returns)), known)
-        data_return = mean_return(data.seen)
-        expert, random = (
-            value if math.isfinite(value) else None for value in (known.expert_return, known.random_return)
-        )
+        measured = known.expert_return, known.random_return, mean_return(data.seen)
+        expert, random, data_return = (value if math.isfinite(value) else None for value in measured)
     summary = {
         "schema": 1,
         "recipe": config.recipe,

@@ -157,10 +157,11 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
 
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     folder = (options.output or Path("runs") / (chosen.name + "-fast" * options.fast)).absolute()
-    runs = chosen.runs()
+    runs, launcher = chosen.runs(), launcher_of(options)  # Ray may be missing: before anything is looked at.
     text = grid.claim_folder(chosen, folder)
-    launcher = launcher_of(options)  # Before anything is looked at or written: Ray may be missing.
-    preflight.check_runs(runs, folder, Options(options.download, options.trust_env, say=say))
+    allowed = Options(options.download, options.trust_env, say=say)
+    preflight.check_runs(runs, folder, allowed, here=options.ray_address is None)
+    preflight.let_be_scored(runs, folder, allowed)
     if text is not None:
         with disk_errors("starting a sweep", folder):
             write_atomically(folder / grid.FILE, text)
@@ -171,14 +172,16 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         wait=options.wait,
         trust_env=options.trust_env,
     )
-    if outcome.done:
-        results(folder)
-        draw(folder)
-    for failure in outcome.failed:
-        say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
-    if outcome.elsewhere:
-        say(f"{len(outcome.elsewhere)} runs go on in other processes")
-    print(f"sweep: {folder}")
+    try:
+        if outcome.done:
+            results(folder)
+            draw(folder)
+    finally:  # Also where there is nothing to compare.
+        for failure in outcome.failed:
+            say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
+        if outcome.elsewhere:
+            say(f"{len(outcome.elsewhere)} runs go on in other processes")
+        print(f"sweep: {folder}")
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
 
