@@ -291,6 +291,8 @@ def _score_all(
 
 
 COMPARISON = "comparison.png"
+ABOUT_RUNS = ("results", "report.html")
+"""What ``iq-offline results`` and ``iq-offline report`` leave beside runs."""
 
 
 def run_all(configs: Sequence[RunConfig], folder: Path, options: Options = Options()) -> list[Summary]:
@@ -299,7 +301,7 @@ def run_all(configs: Sequence[RunConfig], folder: Path, options: Options = Optio
     Raises:
         UserError: as :func:`run`; every folder is looked at before anything starts.
     """
-    ours = {COMPARISON, *ALGORITHMS}
+    ours = {COMPARISON, *ABOUT_RUNS, *ALGORITHMS}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --output")
     if folder.exists() and not ours.issuperset(name for name in os.listdir(folder) if not name.startswith(".")):

@@ -9,8 +9,10 @@ import pytest
 
 from iq_offline import experiment
 from iq_offline.data.catalog import References
-from iq_offline.experiment import run
-from tests.helpers import point_mass_episodes, write_dataset
+from iq_offline.errors import UserError
+from iq_offline.experiment import run, run_all
+from iq_offline.sweep_cli import results
+from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 from tests.training.program import EXPERT, QUIET, configuration
 
 
@@ -26,3 +28,15 @@ def test_data_without_rewards_are_scored_all_the_same(tmp_path: Path, monkeypatc
     assert summary["data_return"] is None
     assert summary["normalized_score"] == 0.5
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+
+
+def test_tables_and_a_report_beside_the_runs_are_in_nobody_s_way(tmp_path: Path) -> None:
+    point_mass_dataset(EXPERT, 4, 25, seed=0)
+    config = configuration("bc", gradient_steps=5, snapshots=0)
+    first = run_all([config], tmp_path / "runs", QUIET)
+    results(tmp_path / "runs")
+    (tmp_path / "runs" / "report.html").write_text("a page")
+    assert run_all([config], tmp_path / "runs", QUIET)[0]["held_out"] == first[0]["held_out"]
+    (tmp_path / "runs" / "thesis.tex").write_text("somebody's")
+    with pytest.raises(UserError, match="holds other things than runs"):
+        run_all([config], tmp_path / "runs", QUIET)

@@ -45,7 +45,7 @@ def test_the_shipped_sweep() -> None:
     runs = chosen.runs()
     assert len(runs) == 5 * 2 * 10
     assert chosen.name == "hopper_expert_count"
-    assert chosen.question == "How many expert trajectories does Hopper-v5 need?"
+    assert chosen.question == "How many expert trajectories does Hopper-v5 need, with every 20th step of each?"
     assert {run.config.recipe for run in runs} == {"hopper_expert_count"}
     assert {run.config.training.snapshots for run in runs} == {5}, "what the file says goes over its recipe"
     assert {run.config.training.gradient_steps for run in runs} == {10_000}
