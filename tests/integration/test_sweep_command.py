@@ -25,6 +25,7 @@ from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES
 from iq_offline.sweep_cli import ExpertCount, expert_count
 from iq_offline.sweeps.grid import Sweep, sweep_of
+from iq_offline.sweeps.launch import Failure, SweepOutcome
 from tests.data_helpers import (
     CHECKOUT,
     PROGRESS,
@@ -412,6 +413,27 @@ def test_results_import_no_torch(first: Done, tmp_path: Path) -> None:
     assert loaded.isdisjoint({"torch", "gymnasium", "minari", "tensordict", "mujoco", "matplotlib", "scipy", "h5py"})
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_failures_are_named_whatever_the_tables_say(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, why each failed with the end of its log, and where that is."""
+    log = here / "b.log"
+    failures = (Failure("b", "it broke", log, "last line"),)
+    monkeypatch.setattr("iq_offline.sweeps.launch.run_sweep", lambda *_, **__: SweepOutcome(("a",), failures))
+    write_run(here / "runs" / "mine" / "runs" / "a", [], {"recipe": "mine"})
+    (here / "runs" / "mine" / "sweep.toml").write_text(sweep_of(read_toml(here / "mine.toml"), "", "mine").to_toml())
+    capsys.readouterr()
+    assert main(["sweep", "mine.toml"]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not PROGRESS.match(line)]
+    assert lines[-4:] == [
+        "failed: b: it broke",
+        "last line",
+        f"({log})",
+        "error: 1 of 8 runs failed; the same command tries them again",
+    ]
+
+
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
@@ -459,6 +481,12 @@ def test_mistakes_in_a_sweep_s_file(change: dict[str, str], expected: str, here:
         (["sweep", "mine.toml", "--launcher", "slurm"], "slurm"),
         (["sweep", "mine.toml", "--workers", "many"], "workers"),
         (["sweep", "mine.toml", "--worker", "2"], "--workers"),
+        (["sweep", "mine.toml", "--workers", "0"], "workers = 0"),
+        (["sweep", "mine.toml", "--workers", "-1"], "workers = -1"),
+        (["sweep", "mine.toml", "--population", "0"], "population = 0"),
+        (["sweep", "mine.toml", "--output", "x" * 300], "too long"),
+        (["results", "x" * 300], "no folder xxx"),
+        (["results", "mine.toml", "--baseline", "bcc"], "bcc"),
         (["results"], "results"),
         (["results", "nothing"], "no folder nothing: give the folder of a sweep or of runs"),
         (["results", "mine.toml"], "no folder mine.toml"),
@@ -504,6 +532,14 @@ def test_more_trajectories_than_there_are_are_named_before_anything_starts(here:
     assert "num_expert_trajectories=9,seed=0 cannot be trained: test/small-v0 holds 3 trajectories" in line
 
 
+@pytest.mark.parametrize("output", [None, "new/inner/sweep", "empty"])
+def test_a_refused_sweep_leaves_the_folders_as_they_were(output: str | None, here: Path, fails: Fails) -> None:
+    """Neither those above the sweep's, nor an empty one of the user's that it would have used."""
+    (here / "mine.toml").write_text((here / "mine.toml").read_text().replace("[1, 2]", "[1, 4]"))
+    (here / "empty").mkdir()
+    assert "4 were asked for" in fails("sweep", "mine.toml", *LOCAL, *(["--output", output] if output else []))
+
+
 def test_the_folder_of_another_sweep(finished: Path, fails: Fails) -> None:
     text = Path("mine.toml").read_text()
     for old, new, expected in (
@@ -537,6 +573,39 @@ def test_a_read_only_folder(here: Path, fails: Fails, tmp_path: Path) -> None:
         for output in (disk, disk / "new" / "sweep"):
             line = fails("sweep", "mine.toml", "--output", output, *LOCAL)
             assert line.startswith(f"error: not allowed to write while starting a sweep in {output}")
+
+
+def test_tables_that_cannot_be_written(finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """They are on the screen all the same; then it is one line."""
+    with tmpfs(tmp_path / "disk") as disk:
+        shutil.copytree(finished, disk / "mine", ignore=shutil.ignore_patterns("results"))
+        make_read_only(disk)
+        for arguments, expected in (
+            ([disk / "mine"], f"not allowed to write while writing the tables in {disk / 'mine' / 'results'}"),
+            ([finished, "--output", "mine.toml"], "mine.toml is a file where a folder is needed"),
+            ([finished, "--output", "mine.toml/inner"], "is a file where a folder is needed"),
+        ):
+            capsys.readouterr()
+            assert main(["results", *map(str, arguments)]) == 2
+            printed = capsys.readouterr()
+            assert "8 runs" in printed.out
+            assert expected in the_error(printed.err)
+            assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_sweep_whose_runs_cannot_be_compared_is_done_all_the_same(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No environment and no trajectories held out: trained, and said so. The command results has nothing to show."""
+    monkeypatch.setattr("iq_offline.sweeps.launch.run_sweep", lambda *_, **__: SweepOutcome(("a",)))
+    write_run(here / "runs" / "mine" / "runs" / "a", [], {"recipe": "mine"})
+    (here / "runs" / "mine" / "sweep.toml").write_text(sweep_of(read_toml(here / "mine.toml"), "", "mine").to_toml())
+    out, noted = succeeds(capsys, "sweep", "mine.toml")
+    assert noted == ["no tables: no run was scored, and none has an error on held-out trajectories"]
+    assert out == f"sweep: {here / 'runs' / 'mine'}\n"
+    assert main(["results", "runs/mine"]) == 2
+    assert "no run was scored" in the_error(capsys.readouterr().err)
 
 
 def test_a_read_only_sweep_can_be_summarised_elsewhere(
