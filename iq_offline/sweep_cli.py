@@ -11,7 +11,7 @@ import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from iq_offline.config import STRICT, Algorithm, Positive
+from iq_offline.config import LABELS, STRICT, Algorithm, Positive
 from iq_offline.errors import UserError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     from iq_offline.sweeps import grid, launch, preflight
 
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
-    folder = (options.output or Path("runs") / (chosen.name + "-fast" * options.fast)).absolute()
+    folder = (options.output or Path("runs") / (chosen.name + "-fast" * bool(chosen.fixed.get("fast")))).absolute()
     runs, launcher = chosen.runs(), launcher_of(options)  # Ray may be missing: before anything is looked at.
     text = grid.claim_folder(chosen, folder)
     allowed = Options(options.download, options.trust_env, say=say)
@@ -181,7 +181,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
             say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
         if outcome.elsewhere:
             say(f"{len(outcome.elsewhere)} runs go on in other processes")
-        print(f"sweep: {folder}")
+        print(f"sweep: {folder} (iq-offline report makes one page of it)")
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
 
@@ -209,7 +209,7 @@ def launcher_of(options: SweepOptions) -> "Launcher":
     return LocalLauncher(options.workers)
 
 
-def results(folder: Path, output: Path | None = None, baseline: str = "bc") -> None:
+def results(folder: Path, output: Path | None = None, baseline: Algorithm = "bc") -> None:
     """Print and write the tables."""
     from iq_offline.sweeps import results as tables_of
     from iq_offline.sweeps.tables import print_frame, write_tables
@@ -227,6 +227,6 @@ def results(folder: Path, output: Path | None = None, baseline: str = "bc") -> N
     title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {runs.height} runs"
     print_frame(summary, title, caption)
     if comparisons.width:
-        print_frame(comparisons, f"difference to {baseline}, paired by seed")
+        print_frame(comparisons, f"difference to {LABELS[baseline]}, paired by seed")
     frames = {"runs": runs, "summary": summary, "comparisons": comparisons}
     print(f"tables: {write_tables(output or folder / 'results', frames)[0].parent}")

@@ -67,6 +67,19 @@ def test_options_that_make_no_sense(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_rehearsal_s_own_file_goes_on_in_the_rehearsal_s_folder(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep_cli, "results", lambda folder: None)
+    monkeypatch.setattr(sweep_cli, "draw", lambda folder: None)
+    launchers = [Here(), Here()]
+    monkeypatch.setattr(sweep_cli, "launcher_of", lambda options: launchers.pop())
+    assert main(["sweep", file, "--fast"]) == 0
+    assert main(["sweep", "runs/small-fast/sweep.toml"]) == 0
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["small-fast"]
+
+
 def test_a_misspelt_baseline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", str(tmp_path), "--baseline", "iqlearn"]) == 2
     assert "'--baseline'" in capsys.readouterr().err
