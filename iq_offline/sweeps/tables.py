@@ -7,7 +7,7 @@ import polars as pl
 
 from iq_offline.config import LABELS
 from iq_offline.files import write_atomically
-from iq_offline.sweeps.results import as_words
+from iq_offline.sweeps.results import as_words, key_in_words
 
 HEADINGS = {
     "algorithm": "learner",
@@ -22,7 +22,7 @@ HEADINGS = {
     "low": "95% from",
     "high": "to",
 }
-"""In place of the columns' names; other keys are named by their last part."""
+"""In place of the columns' names; others are named as keys are."""
 INTEGERS = (pl.Int64, pl.Int32, pl.UInt32)
 
 Table = tuple[list[str], list[list[str]]]
@@ -31,7 +31,7 @@ Table = tuple[list[str], list[list[str]]]
 
 def as_table(frame: pl.DataFrame) -> Table:
     """A frame in words: scores with three digits, returns and seconds with one or none."""
-    headings = [HEADINGS.get(name, name.split(".")[-1].replace("_", " ")) for name in frame.columns]
+    headings = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
     return headings, [
         [_cell(name, value) for name, value in zip(frame.columns, row, strict=True)] for row in frame.iter_rows()
     ]

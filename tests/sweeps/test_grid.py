@@ -43,14 +43,14 @@ def refused(text: str, changes: dict[str, Any] | None = None) -> str:
 def test_the_shipped_sweep() -> None:
     chosen = load_sweep("hopper_expert_count")
     runs = chosen.runs()
-    assert len(runs) == 5 * 2 * 5
+    assert len(runs) == 10 * 2 * 5
     assert chosen.name == "hopper_expert_count"
     assert chosen.question == "How many expert trajectories does Hopper-v5 need?"
     assert {run.config.recipe for run in runs} == {"hopper_expert_count"}
     assert {run.config.training.snapshots for run in runs} == {5}, "what the file says goes over its recipe"
     assert {run.config.training.gradient_steps for run in runs} == {10_000}
     assert {(r.config.algorithm, r.config.data.num_expert_trajectories, r.config.seed) for r in runs} == set(
-        itertools.product(("bc", "iq_learn"), (1, 3, 5, 10, 25), range(5))
+        itertools.product(("bc", "iq_learn"), (1, 3, 5, 10, 25), range(10))
     )
     assert runs[0].name == "algorithm=bc,num_expert_trajectories=1,seed=0"
     assert load_sweep(str(shipped("recipes") / "sweeps" / "hopper_expert_count.toml")) == chosen
@@ -499,6 +499,10 @@ def test_a_grid_may_grow(grown: str, folder: Path) -> None:
             "runs that this one has not, such as algorithm=bc,num_expert_trajectories=3",
         ),
         (BASE.replace("seeds = 2", "seed = [1, 2]"), "runs that this one has not"),
+        (
+            BASE.replace("seeds = 2\n", "").replace("[grid]\n", "[grid]\nseeds = 2\n"),
+            "in another order (algorithm, data.num_expert_trajectories, seed): keep it",
+        ),
         (BASE.replace("data.num_expert_trajectories = [1, 3]\n", ""), "which varies data.num_expert_trajectories"),
         (BASE + "data.subsample = [1, 5]", "which does not vary data.subsample"),
         (BASE.replace("data.num_expert_trajectories", "data.subsample"), "which varies data.num_expert_trajectories"),
