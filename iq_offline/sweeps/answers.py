@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 
 from iq_offline.config import ALGORITHMS, LABELS
-from iq_offline.sweeps.results import as_words, expert_level, summary_of, varied
+from iq_offline.sweeps.results import as_words, expert_level, key_in_words, summary_of, varied
 
 LEVEL = 0.95
 """Normalised score that counts as the expert's, as the lower end of an interval."""
@@ -109,7 +109,7 @@ def name_of(answer: Answer) -> str:
 def setting_in_words(algorithm: str, setting: Mapping[str, object]) -> str:
     """A learner and what tells its setting from others."""
     words = [
-        as_words(value) if key == "data.expert" else f"{key.split('.')[-1].replace('_', ' ')} {as_words(value)}"
+        as_words(value) if key == "data.expert" else f"{key_in_words(key)} {as_words(value)}"
         for key, value in setting.items()
     ]
     return ", ".join([LABELS.get(algorithm, algorithm), *words])

@@ -238,7 +238,7 @@ def claim_folder(sweep: Sweep, folder: Path) -> str | None:
         return text
     theirs = sweep_of(read_toml(file), str(file), sweep.name)
     advice = "choose another --output"
-    if list(theirs.grid) != list(sweep.grid) and set(theirs.grid) != set(sweep.grid):
+    if set(theirs.grid) != set(sweep.grid):
         there, here = sorted(set(theirs.grid) - set(sweep.grid)), sorted(set(sweep.grid) - set(theirs.grid))
         what = f"varies {there[0]}" if there else f"does not vary {here[0]}"
         raise UserError(f"{folder} holds another sweep, {theirs.name}, which {what}: {advice}")
@@ -249,6 +249,11 @@ def claim_folder(sweep: Sweep, folder: Path) -> str | None:
                 f"{folder} holds another sweep ({key} is {theirs.fixed[key]!r} there, {here!r} here): {advice}"
             )
     missing = {run.name for run in theirs.runs()} - {run.name for run in sweep.runs()}
+    if missing and list(theirs.grid) != list(sweep.grid):
+        order = ", ".join(theirs.grid)
+        raise UserError(
+            f"{folder} holds a sweep whose grid has its keys in another order ({order}): keep it, or {advice}"
+        )
     if missing:
         raise UserError(f"{folder} holds a sweep with runs that this one has not, such as {min(missing)}: {advice}")
     return None if file.read_text() == text else text

@@ -8,6 +8,7 @@ import polars as pl
 from iq_offline.config import LABELS
 from iq_offline.errors import UserError, nearest
 from iq_offline.evaluation.plots import label, style, styles
+from iq_offline.sweeps.results import as_words, key_in_words
 from iq_offline.sweeps.statistics import Estimate, estimate
 
 EXPERT, COUNT, SUBSAMPLE = "data.expert", "data.num_expert_trajectories", "data.subsample"
@@ -104,14 +105,13 @@ def _words(key: str, value: Any, among: Sequence[str]) -> str:
     """``iq_learn.temperature`` at 0.01 is "temperature 0.01"; the section stays where two keys end alike."""
     if value is None:
         return ""
-    last = key.rpartition(".")[2]
-    name = last if [other.rpartition(".")[2] for other in among].count(last) == 1 else key
-    name = name.replace("_", " ")
+    name = key_in_words(key)
+    name = name if [key_in_words(other) for other in among].count(name) == 1 else key.replace("_", " ")
     if isinstance(value, bool):
         return name if value else f"no {name}"
     if isinstance(value, list):
         return f"{name} {', '.join(map(str, value)) or 'none'}"
-    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {as_words(value)}"
 
 
 def _refuse_mixtures(frame: pl.DataFrame, cell: Sequence[str], sections: set[str]) -> None:

@@ -7,12 +7,13 @@ A cell is what runs have in common that differ in their seed alone. Nothing here
 
 import json
 import os
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS, RunConfig, resolved
+from iq_offline.config import ALGORITHMS, RunConfig, flat, resolved, to_table
 from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES, MEASURED, configuration_row
 from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
@@ -22,6 +23,9 @@ METRICS = ("score", "return", "held_out_error")
 """What runs can be told apart by, the best first: the score needs an environment and references, the error neither."""
 FIRST = ("algorithm", "data.expert", "data.suboptimal", "data.num_expert_trajectories", "data.subsample")
 """Keys that cells are named by before any other."""
+
+ENDINGS = Counter(key.rpartition(".")[2] for key in flat(to_table(RunConfig())))
+"""Last parts of the configuration's keys, and how many end so."""
 
 PARQUET = b"PAR1"
 """What Parquet files begin and end with."""
@@ -204,7 +208,7 @@ def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str
     theirs: dict[tuple, list[tuple[str, dict[int, float]]]] = {}
     for names, cell in _cells(runs.filter(algorithm=baseline), shared + own):
         variant = [
-            f"{key.split('.')[-1]} {as_words(value)}" for key, value in zip(own, names[len(shared) :], strict=True)
+            f"{key_in_words(key)} {as_words(value)}" for key, value in zip(own, names[len(shared) :], strict=True)
         ]
         named = ", ".join([baseline, *variant]), _by_seed(cell, metric)
         theirs.setdefault(names[: len(shared)], []).append(named)
@@ -263,12 +267,19 @@ def _cells(runs: pl.DataFrame, by: list[str]) -> list[tuple[tuple, pl.DataFrame]
     return [(names, cell) for names, cell in runs.sort(by).group_by(by, maintain_order=True)]
 
 
+def key_in_words(key: str) -> str:
+    """``gradient steps`` of ``training.gradient_steps``; ``evaluation seed``, for there is another seed."""
+    last = key.rpartition(".")[2]
+    return (last if ENDINGS[last] < 2 else key.replace(".", " ")).replace("_", " ")
+
+
 def as_words(value: object) -> str:
-    """A value of the configuration in a table: lists of one as themselves."""
+    """A value of the configuration in a table: lists of one as themselves, datasets added to each other."""
     if isinstance(value, str) and value.startswith("["):
         with suppress(json.JSONDecodeError):
             parts = json.loads(value)
-            return " + ".join(_part(part) for part in parts) if parts else "none"
+            between = ", " if all(isinstance(part, int | float) for part in parts) else " + "
+            return between.join(_part(part) for part in parts) if parts else "none"
     return str(value)
 
 

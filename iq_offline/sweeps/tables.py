@@ -10,7 +10,7 @@ import polars as pl
 
 from iq_offline.config import LABELS
 from iq_offline.files import write_atomically
-from iq_offline.sweeps.results import as_words
+from iq_offline.sweeps.results import as_words, key_in_words
 
 HEADINGS = {
     "algorithm": "learner",
@@ -25,7 +25,7 @@ HEADINGS = {
     "low": "95% from",
     "high": "to",
 }
-"""In place of the columns' names; other keys are named by their last part."""
+"""In place of the columns' names; others are named as keys are."""
 MEASURES = (("iqm", "low", "high", "mean", "worst", "difference"), ("score",), ("held_out_error",))
 """Columns of each group have the same number of decimals."""
 RETURNS = ("return", "return_mean", "expert_return", "random_return", "data_return")
@@ -39,7 +39,7 @@ def as_table(frame: pl.DataFrame) -> Table:
 
     Returns have one decimal, seconds none, scores and errors three, or more where all of them are small.
     """
-    names = [HEADINGS.get(name, name.split(".")[-1].replace("_", " ")) for name in frame.columns]
+    names = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
     headings = [
         key if names.count(name) > 1 and "." in key else name for key, name in zip(frame.columns, names, strict=True)
     ]

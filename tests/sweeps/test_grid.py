@@ -499,6 +499,10 @@ def test_a_grid_may_grow(grown: str, folder: Path) -> None:
             "runs that this one has not, such as algorithm=bc,num_expert_trajectories=3",
         ),
         (BASE.replace("seeds = 2", "seed = [1, 2]"), "runs that this one has not"),
+        (
+            BASE.replace("seeds = 2\n", "").replace("[grid]\n", "[grid]\nseeds = 2\n"),
+            "in another order (algorithm, data.num_expert_trajectories, seed): keep it",
+        ),
         (BASE.replace("data.num_expert_trajectories = [1, 3]\n", ""), "which varies data.num_expert_trajectories"),
         (BASE + "data.subsample = [1, 5]", "which does not vary data.subsample"),
         (BASE.replace("data.num_expert_trajectories", "data.subsample"), "which varies data.num_expert_trajectories"),

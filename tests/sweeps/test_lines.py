@@ -35,7 +35,14 @@ def test_lines_are_the_algorithms_in_plain_words_in_a_fixed_order() -> None:
         ("data.subsample", (20, 1, 5), ["subsample 1", "subsample 5", "subsample 20"]),
         ("iq_learn.actor_follows_critic", (True, False), ["no actor follows critic", "actor follows critic"]),
         ("iq_learn.value_states", ("initial", "expert"), ["value states expert", "value states initial"]),
+        ("evaluation.seed", (10, 9), ["evaluation seed 9", "evaluation seed 10"]),
+        (
+            "data.suboptimal",
+            ('[{"dataset": "c/d-v0", "episodes": 3, "hidden": false}]', "[]"),
+            ["suboptimal none", "suboptimal c/d-v0:3"],
+        ),
         ("training.hidden_sizes", ([64], [256, 256]), ["hidden sizes 256, 256", "hidden sizes 64"]),
+        ("training.hidden_sizes", ("[64]", "[256, 256]"), ["hidden sizes 256, 256", "hidden sizes 64"]),
     ],
 )
 def test_lines_of_varied_keys_say_them_in_plain_words(key: str, values: tuple, expected: list[str]) -> None:

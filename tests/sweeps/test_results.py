@@ -618,7 +618,7 @@ def test_values_in_words() -> None:
     parts = [{"dataset": "a/b-v0", "hidden": False}, {"dataset": "c/d-v0", "episodes": 3, "hidden": True}]
     for value, words in (
         ("[]", "none"),
-        ("[256, 256]", "256 + 256"),
+        ("[256, 256]", "256, 256"),
         (json.dumps(parts), "a/b-v0 + c/d-v0:3:hidden"),
         ("bc", "bc"),
         (3, "3"),

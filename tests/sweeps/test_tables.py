@@ -32,6 +32,11 @@ SUMMARY = pl.DataFrame(
 )
 
 
+def test_the_evaluation_s_seed_is_not_taken_for_the_learner_s() -> None:
+    frame = pl.DataFrame({"evaluation.seed": [1], "seed": [2], "training.gradient_steps": [3]})
+    assert as_table(frame)[0] == ["evaluation seed", "seed", "gradient steps"]
+
+
 def test_numbers_are_rounded_as_said() -> None:
     headings, cells = as_table(SUMMARY)
     assert headings == [
