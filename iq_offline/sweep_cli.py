@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from iq_offline.config import Algorithm
+from iq_offline.config import STRICT, Algorithm, Positive
 from iq_offline.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from iq_offline.sweeps.launch import Launcher
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SweepOptions:
     """How a sweep is run: none of it changes a result."""
 
@@ -29,15 +31,15 @@ class SweepOptions:
     """Rehearse every run with a tiny budget, in a folder of its own. The scores are not results."""
     launcher: Literal["local", "ray"] = "local"
     """Where runs happen: processes on this machine, or tasks on a Ray cluster (needs the [ray] extra)."""
-    workers: int | None = None
+    workers: Positive | None = None
     """Runs at a time on this machine; default one for each core."""
     ray_address: str | None = None
     """An existing Ray cluster (such as ray://head:10001 or auto); default one of its own on this machine."""
-    cpus: float = 1.0
+    cpus: Annotated[float, Field(gt=0)] = 1.0
     """Processors that Ray gives each run."""
-    gpus: float = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 1.0
     """GPUs, or the share of one, that Ray gives each run on a GPU."""
-    population: int | None = None
+    population: Positive | None = None
     """Learners to train as one program at most; default many on a GPU, one on a CPU."""
     wait: bool = True
     """Wait for runs that other processes are doing in the same folder, and take over those of a process that dies."""
@@ -67,7 +69,7 @@ class Results:
     """Of a sweep, or any folder with runs in it."""
     output: Path | None = None
     """Folder for the tables; default FOLDER/results."""
-    baseline: str = "bc"
+    baseline: Algorithm = "bc"
     """The algorithm that the others are compared with, paired by seed."""
 
 
