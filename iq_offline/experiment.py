@@ -230,10 +230,8 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     else:
         meaning = known.source
         score = normalized_score(float(np.mean(returns)), known)
-        data_return = mean_return(data.seen)
-        expert, random = (
-            value if math.isfinite(value) else None for value in (known.expert_return, known.random_return)
-        )
+        measured = known.expert_return, known.random_return, mean_return(data.seen)
+        expert, random, data_return = (value if math.isfinite(value) else None for value in measured)
     summary = {
         "schema": 1,
         "recipe": config.recipe,
@@ -293,6 +291,8 @@ def _score_all(
 
 
 COMPARISON = "comparison.png"
+ABOUT_RUNS = ("results", "report.html")
+"""What ``iq-offline results`` and ``iq-offline report`` leave beside runs."""
 
 
 def run_all(configs: Sequence[RunConfig], folder: Path, options: Options = Options()) -> list[Summary]:
@@ -301,7 +301,7 @@ def run_all(configs: Sequence[RunConfig], folder: Path, options: Options = Optio
     Raises:
         UserError: as :func:`run`; every folder is looked at before anything starts.
     """
-    ours = {COMPARISON, *ALGORITHMS}
+    ours = {COMPARISON, *ABOUT_RUNS, *ALGORITHMS}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --output")
     if folder.exists() and not ours.issuperset(name for name in os.listdir(folder) if not name.startswith(".")):

@@ -28,7 +28,7 @@ def git_commit() -> str | None:
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):  # No git, a damaged checkout, or a disk that takes too long.
         return None
 
 

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from iq_offline.sweeps.launch import Launcher
 
 
+NAMED = tyro.conf.arg(name="sweep")
+"""Of the options, in the help."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class SweepOptions:
-    """How a sweep is run: none of it changes a result."""
+    """How a sweep is run. Only --set and --fast change what comes out of it."""
 
     output: Path | None = None
     """Folder of the sweep; default runs/NAME. A sweep that is there goes on."""
@@ -35,9 +39,9 @@ class SweepOptions:
     """Runs at a time on this machine; default one for each core."""
     ray_address: str | None = None
     """An existing Ray cluster (such as ray://head:10001 or auto); default one of its own on this machine."""
-    cpus: Annotated[float, Field(gt=0)] = 1.0
+    cpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Processors that Ray gives each run."""
-    gpus: Annotated[float, Field(ge=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """GPUs, or the share of one, that Ray gives each run on a GPU."""
     population: Positive | None = None
     """Learners to train as one program at most; default many on a GPU, one on a CPU."""
@@ -56,9 +60,9 @@ class Sweep:
     The same command goes on where it was cut off; a second process on the same folder shares the work.
     """
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SWEEP")]
     """A shipped sweep (hopper_expert_count) or the path of a TOML file."""
-    options: Annotated[SweepOptions, tyro.conf.arg(name="")] = SweepOptions()
+    options: Annotated[SweepOptions, NAMED] = SweepOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,7 @@ class ExpertCount:
     """Learners for each number: seeds 0, 1, …"""
     algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
     """Learners to compare."""
-    options: Annotated[SweepOptions, tyro.conf.arg(name="")] = SweepOptions()
+    options: Annotated[SweepOptions, NAMED] = SweepOptions()
 
 
 def run_sweep_command(given: Sweep | Results | Report) -> None:
@@ -153,10 +157,11 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
 
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     folder = (options.output or Path("runs") / (chosen.name + "-fast" * options.fast)).absolute()
-    runs = chosen.runs()
+    runs, launcher = chosen.runs(), launcher_of(options)  # Ray may be missing: before anything is looked at.
     text = grid.claim_folder(chosen, folder)
-    launcher = launcher_of(options)  # Before anything is looked at or written: Ray may be missing.
-    preflight.check_runs(runs, folder, Options(options.download, options.trust_env, say=say))
+    allowed = Options(options.download, options.trust_env, say=say)
+    preflight.check_runs(runs, folder, allowed, here=options.ray_address is None)
+    preflight.let_be_scored(runs, folder, allowed)
     if text is not None:
         with disk_errors("starting a sweep", folder):
             write_atomically(folder / grid.FILE, text)
@@ -167,14 +172,16 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         wait=options.wait,
         trust_env=options.trust_env,
     )
-    if outcome.done:
-        results(folder)
-        draw(folder)
-    for failure in outcome.failed:
-        say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
-    if outcome.elsewhere:
-        say(f"{len(outcome.elsewhere)} runs go on in other processes")
-    print(f"sweep: {folder}")
+    try:
+        if outcome.done:
+            results(folder)
+            draw(folder)
+    finally:  # Also where there is nothing to compare.
+        for failure in outcome.failed:
+            say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
+        if outcome.elsewhere:
+            say(f"{len(outcome.elsewhere)} runs go on in other processes")
+        print(f"sweep: {folder}")
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
 

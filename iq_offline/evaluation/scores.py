@@ -31,7 +31,8 @@ def evaluate(
     """Returns of ``episodes`` whole episodes with the mean action; episode i starts from seed ``seed + i``.
 
     Raises:
-        UserError: the environment cannot be built, or it is not the one the policy was trained for.
+        UserError: the environment cannot be built, it is not the one the policy was trained for, or a return is not
+            finite.
     """
     environments = make(environment, min(SIDE_BY_SIDE, episodes))
     for name in ("observation_space", "action_space"):
@@ -39,7 +40,12 @@ def evaluate(
         if theirs != ours:
             raise UserError(f"the environment's {name.replace('_', ' ')} is {theirs}, the policy's {ours}")
     seeds = range(seed, seed + episodes)
-    return [episode.total_return for episode in rollout(environments, acting(policy), seeds, on_episode)]
+    returns = [episode.total_return for episode in rollout(environments, acting(policy), seeds, on_episode)]
+    broken = [one for one, value in zip(seeds, returns, strict=True) if not np.isfinite(value)]
+    if broken:
+        name = environment if isinstance(environment, str) else environment.id
+        raise UserError(f"the return of the episode with seed {broken[0]} in {name} is not finite")
+    return returns
 
 
 def random_return(environment: str | EnvSpec) -> float:

@@ -81,13 +81,17 @@ def findings_in(folder: Path) -> Findings:
     file = folder / grid.FILE
     sweep = grid.sweep_of(read_toml(file), str(file), folder.name) if file.is_file() else None
     episodes = read_episodes(folder)
-    runs = runs_of(episodes)
+    runs, curves = runs_of(episodes), curves_of(episodes)
+    begun = [name for name in runs["run"] if not (folder / name / SUMMARY).exists()]
+    runs, curves = (frame.filter(~pl.col("run").is_in(begun)) for frame in (runs, curves))
+    if runs.is_empty():
+        raise UserError(f"{folder} holds no finished run yet ({SUMMARY} of none is there)")
     try:
         metric = "score" if runs["score"].count() else metric_of(runs)
     except UserError:
         metric = None
     summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in runs["run"]}
-    return Findings(folder, sweep, runs, curves_of(episodes), summaries, _unfinished(folder, sweep), metric)
+    return Findings(folder, sweep, runs, curves, summaries, _unfinished(folder, sweep), metric)
 
 
 def _unfinished(folder: Path, sweep: grid.Sweep | None) -> dict[str, str]:

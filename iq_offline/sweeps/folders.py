@@ -13,9 +13,14 @@ def log_file(folder: Path, name: str) -> Path:
     return folder / "logs" / f"{name}.log"
 
 
+def summary_file(folder: Path, name: str) -> Path:
+    """The numbers of a finished run of the sweep."""
+    return run_folder(folder, name) / "summary.json"
+
+
 def finished(folder: Path, name: str) -> bool:
     """A run is finished when its summary is there, scored or not."""
-    return (run_folder(folder, name) / "summary.json").exists()
+    return summary_file(folder, name).exists()
 
 
 def state_of_log(file: Path) -> str:

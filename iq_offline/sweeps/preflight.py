@@ -1,4 +1,7 @@
-"""What is looked at before the first run of a sweep: that every run will find its data, its device and its folder."""
+"""What is looked at before the first run of a sweep: that every run will find its data, its device and its folder.
+
+And whether what was trained and could not be scored can be scored by now.
+"""
 
 import dataclasses
 import tempfile
@@ -6,21 +9,26 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from iq_offline.config import EvaluationConfig
+from iq_offline.environments.make import evaluation_environment
 from iq_offline.errors import UserError
 from iq_offline.experiment import Options, obtain, require_same_run
 from iq_offline.files import disk_errors
+from iq_offline.run import Run
+from iq_offline.sweeps.folders import finished, run_folder, summary_file
 from iq_offline.sweeps.grid import PlannedRun
-from iq_offline.training.setup import choose_data, make_agent, require_device
+from iq_offline.training.setup import choose_data, make_agent, require_device, rows_in_batch
 from iq_offline.training.tracking import patient_progress
 
 
-def check_runs(runs: Sequence[PlannedRun], folder: Path, options: Options) -> None:
+def check_runs(runs: Sequence[PlannedRun], folder: Path, options: Options, here: bool = True) -> None:
     """Obtain every dataset of a sweep and choose every run's data, so that what would fail fails now.
 
     Args:
         runs: all of the sweep's.
         folder: of the sweep.
         options: whether datasets may be downloaded.
+        here: the runs will happen on this machine, and need its devices.
 
     Raises:
         UserError: the folder cannot be written to, a dataset is not there or holds too few trajectories, spaces cannot
@@ -30,15 +38,15 @@ def check_runs(runs: Sequence[PlannedRun], folder: Path, options: Options) -> No
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     try:
-        _check(runs, folder, options)
+        _check(runs, folder, options, here)
     except BaseException:
         with suppress(OSError):
             folder.rmdir()  # Where it was not there before, it is empty.
         raise
 
 
-def _check(runs: Sequence[PlannedRun], folder: Path, options: Options) -> None:
-    for device in dict.fromkeys(run.config.training.device for run in runs):
+def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: bool) -> None:
+    for device in dict.fromkeys(run.config.training.device for run in runs if here):
         require_device(device)
     configs = [run.config for run in runs]
     names = [name for config in configs for name in (config.data.expert, *(p.dataset for p in config.data.suboptimal))]
@@ -47,14 +55,40 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options) -> None:
     with patient_progress("checking the runs") as progress:
         for number, run in enumerate(runs):
             config = run.config
-            require_same_run(config, folder / "runs" / run.name)
-            what = dataclasses.replace(config, evaluation=type(config.evaluation)())
+            require_same_run(config, run_folder(folder, run.name))
+            training = dataclasses.replace(config.training, device="cpu")
+            what = dataclasses.replace(config, training=training, evaluation=EvaluationConfig())
             if what in seen:
                 continue
             seen.add(what)
             try:
                 parts = [sources[part.dataset] for part in config.data.suboptimal]
-                make_agent(config, choose_data(config, sources[config.data.expert], parts))
+                make_agent(what, choose_data(config, sources[config.data.expert], parts))
+                rows_in_batch(config)
             except UserError as error:
                 raise UserError(f"run {run.name} cannot be trained: {error}; no run was started") from error
             progress(number + 1, len(runs))
+
+
+def let_be_scored(runs: Sequence[PlannedRun], folder: Path, options: Options) -> None:
+    """Say which runs cannot be scored here; take back the summaries without a score of those that can be by now.
+
+    They count as not finished then: the sweep scores them, from their checkpoints.
+
+    Args:
+        runs: all of the sweep's.
+        folder: of the sweep.
+        options: whether environments that no installed package registers may be run.
+    """
+    for name in dict.fromkeys(run.config.data.expert for run in runs):
+        try:
+            evaluation_environment(obtain(name, options).source, options.trust_env)
+        except UserError as error:
+            options.say(f"note: {error}; these runs will have errors on held-out trajectories, and no score")
+            continue
+        for run in runs:
+            if run.config.data.expert == name and finished(folder, run.name):
+                place = run_folder(folder, run.name)
+                if Run(run.config, place).finished() is None:
+                    with disk_errors("scoring a run again", place):
+                        summary_file(folder, run.name).unlink(missing_ok=True)

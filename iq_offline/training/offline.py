@@ -84,7 +84,8 @@ def train_together(
         InterruptedTrainingError: after SIGINT or SIGTERM, with the state saved.
     """
     checkpoint.settle([folder / LATEST for folder in folders])
-    runs = [_Run(*pair, tensorboard) for pair in zip(training.members, folders, strict=True)]
+    share = 1 / len(folders)
+    runs = [_Run(member, folder, share, tensorboard) for member, folder in zip(training.members, folders, strict=True)]
     learner, total = training.learner, config.gradient_steps
     if any(run.saved_step != learner.step for run in runs):
         raise ValueError("the checkpoints of a population are all of one step")
@@ -134,10 +135,11 @@ class _Run:
     Args:
         training: goes back to the checkpoint in the folder, if there is one.
         folder: of the run.
+        share: of the time that passes what counts as this run's.
         tensorboard: also write event files.
     """
 
-    def __init__(self, training: Training, folder: Path, tensorboard: bool) -> None:
+    def __init__(self, training: Training, folder: Path, share: float, tensorboard: bool) -> None:
         self.training = training
         self.folder = folder
         self.file = folder / LATEST
@@ -145,28 +147,36 @@ class _Run:
         self.failure: UserError | None = None
         self.sums: Metrics = {}
         self.means: dict[str, float] = {}
-        seconds = 0.0
+        self._seconds_before, self._share = 0.0, share
         if self.file.exists():
             tensors, values = checkpoint.load(self.file)
             training.load_state(tensors)
+            device = leaves_of(training.learner.average)[0].device
             self.sums = {
-                name.removeprefix("sums/"): value for name, value in tensors.items() if name.startswith("sums/")
+                name.removeprefix("sums/"): value.to(device)
+                for name, value in tensors.items()
+                if name.startswith("sums/")
             }
-            self.saved_step, seconds = values["step"], values["seconds"]
+            self.saved_step, self._seconds_before = values["step"], values["seconds"]
         self.log = MetricsLog(folder, self.saved_step, tensorboard)
-        self._started = time.monotonic() - seconds
+        self._first_step, self._started = self.saved_step, time.monotonic()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """As a checkpoint holds it."""
         self.saved_step = self.training.learner.step
         tensors = self.training.state() | {f"sums/{name}": value for name, value in self.sums.items()}
-        return tensors, {"step": self.saved_step, "seconds": time.monotonic() - self._started}
+        return tensors, {"step": self.saved_step, "seconds": self._seconds()}
 
     def write_row(self) -> None:
-        """The means and the time they took."""
-        elapsed, step = time.monotonic() - self._started, self.training.learner.step
-        timing = {"time/seconds": round(elapsed, 3), "time/steps_per_second": round(step / elapsed, 1)}
+        """The means, the time behind them, and how fast this session goes."""
+        step = self.training.learner.step
+        pace = (step - self._first_step) / (time.monotonic() - self._started)
+        timing = {"time/seconds": round(self._seconds(), 3), "time/steps_per_second": round(pace, 1)}
         self.log.write({"gradient_steps": step, **self.means, **timing})
+
+    def _seconds(self) -> float:
+        """Of all sessions: its share of the time, so that those of runs trained together add up to what they took."""
+        return self._seconds_before + self._share * (time.monotonic() - self._started)
 
     def is_finite(self) -> bool:
         """Whether the means and the averaged policy are; else the run has failed."""

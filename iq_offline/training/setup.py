@@ -141,15 +141,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
     learner = Learner(
         agent, parameters, options.gradient_steps, options.average_decay, cosine_schedule=options.cosine_schedule
     )
-    rows = {"expert": options.batch_size, "initial": options.batch_size}
-    if data.suboptimal:
-        rows["suboptimal"] = round(options.batch_size * config.data.suboptimal_fraction)
-        rows["expert"] -= rows["suboptimal"]
-        if not all(rows.values()):
-            raise UserError(
-                f"batch_size {options.batch_size} with suboptimal_fraction {config.data.suboptimal_fraction} "
-                f"leaves {rows['expert']} expert and {rows['suboptimal']} suboptimal rows: both need some"
-            )
+    rows = rows_in_batch(config)
     replay = Replay(
         {kind: data.kinds[kind] for kind in agent.kinds},
         {kind: rows[kind] for kind in agent.kinds},
@@ -158,6 +150,25 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
     )
     noise = torch.Generator(options.device).manual_seed(seeds["noise"])
     return Training(learner, replay, noise, Prefetcher(replay, options.prefetch) if options.prefetch else None)
+
+
+def rows_in_batch(config: RunConfig) -> dict[str, int]:
+    """How many rows of each kind a batch holds.
+
+    Raises:
+        UserError: with suboptimal data a kind would have none.
+    """
+    size, fraction = config.training.batch_size, config.data.suboptimal_fraction
+    if not config.data.suboptimal:
+        return {"expert": size, "initial": size}
+    suboptimal = round(size * fraction)
+    expert = size - suboptimal
+    if not expert or not suboptimal:
+        raise UserError(
+            f"batch_size {size} with suboptimal_fraction {fraction} leaves {expert} expert and {suboptimal} "
+            "suboptimal rows: both need some"
+        )
+    return {"expert": expert, "suboptimal": suboptimal, "initial": size}
 
 
 def require_device(device: str) -> None:

@@ -1,6 +1,7 @@
 """Returns, what they are measured against, and their summary."""
 
 import math
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium.spaces import Box
 from iq_offline.data.catalog import References, load_card
 from iq_offline.data.stream import open_source
 from iq_offline.errors import UserError
+from iq_offline.evaluation import scores
 from iq_offline.evaluation.scores import evaluate, normalized_score, random_return, references
 from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import Policy
@@ -48,6 +50,25 @@ def test_evaluate_counts_episodes() -> None:
     seeds: list[int] = []
     evaluate(pendulum_policy(), "Pendulum-v1", 3, 7, lambda episode: seeds.append(episode.seed))
     assert seeds == [7, 8, 9]
+
+
+class Broken(gymnasium.Wrapper):
+    """The pendulum, whose reward is not a number in the third of its episodes."""
+
+    def reset(self, **options: Any) -> Any:
+        self.seed = options["seed"]
+        return super().reset(**options)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, math.nan if self.seed == 9 else reward, *rest
+
+
+def test_a_return_that_is_not_finite_is_no_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "make", lambda name, count: [Broken(gymnasium.make(name)) for _ in range(count)])
+    with pytest.raises(UserError, match="the episode with seed 9 in Pendulum-v1 is not finite"):
+        evaluate(pendulum_policy(), "Pendulum-v1", 3, 7)
+    assert len(evaluate(pendulum_policy(), "Pendulum-v1", 2, 7)) == 2
 
 
 def test_a_policy_for_another_environment_is_refused() -> None:

@@ -113,6 +113,18 @@ def test_unfinished_and_failed_runs_are_listed(tmp_path: Path) -> None:
     assert f"runs/{missing[1]} not begun" in page.text
 
 
+def test_a_run_that_was_cut_off_before_its_summary_is_not_finished(sweep: Path) -> None:
+    """Its rows are written first."""
+    cut, *others = sorted((sweep / "runs").iterdir())
+    (cut / "summary.json").unlink()
+    page = read(sweep)
+    assert "Not finished. 11 of 12 runs are done" in page.text
+    for run in others:
+        (run / "summary.json").unlink()
+    with pytest.raises(UserError, match="holds no finished run yet"):
+        read(sweep)
+
+
 @pytest.mark.parametrize(
     ("log", "state"),
     [
@@ -128,6 +140,14 @@ def test_the_log_says_how_a_run_stands(tmp_path: Path, log: str, state: str) -> 
     missing = next(run.name for run in plan.runs() if not run.config.seed)
     (tmp_path / "logs" / f"{missing}.log").write_text(log)
     assert findings_in(tmp_path).unfinished[f"runs/{missing}"] == state
+
+
+def test_a_run_whose_summary_is_not_written_yet_is_not_finished(sweep: Path) -> None:
+    run = next((sweep / "runs").iterdir())
+    (run / "summary.json").unlink()
+    page = read(sweep)
+    assert "11 of 12 runs are done" in page.text
+    assert f"runs/{run.name} not begun" in page.text
 
 
 def test_a_rehearsal_is_no_result(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from tests.training.program import (
 
 CHECKOUT = Path(__file__).parents[2]
 LATEST = Path("checkpoint/latest.safetensors")
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +168,23 @@ def test_rows_written_after_the_checkpoint_and_a_cut_last_line_are_written_again
     train(prepared(config), config.training, broken)
     assert rows_without_time(broken) == rows_without_time(straight)
     assert [row["gradient_steps"] for row in rows_without_time(broken)] == [10, 20, 30, 40, 50, 60]
+    assert_same_tensors(weights(broken / LATEST), weights(straight / LATEST))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_a_checkpoint_between_two_rows_holds_what_the_next_one_needs(device: str, tmp_path: Path):
+    config = configuration(checkpoint_every=15, device=device)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    train(prepared(config), config.training, straight)
+
+    def fail(step: int, actor: object) -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):  # At step 20.
+        train(prepared(config), config.training, broken, on_snapshot=fail)
+    assert checkpoint.load(broken / LATEST)[1]["step"] == 15
+    train(prepared(config), config.training, broken)
+    assert rows_without_time(broken) == rows_without_time(straight)
     assert_same_tensors(weights(broken / LATEST), weights(straight / LATEST))
 
 

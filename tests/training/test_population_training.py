@@ -23,7 +23,7 @@ from iq_offline.errors import UserError
 from iq_offline.experiment import Options, Summary, run, run_together
 from iq_offline.learning.learner import Learner
 from iq_offline.training import checkpoint
-from iq_offline.training.offline import LATEST, InterruptedTrainingError, step_reached
+from iq_offline.training.offline import LATEST, InterruptedTrainingError, seconds_trained, step_reached
 from iq_offline.training.tracking import read_metrics
 from tests.helpers import Episode, write_dataset
 from tests.training.program import (
@@ -131,6 +131,22 @@ def test_folders_are_those_of_runs_alone(algorithm: str, suboptimal: bool, tmp_p
         assert {key: outcome[key] for key in same} == {key: summary[key] for key in same}
         if summary["held_out"]:
             assert outcome["held_out"]["error"] == pytest.approx(summary["held_out"]["error"], rel=1e-5)
+
+
+def test_the_seconds_of_runs_together_add_up_to_what_they_took(tmp_path: Path):
+    """In two sessions."""
+    configs, places = members(), folders(tmp_path)
+    started = time.monotonic()
+    with signal_at(30), pytest.raises(InterruptedTrainingError):
+        run_together(configs, places, QUIET)
+    before = [seconds_trained(place) for place in places]
+    run_together(configs, places, QUIET)
+    seconds = [seconds_trained(place) for place in places]
+    assert 0 < sum(seconds) < time.monotonic() - started
+    assert max(seconds) < 1.5 * min(seconds)
+    assert all(first < last for first, last in zip(before, seconds, strict=True))
+    rows = [read_metrics(place / "metrics.ndjson")[-1] for place in places]
+    assert [row["time/seconds"] for row in rows] == pytest.approx(seconds, rel=0.5)
 
 
 def pendulum_episodes() -> list[Episode]:
@@ -259,6 +275,12 @@ def test_the_last_good_checkpoint_of_a_failed_member_is_kept(tmp_path: Path):
     assert [step_reached(folder) for folder in broken] == [60, 60, 20]
     rows = [len(read_metrics(folder / "metrics.ndjson")) for folder in broken]
     assert rows == [6, 6, 2]
+
+
+def test_everyone_has_event_files_of_its_own(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    run_together(members(), folders(tmp_path), replace(QUIET, tensorboard=True))
+    assert all(len(list((folder / "tensorboard").iterdir())) == 1 for folder in folders(tmp_path))
 
 
 def test_when_all_fail_it_ends(tmp_path: Path):

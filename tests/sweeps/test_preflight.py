@@ -1,0 +1,69 @@
+"""What a sweep is told before its first run: all that would fail later, and what can be scored."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from iq_offline.config import DataConfig, Suboptimal
+from iq_offline.errors import UserError
+from iq_offline.experiment import Options, run_together
+from iq_offline.sweeps import preflight
+from iq_offline.sweeps.folders import finished, run_folder, summary_file
+from iq_offline.sweeps.grid import PlannedRun
+from iq_offline.sweeps.preflight import check_runs, let_be_scored
+from tests.sweeps.program import planned
+from tests.training.program import EXPERT, OTHER, QUIET, write_datasets
+
+
+@pytest.fixture(autouse=True)
+def datasets(own_folders: None) -> None:
+    write_datasets()
+
+
+def runs(count: int = 2, **training: object) -> list[PlannedRun]:
+    return [run for (run,) in planned(count, **{"gradient_steps": 5, "snapshots": 0} | training)]
+
+
+def test_runs_that_can_be_done_leave_the_folder_empty(tmp_path: Path) -> None:
+    check_runs(runs(), tmp_path / "sweep", QUIET)
+    assert list((tmp_path / "sweep").iterdir()) == []
+
+
+def test_a_batch_without_room_for_both_kinds_is_found_before_anything_starts(tmp_path: Path) -> None:
+    (good, bad) = runs()
+    mixed = DataConfig(EXPERT, suboptimal=(Suboptimal(OTHER),))
+    config = replace(bad.config, data=mixed, training=replace(bad.config.training, batch_size=1))
+    with pytest.raises(UserError, match=r"run bad cannot be trained: batch_size 1 .* both need some; no run was start"):
+        check_runs([good, PlannedRun("bad", config)], tmp_path / "sweep", QUIET)
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_devices_of_other_machines_are_not_looked_for_on_this_one(tmp_path: Path) -> None:
+    check_runs(runs(device="cuda"), tmp_path / "sweep", QUIET, here=False)
+    with pytest.raises(UserError, match="device = 'cuda' cannot be used here"):
+        check_runs(runs(device="cuda"), tmp_path / "sweep", QUIET)
+
+
+def test_what_could_not_be_scored_is_scored_when_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, said = runs(1), []
+    options = Options(say=said.append)
+    (name,) = (run.name for run in own)
+    run_together([own[0].config], [run_folder(tmp_path, name)], QUIET)
+    let_be_scored(own, tmp_path, options)
+    assert finished(tmp_path, name), "its dataset names no environment"
+    (note,) = said
+    assert f"{EXPERT} names no environment" in note
+
+    monkeypatch.setattr(preflight, "evaluation_environment", lambda source, trust: "CartPole-v1")
+    let_be_scored(own, tmp_path, options)
+    assert not finished(tmp_path, name)
+
+    run_together([own[0].config], [run_folder(tmp_path, name)], QUIET)
+    file = summary_file(tmp_path, name)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"returns": [1.0]}))
+    let_be_scored(own, tmp_path, options)
+    assert finished(tmp_path, name), "it has a score"

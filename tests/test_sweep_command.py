@@ -1,0 +1,72 @@
+"""``iq-offline sweep``: what it says at the end, and options that make no sense."""
+
+from pathlib import Path
+
+import pytest
+
+from iq_offline import sweep_cli
+from iq_offline.cli import main
+from iq_offline.sweeps.work import Outcome
+from tests.sweeps.test_launch import Here
+from tests.training.program import EXPERT, write_datasets
+
+FILE = f"""
+sweep = "small"
+[data]
+expert = "{EXPERT}"
+num_expert_trajectories = 4
+[training]
+gradient_steps = 5
+snapshots = 0
+[grid]
+algorithm = ["bc"]
+seeds = 2
+"""
+
+
+@pytest.fixture
+def file(own_folders: None, tmp_path: Path) -> str:
+    write_datasets()
+    path = tmp_path / "small.toml"
+    path.write_text(FILE)
+    return str(path)
+
+
+def test_failures_are_named_also_where_there_is_nothing_to_compare(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No environment, and no trajectory left to hold out."""
+    name = "algorithm=bc,seed=1"
+    launcher = Here()
+    launcher.told[name].append([Outcome(name, "failed", "the disk caught fire")])
+    monkeypatch.setattr(sweep_cli, "launcher_of", lambda options: launcher)
+    assert main(["sweep", file, "--output", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert f"failed: {name}: the disk caught fire" in printed.err
+    assert "no run was scored" in printed.err.splitlines()[-1]
+    assert f"sweep: {tmp_path / 'out'}" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--workers 0", "workers = 0: input should be greater than or equal to 1"),
+        ("--workers -1", "workers = -1: input should be greater than or equal to 1"),
+        ("--population -1", "population = -1: input should be greater than or equal to 1"),
+        ("--cpus -1", "cpus = -1.0: input should be greater than or equal to 0"),
+        ("--set seed", "--set seed: must be KEY=VALUE"),
+        ("--ray-address auto", "--ray-address needs --launcher ray"),
+    ],
+)
+def test_options_that_make_no_sense(
+    words: str, expected: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", file, "--output", str(tmp_path / "out"), *words.split()]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert expected in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_baseline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", str(tmp_path), "--baseline", "iqlearn"]) == 2
+    assert "'--baseline'" in capsys.readouterr().err
