@@ -31,6 +31,10 @@ PARQUET = b"PAR1"
 """What Parquet files begin and end with."""
 
 
+class NothingToCompareError(UserError):
+    """The runs are done, but nothing was measured."""
+
+
 def read_episodes(folder: Path) -> pl.LazyFrame:
     """The rows of every finished run in a folder, with ``run``, the run's own folder, as the first column.
 
@@ -39,7 +43,7 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
     Raises:
         UserError: there is no such folder, no finished run in it, or a file of rows is damaged.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}: give the folder of a sweep or of runs")
     folder = folder.absolute()
     files = _episode_files(folder)
@@ -156,12 +160,16 @@ def _telling_apart(runs: pl.DataFrame, keys: list[str], chosen: list[str]) -> li
 
 
 def metric_of(runs: pl.DataFrame) -> str:
-    """The best of :data:`METRICS` that every run has, else that any has."""
+    """The best of :data:`METRICS` that every run has, else that any has.
+
+    Raises:
+        NothingToCompareError: no run has one.
+    """
     for enough in (runs.height, 1):
         for metric in METRICS:
             if runs[metric].count() >= enough:
                 return metric
-    raise UserError("no run was scored, and none has an error on held-out trajectories: there is nothing to compare")
+    raise NothingToCompareError("no run was scored, and none has an error on held-out trajectories")
 
 
 def summary_of(runs: pl.DataFrame, by: list[str], metric: str) -> pl.DataFrame:
