@@ -35,14 +35,11 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def as_table(frame: pl.DataFrame) -> Table:
-    """A frame in words; keys with the same last part are named in full.
+    """A frame in words.
 
     Returns have one decimal, seconds none, scores and errors three, or more where all of them are small.
     """
-    names = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
-    headings = [
-        key if names.count(name) > 1 and "." in key else name for key, name in zip(frame.columns, names, strict=True)
-    ]
+    headings = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
     groups = [[name for name in group if name in frame.columns] for group in MEASURES]
     decimals = {name: _decimals(frame.select(group)) for group in groups for name in group}
     return headings, [

@@ -167,7 +167,7 @@ def test_runs_in_words(tmp_path: Path) -> None:
         "seconds": "10",
         "held out error": "0.0123",
     }
-    assert (named["seed"], named["evaluation.seed"], named["gradient steps"]) == ("1", "10000", "10000")
+    assert (named["seed"], named["evaluation seed"], named["gradient steps"]) == ("1", "10000", "10000")
 
 
 def test_empty_frames() -> None:
