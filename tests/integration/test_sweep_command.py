@@ -335,7 +335,8 @@ def test_whole_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     before = snapshot(folder)
     again = python(*command, **where)
     assert (again.returncode, again.stdout) == (0, done.stdout)
-    assert [line for line in again.stderr.splitlines() if not PROGRESS.match(line)] == []
+    noted = [line for line in again.stderr.splitlines() if not PROGRESS.match(line)]
+    assert all(line.startswith("drawing: ") for line in noted), noted
     assert snapshot(folder) == before
     results = python("-m", "iq_offline", "results", "runs/mine", **where)
     assert (results.returncode, results.stderr) == (0, "")
