@@ -23,7 +23,6 @@ HEADINGS = {
     "high": "to",
 }
 """In place of the columns' names; others are named as keys are."""
-INTEGERS = (pl.Int64, pl.Int32, pl.UInt32)
 
 Table = tuple[list[str], list[list[str]]]
 """Headings, and rows of words."""
