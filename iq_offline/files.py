@@ -42,6 +42,8 @@ def disk_errors(doing: str, where: Path) -> Iterator[None]:
             message = f"no space left while {doing} in {where}: free some space or choose another folder"
         elif getattr(error, "errno", None) in FORBIDDEN:
             message = f"not allowed to write while {doing} in {where}: choose another folder"
+        elif getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            message = f"a name is too long for a file while {doing} in {where}: choose another folder"
         elif isinstance(error, (FileExistsError, NotADirectoryError)):
             message = f"{error.filename} is a file where a folder is needed, while {doing} in {where}"
         else:

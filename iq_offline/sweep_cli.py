@@ -154,10 +154,11 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     from iq_offline.experiment import Options
     from iq_offline.files import disk_errors, write_atomically
     from iq_offline.sweeps import grid, launch, preflight
+    from iq_offline.sweeps.results import NothingToCompareError
 
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     folder = (options.output or Path("runs") / (chosen.name + "-fast" * bool(chosen.fixed.get("fast")))).absolute()
-    runs, launcher = chosen.runs(), launcher_of(options)
+    runs, launcher = chosen.runs(), launcher_of(options)  # Ray may be missing: before anything is looked at.
     text = grid.claim_folder(chosen, folder)
     allowed = Options(options.download, options.trust_env, say=say)
     preflight.check_runs(runs, folder, allowed, here=options.ray_address is None)
@@ -176,7 +177,9 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         if outcome.done:
             results(folder)
             draw(folder)
-    finally:  # Also where there is nothing to compare.
+    except NothingToCompareError as error:
+        say(f"no tables: {error}")
+    finally:  # Also where the tables cannot be written.
         for failure in outcome.failed:
             say(f"failed: {failure.name}: {failure.error}\n{failure.last_lines}\n({failure.log})")
         if outcome.elsewhere:
@@ -188,11 +191,13 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
 
 def draw(folder: Path) -> None:
     """Write the figures."""
+    from iq_offline.files import disk_errors
     from iq_offline.sweeps.figures import write_figures
     from iq_offline.sweeps.results import curves_of, read_episodes, runs_of
 
     episodes = read_episodes(folder)
-    write_figures(folder / "figures", runs_of(episodes), curves_of(episodes))
+    with disk_errors("drawing the figures", folder / "figures"):
+        write_figures(folder / "figures", runs_of(episodes), curves_of(episodes))
     print(f"figures: {folder / 'figures'}")
 
 
@@ -211,6 +216,7 @@ def launcher_of(options: SweepOptions) -> "Launcher":
 
 def results(folder: Path, output: Path | None = None, baseline: Algorithm = "bc") -> None:
     """Print and write the tables."""
+    from iq_offline.files import disk_errors
     from iq_offline.sweeps import results as tables_of
     from iq_offline.sweeps.tables import print_frame, write_tables
 
@@ -231,4 +237,7 @@ def results(folder: Path, output: Path | None = None, baseline: Algorithm = "bc"
     if comparisons.width:
         print_frame(comparisons, f"difference to {LABELS[baseline]}, paired by seed")
     frames = {"runs": runs, "summary": summary, "comparisons": comparisons}
-    print(f"tables: {write_tables(output or folder / 'results', frames)[0].parent}")
+    output = output or folder / "results"
+    with disk_errors("writing the tables", output):
+        write_tables(output, frames)
+    print(f"tables: {output}")

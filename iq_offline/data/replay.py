@@ -219,9 +219,11 @@ class _Pile:
     def __init__(self, kind: str, parts: Sequence[Selection], tables: Sequence[Table]) -> None:
         numbers = [next(i for i, table in enumerate(tables) if table.data is part.data) for part in parts]
         rows = [_rows(kind, part) for part in parts]
+        places = [tables[i].places(some) for i, some in zip(numbers, rows, strict=True)]
         self.among = set(numbers)
-        self.places = torch.cat([tables[i].places(some) for i, some in zip(numbers, rows, strict=True)])
-        self.tables = torch.repeat_interleave(torch.tensor(numbers, dtype=torch.int16), torch.tensor([*map(len, rows)]))
+        self.places = places[0] if len(places) == 1 else torch.cat(places)  # No copy: there may be very many.
+        owners = [torch.tensor([i]).expand(len(some)) for i, some in zip(numbers, rows, strict=True)]
+        self.tables = owners[0] if len(owners) == 1 else torch.cat(owners)
 
 
 class Replay:
@@ -282,7 +284,7 @@ def where(tables: Sequence[Table]) -> str:
 
 
 MEMORY_SHARE = 0.5
-"""Of the memory that is free, what one selection may take."""
+"""Of the memory that is free, what one table may take."""
 
 
 def free_memory(device: str) -> int:

@@ -45,7 +45,7 @@ class Learner:
         self.average_decay = average_decay
         self.cosine_schedule = cosine_schedule
         self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
-        at_once = None if self._leaves[0][0].is_cuda else CACHED
+        at_once = CACHED if self._leaves[0][0].device.type == "cpu" else None
         self._losses = [
             torch.vmap(phase.loss, chunk_size=at_once) if population else phase.loss for phase in agent.phases
         ]

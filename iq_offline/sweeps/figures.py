@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from iq_offline.errors import UserError
 from iq_offline.sweeps import plots
 from iq_offline.sweeps.results import COUNT, EXPERT, varied
+from iq_offline.training.tracking import patient_progress
 
 
 def figures_of(runs: pl.DataFrame, curves: pl.DataFrame, width: float = plots.PAGE) -> Iterator[tuple[str, Figure]]:
@@ -42,8 +43,10 @@ def figures_of(runs: pl.DataFrame, curves: pl.DataFrame, width: float = plots.PA
 
 def write_figures(folder: Path, runs: pl.DataFrame, curves: pl.DataFrame) -> list[Path]:
     """Every figure as PNG, SVG and PDF, for both columns of a page, and ``…-column`` for one."""
-    written = []
-    for suffix, width in (("", plots.PAGE), ("-column", plots.COLUMN)):
-        for name, figure in figures_of(runs, curves, width):
-            written += plots.save_figure(figure, folder / f"{name}{suffix}")
+    written, widths = [], {"": plots.PAGE, "-column": plots.COLUMN}
+    with patient_progress("drawing") as progress:
+        for number, (suffix, width) in enumerate(widths.items()):
+            for name, figure in figures_of(runs, curves, width):
+                written += plots.save_figure(figure, folder / f"{name}{suffix}")
+                progress(number, len(widths))
     return written

@@ -15,6 +15,7 @@ are those of the configuration and whose values are lists (``docs/recipes.md``):
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -232,8 +233,10 @@ def claim_folder(sweep: Sweep, folder: Path) -> str | None:
         UserError: the folder holds another sweep, or something else.
     """
     text, file = sweep.to_toml(), folder / FILE
-    if not file.exists():
-        if folder.exists() and (not folder.is_dir() or any(not e.name.startswith(".") for e in folder.iterdir())):
+    if not os.path.exists(file):  # Of a name that is too long a path's own method would not say no.
+        if os.path.exists(folder) and (
+            not folder.is_dir() or any(not e.name.startswith(".") for e in folder.iterdir())
+        ):
             raise UserError(f"{folder} is not empty and holds no sweep: choose another --output")
         return text
     theirs = sweep_of(read_toml(file), str(file), sweep.name)

@@ -4,6 +4,7 @@ And whether what was trained and could not be scored can be scored by now.
 """
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,14 +35,16 @@ def check_runs(runs: Sequence[PlannedRun], folder: Path, options: Options, here:
         UserError: the folder cannot be written to, a dataset is not there or holds too few trajectories, spaces cannot
             be learned from, a device is not there, or a run's folder holds another run. The run is named.
     """
-    with disk_errors("starting a sweep", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+    new = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
     try:
+        with disk_errors("starting a sweep", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
         _check(runs, folder, options, here)
     except BaseException:
         with suppress(OSError):
-            folder.rmdir()  # Where it was not there before, it is empty.
+            for place in new:
+                place.rmdir()
         raise
 
 

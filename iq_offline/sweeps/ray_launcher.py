@@ -28,6 +28,13 @@ PENDING = 1000
 """Tasks handed to Ray at a time. It queues them, and a cluster that grows by itself sees how much there is to do."""
 OBJECT_STORE = 80 * 2**20
 """Bytes of Ray's object store: tasks and outcomes are small."""
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
+}
+"""What a user may set otherwise: Ray tells nobody, prints no hints, and its workers do not give way to everything else
+on this machine (their niceness would be 15). Read when Ray is imported or started."""
 PASSED_ON = ("MINARI_DATASETS_PATH", "IQ_OFFLINE_CACHE")
 
 PROBE = "import logging, ray, sys; ray.init(sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)"
@@ -48,8 +55,7 @@ class RayLauncher:
     """
 
     def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 1.0) -> None:
-        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        for name, value in quiet.items():  # Read while Ray is imported.
+        for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         try:
             import ray

@@ -159,8 +159,8 @@ def tables_of(found: Findings) -> Html:
             title = f"Difference to {LABELS[BASELINE]}, run by run"
             parts.append(table(_filled(comparisons), title, _compared(found.metric)))
     if found.unfinished:
-        rows = [[name, state] for name, state in found.unfinished.items()]
-        parts.append(words_table(["run", "state"], rows, "Runs that are not finished"))
+        rows = [element("li", element("code", name), f" {state}") for name, state in found.unfinished.items()]
+        parts += [element("h3", "Runs that are not finished"), element("ul", rows, class_="plain")]
     return section("Tables", parts, folded(f"Every run ({found.runs.height})", _every_run(found)))
 
 
@@ -170,7 +170,7 @@ def _compared(metric: str) -> str:
         return paired
     return (
         f"{paired} By the lower end of the interval: clearly above where it is over 0, non-inferior where it is at "
-        "least -0.05, else not shown."
+        "least -0.05, else not shown; unknown where there is one pair."
     )
 
 

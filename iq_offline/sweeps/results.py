@@ -8,6 +8,7 @@ A cell is what runs have in common that differ in their seed alone. Nothing here
 import json
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -31,6 +32,10 @@ PARQUET = b"PAR1"
 """What Parquet files begin and end with."""
 
 
+class NothingToCompareError(UserError):
+    """The runs are done, but nothing was measured."""
+
+
 def read_episodes(folder: Path) -> pl.LazyFrame:
     """The rows of every finished run in a folder, with ``run``, the run's own folder, as the first column.
 
@@ -39,7 +44,7 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
     Raises:
         UserError: there is no such folder, no finished run in it, or a file of rows is damaged.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}: give the folder of a sweep or of runs")
     folder = folder.absolute()
     files = _episode_files(folder)
@@ -156,12 +161,16 @@ def _telling_apart(runs: pl.DataFrame, keys: list[str], chosen: list[str]) -> li
 
 
 def metric_of(runs: pl.DataFrame) -> str:
-    """The best of :data:`METRICS` that every run has, else that any has."""
+    """The best of :data:`METRICS` that every run has, else that any has.
+
+    Raises:
+        NothingToCompareError: no run has one.
+    """
     for enough in (runs.height, 1):
         for metric in METRICS:
             if runs[metric].count() >= enough:
                 return metric
-    raise UserError("no run was scored, and none has an error on held-out trajectories: there is nothing to compare")
+    raise NothingToCompareError("no run was scored, and none has an error on held-out trajectories")
 
 
 def summary_of(runs: pl.DataFrame, by: list[str], metric: str) -> pl.DataFrame:
@@ -275,9 +284,10 @@ def key_in_words(key: str) -> str:
 def as_words(value: object) -> str:
     """A value of the configuration in a table: lists of one as themselves, datasets added to each other."""
     if isinstance(value, str) and value.startswith("["):
-        parts = json.loads(value)
-        between = ", " if all(isinstance(part, int | float) for part in parts) else " + "
-        return between.join(_part(part) for part in parts) if parts else "none"
+        with suppress(json.JSONDecodeError):
+            parts = json.loads(value)
+            between = ", " if all(isinstance(part, int | float) for part in parts) else " + "
+            return between.join(_part(part) for part in parts) if parts else "none"
     return str(value)
 
 

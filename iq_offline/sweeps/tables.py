@@ -1,6 +1,9 @@
 """The tables of a sweep for people and for papers: on the screen, as Markdown and LaTeX, as CSV and Parquet."""
 
+import re
+from collections.abc import Mapping
 from io import BytesIO
+from math import floor, isfinite, log10
 from pathlib import Path
 
 import polars as pl
@@ -23,32 +26,50 @@ HEADINGS = {
     "high": "to",
 }
 """In place of the columns' names; others are named as keys are."""
+MEASURES = (("iqm", "low", "high", "mean", "worst", "difference"), ("score",), ("held_out_error",))
+"""Columns of each group have the same number of decimals."""
+RETURNS = ("return", "return_mean", "expert_return", "random_return", "data_return")
 
 Table = tuple[list[str], list[list[str]]]
 """Headings, and rows of words."""
 
 
 def as_table(frame: pl.DataFrame) -> Table:
-    """A frame in words: scores with three digits, returns and seconds with one or none."""
-    headings = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
+    """A frame in words.
+
+    Returns have one decimal, seconds none, scores and errors three, or more where all of them are small.
+    """
+    short = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
+    whole = [name.replace(".", " ").replace("_", " ") for name in frame.columns]
+    headings = [one if short.count(one) == 1 else other for one, other in zip(short, whole, strict=True)]
+    groups = [[name for name in group if name in frame.columns] for group in MEASURES]
+    decimals = {name: _decimals(frame.select(group)) for group in groups for name in group}
     return headings, [
-        [_cell(name, value) for name, value in zip(frame.columns, row, strict=True)] for row in frame.iter_rows()
+        [_cell(name, value, decimals) for name, value in zip(frame.columns, row, strict=True)]
+        for row in frame.iter_rows()
     ]
 
 
-def _cell(name: str, value: object) -> str:
+def _decimals(numbers: pl.DataFrame) -> int:
+    """Three, or as many as the largest number needs to have three digits."""
+    sizes = [abs(value) for row in numbers.iter_rows() for value in row if value is not None and isfinite(value)]
+    largest = max(sizes, default=0.0)
+    return 3 if largest >= 0.1 or largest < 1e-12 else 2 - floor(log10(largest))
+
+
+def _cell(name: str, value: object, decimals: Mapping[str, int]) -> str:
     if value is None or value != value:  # NaN differs from itself.
         return ""
     if name in ("algorithm", "minus"):
         algorithm, *variant = str(value).split(", ", 1)
         return ", ".join([LABELS.get(algorithm, algorithm), *variant])
-    if name in ("return", "return_mean", "seconds"):
-        return f"{value:.0f}" if name == "seconds" else f"{value:.1f}"
-    if name == "held_out_error":
-        return f"{value:.4f}"
-    if name in ("score", "iqm", "low", "high", "mean", "worst", "difference"):
-        return f"{value:+.3f}" if name == "difference" else f"{value:.3f}"
-    return as_words(value)
+    if name in decimals:
+        return f"{value:{'+' if name == 'difference' else ''}.{decimals[name]}f}"
+    if name in RETURNS:
+        return f"{value:.1f}"
+    if name in ("seconds", "evaluation_seconds"):
+        return f"{value:.0f}"
+    return str(value) if name == "run" else as_words(value)
 
 
 def is_number(name: str, frame: pl.DataFrame) -> bool:
@@ -60,7 +81,8 @@ def as_markdown(frame: pl.DataFrame) -> str:
     """A pipe table."""
     headings, rows = as_table(frame)
     sides = ["---:" if is_number(name, frame) else "---" for name in frame.columns]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, sides, *rows)) + "\n"
+    lines = (headings, sides, *([_on_one_line(cell).replace("|", "&#124;") for cell in row] for row in rows))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
 def as_latex(frame: pl.DataFrame) -> str:
@@ -74,23 +96,29 @@ def as_latex(frame: pl.DataFrame) -> str:
 
 def _escaped(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(sign, "\\" + sign if sign in "&%$#_{}" else sign) for sign in text)
+    text = "".join(special.get(sign, "\\" + sign if sign in "&%$#_{}" else sign) for sign in _on_one_line(text))
+    return "{}" + text if text.startswith(("[", "*")) else text  # Else they were options of the line's end before.
+
+
+def _on_one_line(text: str) -> str:
+    return re.sub(r"[\r\n]+", " ", text)
 
 
 def print_frame(frame: pl.DataFrame, title: str, caption: str = "") -> None:
     """A table on the screen."""
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     headings, rows = as_table(frame)
-    table = RichTable(caption=caption or None, caption_justify="left")
+    table = RichTable(caption=Text(caption) if caption else None, caption_justify="left")
     for name, heading in zip(frame.columns, headings, strict=True):
         table.add_column(heading, justify="right" if is_number(name, frame) else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     widest = Console(width=10_000).measure(table).maximum  # In a narrow window, too: long lines beat cut words.
     console = Console(width=max(widest, Console().width), highlight=False)
-    console.print(title)
+    console.print(title, markup=False)
     console.print(table)
 
 

@@ -104,7 +104,7 @@ def make_clips(
 
     Args:
         orders: what to film.
-        progress: called with hundredths of clips.
+        progress: called with the per cent that are done, and 100.
         silence: seconds without a word after which the child is given up.
     """
     films = Films()
@@ -124,7 +124,7 @@ def make_clips(
             elif kind == "failed":  # The first OpenGL's complaint says the most: the later ones are guesses.
                 films.failed[index] = earlier.get(index) or said
             done += kind != "share"
-            progress(round(100 * (done + (said if kind == "share" else 0))), 100 * len(orders))
+            progress(int(100 * (done + (said if kind == "share" else 0)) / len(orders)), 100)
     return films
 
 

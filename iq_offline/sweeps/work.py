@@ -141,13 +141,13 @@ def _outcomes(runs: Sequence[PlannedRun], task: Task) -> list[Outcome]:
         results = run_together([planned.config for planned in runs], folders, options)
     except (InterruptedCommandError, KeyboardInterrupt) as interruption:
         print(f"interrupted: {interruption}")
-        return [Outcome(name, "done" if finished(task.folder, name) else "interrupted") for name in names]
+        return [_ended(task, name, Outcome(name, "interrupted")) for name in names]
     except UserError as error:
         results = [error for _ in names]
     except Exception as error:
         traceback.print_exc()
         note = f"{type(error).__name__}: " + " ".join(str(error).split())
-        return [Outcome(name, "failed", note) for name in names]
+        return [_ended(task, name, Outcome(name, "failed", note)) for name in names]
     outcomes = []
     for name, result in zip(names, results, strict=True):
         if isinstance(result, UserError):
@@ -157,6 +157,11 @@ def _outcomes(runs: Sequence[PlannedRun], task: Task) -> list[Outcome]:
         else:
             outcomes.append(Outcome(name, "done", _how_it_went(result)))
     return outcomes
+
+
+def _ended(task: Task, name: str, otherwise: Outcome) -> Outcome:
+    """What became of one of several runs when something ended them all: some may have been finished before."""
+    return Outcome(name, "done", "finished") if finished(task.folder, name) else otherwise
 
 
 def _how_it_went(summary: Summary) -> str:

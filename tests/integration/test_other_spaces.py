@@ -129,7 +129,7 @@ def test_what_is_said_of_the_data_does_not_depend_on_how_many_rows_are_read_at_o
     config = resolved(RunConfig(data=DataConfig("test/small-v0", held_out_trajectories=0)))
     data = choose_data(config, obtain("test/small-v0"), [])
     require_same_data(data, tmp_path)
-    monkeypatch.setattr("iq_offline.experiment.ROWS_AT_ONCE", rows)
+    monkeypatch.setattr("iq_offline.run.ROWS_AT_ONCE", rows)
     require_same_data(data, tmp_path)
 
 

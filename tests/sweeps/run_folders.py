@@ -9,8 +9,8 @@ from typing import Any
 from iq_offline.config import RunConfig, from_table, nested, resolved, to_toml
 from iq_offline.evaluation.rows import write_episodes
 from iq_offline.sweeps.grid import FILE, Sweep, sweep_of
+from tests.sweeps.made_up import EXPERT_RETURN, RANDOM_RETURN
 
-EXPERT_RETURN, RANDOM_RETURN = 300.0, 100.0
 VERSIONS = {"python": "3.11.7", "iq-offline": "0.1.0", "torch": "2.13.0"}
 
 

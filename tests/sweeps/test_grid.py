@@ -43,9 +43,9 @@ def refused(text: str, changes: dict[str, Any] | None = None) -> str:
 def test_the_shipped_sweep() -> None:
     chosen = load_sweep("hopper_expert_count")
     runs = chosen.runs()
-    assert len(runs) == 10 * 2 * 5
+    assert len(runs) == 5 * 2 * 10
     assert chosen.name == "hopper_expert_count"
-    assert chosen.question == "How many expert trajectories does Hopper-v5 need?"
+    assert chosen.question == "How many expert trajectories does Hopper-v5 need, with every 20th step of each?"
     assert {run.config.recipe for run in runs} == {"hopper_expert_count"}
     assert {run.config.training.snapshots for run in runs} == {5}, "what the file says goes over its recipe"
     assert {run.config.training.gradient_steps for run in runs} == {10_000}
@@ -363,7 +363,7 @@ def test_files_that_are_not_toml(content: bytes, tmp_path: Path) -> None:
         ("[grid]\nrecipe = ['hopper_offline']", "the grid has an unknown key 'recipe'"),
         ("[grid]\nquestion = ['why']", "the grid has an unknown key 'question'"),
         ("subsample = 3\n[grid]\nseeds = 1", "unknown key 'subsample'; did you mean 'data.subsample'?"),
-        ("[dota]\nsubsample = 3\n[grid]\nseeds = 1", "unknown key 'dota.subsample'; did you mean 'data.subsample'?"),
+        ("[dataa]\nsubsample = 3\n[grid]\nseeds = 1", "unknown key 'dataa.subsample'; did you mean 'data.subsample'?"),
         ("algorithms = ['bc']\n[grid]\nseeds = 1", "unknown key 'algorithms'; did you mean 'algorithm'"),
         ("seed = 3\n[grid]\nseed = [3]", "seed is fixed to 3 and varied by the grid: leave one of them out"),
         ("seed = 3\n[grid]\nseeds = 2", "seed is fixed to 3 and varied by the grid"),

@@ -114,9 +114,15 @@ def test_two_processes_share_the_runs(tmp_path: Path):
 @pytest.mark.slow
 def test_killed_ten_times_a_sweep_ends_as_if_nothing_had_happened(tmp_path: Path):
     folder, steps = tmp_path / "sweep", 6000
-    for _ in range(10):
-        program = start_sweep(folder, 4, steps)
-        time.sleep(random.uniform(3, 14))  # From the imports to the middle of a run.
+
+    def written() -> list[tuple[Path, int]]:
+        return [(file, file.stat().st_mtime_ns) for file in sorted(folder.glob("runs/*/checkpoint/latest.safetensors"))]
+
+    for number in range(10):
+        before, program = written(), start_sweep(folder, 4, steps)
+        if number % 2:  # While trainings go on; the others while processes start, or a little later.
+            wait_until(lambda before=before: written() != before)
+        time.sleep(random.uniform(0, 2 if number % 2 else 8))
         program.kill()
         program.communicate()
     output, errors = start_sweep(folder, 4, steps).communicate(timeout=300)

@@ -83,9 +83,13 @@ def test_done_failed_and_killed_runs(
     folder, tasks = tmp_path / "sweep", planned(3, gradient_steps=LONG)
     unknown = replace(tasks[0][0].config, data=DataConfig("test/nowhere-v0"))
 
+    niceness = []
+
     def kill() -> None:
         wait_until(lambda: begun(folder, "seed1"))
-        os.kill(workers_of(folder, "seed1")[0], signal.SIGKILL)
+        (worker,) = workers_of(folder, "seed1")
+        niceness.append(os.getpriority(os.PRIO_PROCESS, worker))
+        os.kill(worker, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -93,6 +97,7 @@ def test_done_failed_and_killed_runs(
     assert isinstance(launcher, Launcher)
     outcome = run_sweep([*tasks, (PlannedRun("bad", unknown),)], folder, launcher)
     killer.join()
+    assert niceness == [os.getpriority(os.PRIO_PROCESS, 0)], "as much of a processor as a local worker gets"
     assert outcome.done == ("seed0", "seed1", "seed2")
     (failure,) = outcome.failed
     assert (failure.name, failure.log) == ("bad", log_file(folder, "bad"))

@@ -142,6 +142,14 @@ def test_the_log_says_how_a_run_stands(tmp_path: Path, log: str, state: str) -> 
     assert findings_in(tmp_path).unfinished[f"runs/{missing}"] == state
 
 
+def test_a_run_whose_summary_is_not_written_yet_is_not_finished(sweep: Path) -> None:
+    run = next((sweep / "runs").iterdir())
+    (run / "summary.json").unlink()
+    page = read(sweep)
+    assert "11 of 12 runs are done" in page.text
+    assert f"runs/{run.name} not begun" in page.text
+
+
 def test_a_rehearsal_is_no_result(tmp_path: Path) -> None:
     write_sweep(tmp_path, sweep_table(fast=True), good)
     assert "A rehearsal, not a result." in read(tmp_path).text

@@ -72,6 +72,22 @@ def test_differences_have_a_sign() -> None:
     assert as_table(frame.with_columns(minus=pl.lit("bc, loss likelihood")))[1][0][1] == "BC, loss likelihood"
 
 
+def test_small_errors_keep_three_digits() -> None:
+    """Errors on held-out trajectories would be 0.000 all over otherwise; a table has as many decimals in each row."""
+    small = {
+        "algorithm": ["bc", "iq_learn"],
+        "iqm": [0.00123, 0.01234],
+        "low": [0.001, 0.01],
+        "high": [0.002, 0.0345678],
+    }
+    assert [row[1:] for row in as_table(pl.DataFrame(small))[1]] == [
+        ["0.0012", "0.0010", "0.0020"],
+        ["0.0123", "0.0100", "0.0346"],
+    ]
+    tiny = pl.DataFrame({"difference": [-1.234e-6, 1e-7], "low": [None, -2e-6], "high": [None, 0.0]})
+    assert as_table(tiny)[1] == [["-0.00000123", "", ""], ["+0.00000010", "-0.00000200", "0.00000000"]]
+
+
 def test_markdown() -> None:
     lines = as_markdown(SUMMARY.select("algorithm", "n", "iqm", "low")).splitlines()
     assert lines == [
@@ -108,6 +124,50 @@ def test_latex_takes_nothing_for_its_own(text: str) -> None:
         bare = re.sub(r"\\text(backslash|asciitilde|asciicircum)\{\}|\\[&%$#_{}]", "", row.removesuffix(r" \\"))
         assert bare.count("&") == 1
         assert not set(bare) & set("\\%$#_{}~^")
+
+
+@pytest.mark.parametrize("text", ["[1pt] x", "*", "[", "* [x]"])
+def test_no_cell_is_an_option_of_the_line_before(text: str) -> None:
+    r"""LaTeX looks for a star and for brackets after ``\\`` and ``\midrule``, on the next line, too."""
+    for row in as_latex(pl.DataFrame({"data.expert": [text, text]})).splitlines()[4:6]:
+        assert row[0] not in "[*"
+
+
+@pytest.mark.parametrize("text", ["a|b", "|", "a\\|b", "two\nlines", "two\r\nlines"])
+def test_markdown_keeps_its_columns(text: str) -> None:
+    markdown = as_markdown(pl.DataFrame({"data.expert": [text], "n": [1]}))
+    (_, _, row) = markdown.splitlines()
+    assert re.fullmatch(r"\| .+ \| 1 \|", row)
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == 3, "bars between cells, and no others"
+
+
+@pytest.mark.parametrize("text", ["[x]", "[1]", "[", "[bold] [/bold]", "[a/b", "[link=http://x]y[/link]"])
+def test_words_that_begin_with_a_bracket(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the folder of a run may: neither a list, nor a style of the screen."""
+    frame = pl.DataFrame({"run": [text], "n": [1]})
+    assert as_table(frame)[1] == [[text, "1"]]
+    print_frame(frame, f"{text}: scores", text)
+    printed = capsys.readouterr().out
+    assert f"│ {text} " in printed
+    assert printed.startswith(f"{text}: scores")
+    assert printed.splitlines()[-1].strip() == text
+
+
+def test_runs_in_words(tmp_path: Path) -> None:
+    """No two columns have one heading; scores have three digits, returns and seconds fewer."""
+    write_run(tmp_path / "a", [0.123456789, 0.2], {"seed": 1}, held_out=0.0123456789, data_return=290.06, seconds=9.87)
+    (headings, (cells,)) = as_table(runs_of(read_episodes(tmp_path)))
+    assert len(set(headings)) == len(headings)
+    named = dict(zip(headings, cells, strict=True))
+    assert {name: named[name] for name in ("run", "score", "return", "data return", "seconds", "held out error")} == {
+        "run": "a",
+        "score": "0.162",
+        "return": "132.3",
+        "data return": "290.1",
+        "seconds": "10",
+        "held out error": "0.0123",
+    }
+    assert (named["seed"], named["evaluation seed"], named["gradient steps"]) == ("1", "10000", "10000")
 
 
 def test_empty_frames() -> None:

@@ -35,22 +35,36 @@ def task_of(folder: Path, seeds: int = 1, **training: Any) -> Task:
 
 
 def test_a_run_is_done_once_and_its_output_is_in_its_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    task = task_of(tmp_path / "sweep", 2)
-    assert states(task) == ["done", "done"]
-    assert all(finished(task.folder, run.name) for run in task.runs)
-    log = log_file(task.folder, "seed1").read_text()
+    task = task_of(tmp_path / "sweep")
+    assert states(task) == ["done"]
+    assert finished(task.folder, "seed0")
+    log = log_file(task.folder, "seed0").read_text()
     assert log.startswith("--- ")
-    assert f"seed1: process {os.getpid()} on " in log.splitlines()[0]
+    assert f"seed0: process {os.getpid()} on " in log.splitlines()[0]
     assert "training bc: 60/60" in log
     assert "names no environment" in log
     assert capfd.readouterr() == ("", "")
-    run_training(task.runs[1].config, tmp_path / "alone")
-    assert_same_run(tmp_path / "alone", run_folder(task.folder, "seed1"))
+    run_training(task.runs[0].config, tmp_path / "alone")
+    assert_same_run(tmp_path / "alone", run_folder(task.folder, "seed0"))
 
-    changed = (run_folder(task.folder, "seed1") / "summary.json").stat().st_mtime_ns
-    assert [outcome.note for outcome in work(task)] == ["was finished already"] * 2
-    assert (run_folder(task.folder, "seed1") / "summary.json").stat().st_mtime_ns == changed
-    assert log_file(task.folder, "seed1").read_text() == log
+    changed = (run_folder(task.folder, "seed0") / "summary.json").stat().st_mtime_ns
+    assert [outcome.note for outcome in work(task)] == ["was finished already"]
+    assert (run_folder(task.folder, "seed0") / "summary.json").stat().st_mtime_ns == changed
+    assert log_file(task.folder, "seed0").read_text() == log
+
+
+def test_runs_of_one_task_train_together_and_the_log_of_the_first_has_it_all(tmp_path: Path):
+    task = task_of(tmp_path, 3)
+    assert states(replace(task, runs=task.runs[1:2])) == ["done"]
+    assert [(outcome.name, outcome.state) for outcome in work(task)] == [
+        ("seed1", "done"),
+        ("seed0", "done"),
+        ("seed2", "done"),
+    ]
+    first, other = (log_file(tmp_path, name).read_text().splitlines() for name in ("seed0", "seed2"))
+    assert f"seed0, seed2: process {os.getpid()} on " in first[0]
+    assert len(first) > 1
+    assert [line.split(": ", 2)[2] for line in other] == ["trained together with seed0: see its log"]
 
 
 def test_a_run_that_another_holds_is_left_alone(tmp_path: Path):
@@ -92,10 +106,20 @@ def test_what_a_run_raises_is_its_outcome(tmp_path: Path, monkeypatch: pytest.Mo
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("in a\nrun")
 
-    monkeypatch.setattr(module, "run", broken)
+    monkeypatch.setattr(module, "run_together", broken)
     (outcome,) = work(Task((run,), tmp_path))
     assert (outcome.state, outcome.note) == ("failed", "ZeroDivisionError: in a run")
     assert "Traceback" in log_file(tmp_path, "seed0").read_text()
+
+
+def test_what_was_finished_before_the_others_failed_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(configs: Any, folders: list[Path], options: Any) -> None:
+        folders[1].mkdir(parents=True)
+        (folders[1] / "summary.json").write_text("{}")
+        raise ZeroDivisionError("in a run")
+
+    monkeypatch.setattr(module, "run_together", broken)
+    assert states(task_of(tmp_path, 3)) == ["failed", "done", "failed"]
 
 
 def test_an_interrupted_run_interrupts_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -105,7 +129,7 @@ def test_an_interrupted_run_interrupts_its_task(tmp_path: Path, monkeypatch: pyt
         called.append(True)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "run", interrupted)
+    monkeypatch.setattr(module, "run_together", interrupted)
     assert states(task_of(tmp_path, 3)) == ["interrupted"] * 3
     assert len(called) == 1
 

@@ -277,6 +277,12 @@ def test_the_last_good_checkpoint_of_a_failed_member_is_kept(tmp_path: Path):
     assert rows == [6, 6, 2]
 
 
+def test_everyone_has_event_files_of_its_own(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    run_together(members(), folders(tmp_path), replace(QUIET, tensorboard=True))
+    assert all(len(list((folder / "tensorboard").iterdir())) == 1 for folder in folders(tmp_path))
+
+
 def test_when_all_fail_it_ends(tmp_path: Path):
     configs = [with_iq_learn(config, chi2_alpha=1e-320) for config in members(gradient_steps=1_000_000)]
     outcomes = run_together(configs, folders(tmp_path), QUIET)
