@@ -43,7 +43,8 @@ def test_failures_are_named_also_where_there_is_nothing_to_compare(
     assert main(["sweep", file, "--output", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr()
     assert f"failed: {name}: the disk caught fire" in printed.err
-    assert "no run was scored" in printed.err.splitlines()[-1]
+    assert "no tables: no run was scored" in printed.err
+    assert "error: 1 of 2 runs failed" in printed.err.splitlines()[-1]
     assert f"sweep: {tmp_path / 'out'}" in printed.out
 
 
