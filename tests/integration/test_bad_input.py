@@ -45,7 +45,15 @@ from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 
 NAME = "test/small-v0"
 NO_HELD_OUT = ("--held-out-trajectories", "0")
-RUN_FILES = {"config.toml", "data.json", "metrics.ndjson", "policy.safetensors", "summary.json", "curve.png"}
+RUN_FILES = {
+    "config.toml",
+    "data.json",
+    "metrics.ndjson",
+    "policy.safetensors",
+    "episodes.parquet",
+    "summary.json",
+    "curve.png",
+}
 
 
 def train(*arguments: object, expert: str = NAME) -> list[str]:

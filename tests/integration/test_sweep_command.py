@@ -210,7 +210,7 @@ def test_what_is_printed(first: Done) -> None:
     lines = first.out.splitlines()
     assert lines[0] == f"{NAME}: normalised scores (0 random, 1 expert), 8 runs"
     assert len([line for line in lines if line.startswith(("│ BC ", "│ IQ-Learn "))]) == 4 + 2
-    assert f"sweep: {first.folder}" in lines
+    assert f"sweep: {first.folder} (iq-offline report makes one page of it)" in lines
     assert f"tables: {first.folder / 'results'}" in lines
     noted = [line for line in first.err.splitlines() if not PROGRESS.match(line)]
     assert sorted(line.split(": ")[0] for line in noted) == NAMES
@@ -366,7 +366,7 @@ def test_results_from_anywhere(finished: Path, capsys: pytest.CaptureFixture[str
 
 def test_results_against_another_baseline(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = succeeds(capsys, "results", finished, "--baseline", "iq_learn")
-    assert "difference to iq_learn" in out
+    assert "difference to IQ-Learn" in out
     comparisons = pl.read_parquet(finished / "results" / "comparisons.parquet")
     assert comparisons.select("algorithm", "minus").unique().rows() == [("bc", "iq_learn")]
 
@@ -603,7 +603,7 @@ def test_a_sweep_whose_runs_cannot_be_compared_is_done_all_the_same(
     (here / "runs" / "mine" / "sweep.toml").write_text(sweep_of(read_toml(here / "mine.toml"), "", "mine").to_toml())
     out, noted = succeeds(capsys, "sweep", "mine.toml")
     assert noted[-1] == "no tables: no run was scored, and none has an error on held-out trajectories"
-    assert out == f"sweep: {here / 'runs' / 'mine'}\n"
+    assert out.startswith(f"sweep: {here / 'runs' / 'mine'} (")
     assert main(["results", "runs/mine"]) == 2
     assert "no run was scored" in the_error(capsys.readouterr().err)
 
