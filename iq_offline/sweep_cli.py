@@ -226,6 +226,8 @@ def results(folder: Path, output: Path | None = None, baseline: Algorithm = "bc"
     summary = tables_of.summary_of(runs, by, metric)
     comparisons = tables_of.comparisons_of(runs, by, metric, baseline)
     caption = f"{left_out} runs have no {metric.replace('_', ' ')} and are left out" if left_out else ""
+    if runs["git_commit"].n_unique() > 1:
+        caption = ". ".join(filter(None, [caption, "The runs were made with different versions of the code"]))
     if runs["fast"].any():
         caption = "--fast: a rehearsal, not a result. " + caption
     constant = ", ".join(sorted({tables_of.as_words(value) for value in runs["data.expert"].unique()}))

@@ -44,7 +44,7 @@ def test_failures_are_named_also_where_there_is_nothing_to_compare(
     printed = capsys.readouterr()
     assert f"failed: {name}: the disk caught fire" in printed.err
     assert "no tables: no run was scored" in printed.err
-    assert printed.err.splitlines()[-1] == "error: 1 of 2 runs failed; the same command tries them again"
+    assert "error: 1 of 2 runs failed" in printed.err.splitlines()[-1]
     assert f"sweep: {tmp_path / 'out'}" in printed.out
 
 

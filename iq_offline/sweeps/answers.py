@@ -11,13 +11,12 @@ from typing import Literal
 import polars as pl
 
 from iq_offline.config import ALGORITHMS, LABELS
-from iq_offline.sweeps.results import as_words, expert_level, key_in_words, summary_of, varied
+from iq_offline.sweeps.results import COUNT, as_words, expert_level, key_in_words, summary_of, varied
 
 LEVEL = 0.95
 """Normalised score that counts as the expert's, as the lower end of an interval."""
 FEW = 5
 """Seeds below which bootstrap intervals are clearly too narrow (:mod:`iq_offline.sweeps.statistics`)."""
-COUNT = "data.num_expert_trajectories"
 
 Kind = Literal["reached", "lost again", "not reached", "no interval"]
 

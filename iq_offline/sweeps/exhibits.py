@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 from iq_offline.config import LABELS
 from iq_offline.errors import UserError
-from iq_offline.sweeps.answers import COUNT, in_a_row, setting_in_words, settings_of, trajectories
+from iq_offline.sweeps.answers import in_a_row, setting_in_words, settings_of, trajectories
 from iq_offline.sweeps.findings import Findings
 from iq_offline.sweeps.page import Html, data_uri, element, figure, folded, joined, paragraph, picture, section
+from iq_offline.sweeps.results import COUNT, EXPERT
 from iq_offline.sweeps.video import REMEDY, Clip, Films, Order, chosen_runs, make_clips
 from iq_offline.training.tracking import patient_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXPERT = "data.expert"
 NARROW = "(max-width: 40rem)"
 """Screens that get a figure in the width of a paper's column."""
 PANELS = 12

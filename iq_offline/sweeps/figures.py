@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from iq_offline.errors import UserError
 from iq_offline.sweeps import plots
-from iq_offline.sweeps.lines import COUNT, EXPERT
-from iq_offline.sweeps.results import varied
+from iq_offline.sweeps.results import COUNT, EXPERT, varied
 from iq_offline.training.tracking import patient_progress
 
 

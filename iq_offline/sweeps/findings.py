@@ -12,6 +12,7 @@ from iq_offline.errors import UserError
 from iq_offline.sweeps import grid
 from iq_offline.sweeps.folders import finished, log_file, state_of_log
 from iq_offline.sweeps.results import (
+    COUNT,
     FIRST,
     configuration,
     curves_of,
@@ -22,7 +23,6 @@ from iq_offline.sweeps.results import (
 )
 
 SUMMARY, CONFIG = "summary.json", "config.toml"
-COUNT = "data.num_expert_trajectories"
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,10 @@ class _Sweep:
         """A worker is gone, its task is not: its runs go on from their checkpoints, or that was tried too often."""
         key = task.runs[0].name
         self.deaths[key] += 1
-        if self.deaths[key] <= RETRIES:
+        if len(task.runs) > 1 and self.deaths[key] > 1:
+            self.shown.say(f"{key}: its worker died ({how}): trying each of its {len(task.runs)} runs by itself")
+            self.waiting.extendleft(replace(task, runs=(run,)) for run in reversed(task.runs))
+        elif self.deaths[key] <= RETRIES:
             self.shown.say(f"{key}: its worker died ({how}): trying again")
             self.waiting.appendleft(task)
         else:

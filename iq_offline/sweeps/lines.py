@@ -11,7 +11,7 @@ from iq_offline.evaluation.plots import label, style, styles
 from iq_offline.sweeps.results import as_words, key_in_words
 from iq_offline.sweeps.statistics import Estimate, estimate
 
-EXPERT, COUNT, SUBSAMPLE = "data.expert", "data.num_expert_trajectories", "data.subsample"
+SUBSAMPLE = "data.subsample"
 
 
 class Measure(NamedTuple):

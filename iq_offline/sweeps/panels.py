@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from iq_offline.sweeps.lines import COUNT
+from iq_offline.sweeps.results import COUNT
 from iq_offline.sweeps.statistics import Estimate
 
 SMALL, MEDIUM = 7, 8

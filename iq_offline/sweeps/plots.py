@@ -23,8 +23,6 @@ from iq_offline.evaluation.plots import rendered
 from iq_offline.files import write_atomically
 from iq_offline.sweeps import panels
 from iq_offline.sweeps.lines import (
-    COUNT,
-    EXPERT,
     SCORE,
     SUBSAMPLE,
     Measure,
@@ -34,6 +32,7 @@ from iq_offline.sweeps.lines import (
     named_lines,
     points,
 )
+from iq_offline.sweeps.results import COUNT, EXPERT
 from iq_offline.sweeps.statistics import Estimate, interquartile_mean, performance_profile
 
 COLUMN, PAGE = 3.3, 6.8

@@ -21,7 +21,8 @@ from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
 BASELINE = "bc"
 METRICS = ("score", "return", "held_out_error")
 """What runs can be told apart by, the best first: the score needs an environment and references, the error neither."""
-FIRST = ("algorithm", "data.expert", "data.suboptimal", "data.num_expert_trajectories", "data.subsample")
+EXPERT, COUNT = "data.expert", "data.num_expert_trajectories"
+FIRST = ("algorithm", EXPERT, "data.suboptimal", COUNT, "data.subsample")
 """Keys that cells are named by before any other."""
 
 ENDINGS = Counter(key.rpartition(".")[2] for key in flat(to_table(RunConfig())))
@@ -251,14 +252,13 @@ def expert_level(runs: pl.DataFrame, level: float = 0.95) -> dict[str, int | Non
 
     Every: of that count and of all larger ones, over all further keys that vary. None where there is none.
     """
-    count = "data.num_expert_trajectories"
-    by = list(dict.fromkeys(["algorithm", *varied(runs), count]))
+    by = list(dict.fromkeys(["algorithm", *varied(runs), COUNT]))
     found: dict[str, int | None] = {}
     for algorithm in runs["algorithm"].unique(maintain_order=True):
         own = runs.filter(algorithm=algorithm)
         reached = None
-        for number in sorted(own[count].unique(), reverse=True):
-            there = own.filter(pl.col(count) == number)
+        for number in sorted(own[COUNT].unique(), reverse=True):
+            there = own.filter(pl.col(COUNT) == number)
             cells = summary_of(there, by, "score")
             if cells.height < there.select(by).n_unique():  # Some were not scored.
                 break

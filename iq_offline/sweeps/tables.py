@@ -39,11 +39,9 @@ def as_table(frame: pl.DataFrame) -> Table:
 
     Returns have one decimal, seconds none, scores and errors three, or more where all of them are small.
     """
-    names = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
-    headings = [  # A key may be called like something that was measured: gradient steps.
-        key.replace(".", " ").replace("_", " ") if "." in key and names.count(name) > 1 else name
-        for key, name in zip(frame.columns, names, strict=True)
-    ]
+    short = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
+    whole = [name.replace(".", " ").replace("_", " ") for name in frame.columns]
+    headings = [one if short.count(one) == 1 else other for one, other in zip(short, whole, strict=True)]
     groups = [[name for name in group if name in frame.columns] for group in MEASURES]
     decimals = {name: _decimals(frame.select(group)) for group in groups for name in group}
     return headings, [

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-COUNT = "data.num_expert_trajectories"
+from iq_offline.sweeps.results import COUNT
+
 MOST = 16
 """Clips on a page."""
 SILENCE = 120.0

@@ -146,6 +146,9 @@ def _outcomes(runs: Sequence[PlannedRun], task: Task) -> list[Outcome]:
         results = [error for _ in names]
     except Exception as error:
         traceback.print_exc()
+        if len(runs) > 1:
+            print("now each by itself: the others are not to fail with it")
+            return _apart(runs, task)
         note = f"{type(error).__name__}: " + " ".join(str(error).split())
         return [_ended(task, name, Outcome(name, "failed", note)) for name in names]
     outcomes = []
@@ -156,6 +159,17 @@ def _outcomes(runs: Sequence[PlannedRun], task: Task) -> list[Outcome]:
             outcomes.append(Outcome(name, "failed", note))
         else:
             outcomes.append(Outcome(name, "done", _how_it_went(result)))
+    return outcomes
+
+
+def _apart(runs: Sequence[PlannedRun], task: Task) -> list[Outcome]:
+    """One after another, until one is interrupted."""
+    outcomes: list[Outcome] = []
+    for planned in runs:
+        if any(outcome.state == "interrupted" for outcome in outcomes):
+            outcomes.append(_ended(task, planned.name, Outcome(planned.name, "interrupted")))
+        else:
+            outcomes += _outcomes([planned], task)
     return outcomes
 
 

@@ -136,6 +136,15 @@ def test_of_a_task_of_several_only_what_is_left_is_tried_again(tmp_path: Path):
     assert launcher.tasks == [["seed0", "seed1", "seed2"], ["seed2"]]
 
 
+def test_one_run_that_kills_its_workers_does_not_take_its_group_along(tmp_path: Path):
+    launcher = Here(seed0=[Died("killed by SIGKILL")] * 9)
+    (group,) = zip(*planned(3), strict=True)
+    outcome = run_sweep([group], tmp_path, launcher)
+    assert outcome.done == ("seed1", "seed2")
+    assert [failure.name for failure in outcome.failed] == ["seed0"]
+    assert [sum(name in task for task in launcher.tasks) for name in ("seed0", "seed1", "seed2")] == [4, 3, 3]
+
+
 def test_a_worker_that_was_told_to_stop_by_others_is_one_that_died(tmp_path: Path):
     interrupted = [[Outcome("seed0", "interrupted")]]
     assert run_sweep(planned(2), tmp_path, Here(seed0=interrupted)).done == ("seed0", "seed1")

@@ -7,7 +7,8 @@ import pytest
 
 from iq_offline.errors import UserError
 from iq_offline.evaluation.plots import COLORS, style, styles
-from iq_offline.sweeps.lines import COUNT, EXPERT, SCORE, known, looks, measure_of, named_lines, points
+from iq_offline.sweeps.lines import SCORE, known, looks, measure_of, named_lines, points
+from iq_offline.sweeps.results import COUNT, EXPERT
 from iq_offline.sweeps.statistics import estimate
 from tests.sweeps.frames import make_runs
 

@@ -18,7 +18,6 @@ from PIL import Image
 
 from iq_offline.errors import UserError
 from iq_offline.evaluation.plots import rendered
-from iq_offline.sweeps.lines import COUNT
 from iq_offline.sweeps.plots import (
     COLUMN,
     expert_counts,
@@ -27,6 +26,7 @@ from iq_offline.sweeps.plots import (
     performance_profiles,
     save_figure,
 )
+from iq_offline.sweeps.results import COUNT
 from iq_offline.sweeps.statistics import estimate, performance_profile
 from tests.sweeps.frames import EXPERT_RETURN, RANDOM_RETURN, draw_score, make_curves, make_runs
 

@@ -122,6 +122,18 @@ def test_what_was_finished_before_the_others_failed_is_done(tmp_path: Path, monk
     assert states(task_of(tmp_path, 3)) == ["failed", "done", "failed"]
 
 
+def test_a_bug_that_one_of_a_group_has_costs_the_others_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = module.run_together
+
+    def broken(configs: Any, folders: list[Path], options: Any) -> Any:
+        if any(config.seed == 1 for config in configs):
+            raise ZeroDivisionError("in a run")
+        return whole(configs, folders, options)
+
+    monkeypatch.setattr(module, "run_together", broken)
+    assert states(task_of(tmp_path, 3)) == ["done", "failed", "done"]
+
+
 def test_an_interrupted_run_interrupts_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     called = []
 
