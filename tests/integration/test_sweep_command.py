@@ -450,7 +450,7 @@ def test_failures_are_named_whatever_the_tables_say(
         ({"question": "seed = 3\nquestion"}, "seed is fixed to 3 and varied by the grid: leave one of them out"),
         ({"question": 'recipe = "hoper_offline"\nquestion'}, "no recipe 'hoper_offline'; did you mean 'hopper_off"),
         ({"[1, 2]": "[1, 0]"}, "data.num_expert_trajectories = 0"),
-        ({'"iq_learn"]': '"iq_lern"]'}, "algorithm = 'iq_lern'"),
+        ({'"iq_learn"]': '"iq_leern"]'}, "algorithm = 'iq_leern'"),
         ({"seeds = 2": "seeds = "}, "is not valid TOML"),
         ({"test/small": "test/smal"}, "no dataset 'test/smal-v0'"),
         ({"test/small-v0": "small"}, "'small' is neither a built-in dataset nor a Minari id"),
