@@ -191,6 +191,7 @@ def test_no_thread_is_left_when_something_raises(tmp_path: Path, monkeypatch: py
 
     def twice(step: int, actor: TensorDict) -> None:
         signal.raise_signal(signal.SIGINT)
+        time.sleep(0.05)  # Two that come before Python looks are one.
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
