@@ -1,5 +1,6 @@
-"""For every test: shapes enforced, one thread, and folders of its own for datasets and caches."""
+"""For every test: shapes enforced, one thread, Ctrl-C heard, and folders of its own for datasets and caches."""
 
+import signal
 from pathlib import Path
 
 import jaxtyping
@@ -14,6 +15,8 @@ jaxtyping.install_import_hook("iq_offline", f"{__name__}.checked")  # Before any
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # So a shell starts its background jobs; tests press Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
