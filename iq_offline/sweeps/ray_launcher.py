@@ -8,6 +8,7 @@ the values of ``MINARI_DATASETS_PATH`` and ``IQ_OFFLINE_CACHE``.
 import logging
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -35,6 +36,8 @@ SETTINGS = {
 }
 """What a user may set otherwise: Ray tells nobody, prints no hints, and its workers do not give way to everything else
 on this machine (their niceness would be 15). Read when Ray is imported or started."""
+ASKS_FOR_TOKEN = "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token is not its own"
+"""Ray sends a token to an address that was named only where it is told to: it is a secret."""
 PASSED_ON = ("MINARI_DATASETS_PATH", "IQ_OFFLINE_CACHE")
 
 PROBE = "import logging, ray, sys; ray.init(sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)"
@@ -75,6 +78,8 @@ class RayLauncher:
         """
         if self.address:
             require_reachable(self.address)
+        else:  # A secret of this process: else Ray writes one into the user's home, and later clusters ask for it.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         here = {"num_cpus": available_cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
         environment = ONE_THREAD | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         try:
@@ -186,7 +191,8 @@ def require_reachable(address: str) -> None:
         last = next(
             (line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}"
         )
-        raise UserError(f"no Ray cluster can be reached at {address}: {last.strip()}")
+        why = ASKS_FOR_TOKEN if "AuthenticationError" in done.stderr else last.strip()
+        raise UserError(f"no Ray cluster can be reached at {address}: {why}")
 
 
 def _one_line(error: Exception) -> str:

@@ -13,10 +13,13 @@ from tests.sweeps.program import planned
 from tests.training.program import assert_same_run, run_training
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
-    """What the condition gives once it is true."""
+def wait_until(
+    condition: Callable[[], Any], seconds: float = 90.0, running: subprocess.Popen[str] | None = None
+) -> Any:
+    """What the condition gives once it is true; a program that should make it so may not end before."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
+        assert running is None or running.poll() is None, running.communicate()
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
     return value

@@ -28,6 +28,7 @@ from tests.sweeps.program import planned
 from tests.training.program import INTERRUPTED, write_datasets
 
 LONG = 3000
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "a1"}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,10 @@ def datasets(own_folders: None) -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
-    """The address of a cluster of one node, which knows the tests' package but none of its datasets."""
+    """The address of a cluster of one node, which knows the tests' package but none of its datasets.
+
+    It asks for a token, as Ray's clusters do where there is one.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,7 +58,7 @@ def cluster() -> Iterator[str]:
     )
     node = subprocess.Popen(
         [Path(sys.executable).parent / "ray", "start", "--head", "--node-ip-address=127.0.0.1", *command],
-        env=environment | {"PYTHONPATH": str(CHECKOUT)},
+        env=environment | {"PYTHONPATH": str(CHECKOUT), **TOKEN},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -114,11 +118,15 @@ def test_done_failed_and_killed_runs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_cluster_that_is_there(number: signal.Signals, cluster: str, tmp_path: Path):
+def test_a_cluster_that_is_there(
+    number: signal.Signals, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Disturbed, the workers end, the cluster stays, and the same command goes on; the nodes find the datasets."""
+    for name, value in TOKEN.items():
+        monkeypatch.setenv(name, value)
     folder = tmp_path / "sweep"
     program = start_sweep(folder, 3, LONG, "ray", cluster)
-    wait_until(lambda: begun(folder, "seed0") and begun(folder, "seed1"))
+    wait_until(lambda: begun(folder, "seed0") and begun(folder, "seed1"), running=program)
     workers = [worker for name in ("seed0", "seed1") for worker in workers_of(folder, name)]
     program.send_signal(number)
     output, errors = program.communicate(timeout=60)
@@ -135,10 +143,31 @@ def test_a_cluster_that_is_there(number: signal.Signals, cluster: str, tmp_path:
 
 
 @pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_says_so(cluster: str, monkeypatch: pytest.MonkeyPatch):
+    for name in TOKEN:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=f"^no Ray cluster can be reached at {cluster}: it asks for a token: set RAY_A"):
+        require_reachable(cluster)
+
+
+@pytest.mark.slow
+def test_a_ray_of_its_own_writes_no_token_into_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in TOKEN:
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    program = start_sweep(tmp_path / "sweep", 1, 3, "ray")
+    output, errors = program.communicate(timeout=120)
+    assert output.splitlines() == ["done seed0", "failed"], errors
+    assert not list(home.rglob("*token*"))
+
+
+@pytest.mark.slow
 def test_killed_with_a_ray_of_its_own_nothing_is_left_running(tmp_path: Path):
     folder = tmp_path / "sweep"
     program = start_sweep(folder, 1, 10 * LONG, "ray")
-    wait_until(lambda: begun(folder, "seed0"))
+    wait_until(lambda: begun(folder, "seed0"), running=program)
     (worker,) = workers_of(folder, "seed0")
     program.kill()
     program.communicate()
