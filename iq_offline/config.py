@@ -272,6 +272,12 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
+def is_others(key: str, algorithm: Any) -> bool:
+    """Whether a dotted key belongs to the section of another algorithm, so that this one does not read it."""
+    section = key.split(".")[0]
+    return section in ALGORITHMS and section != algorithm
+
+
 def recipe_table(name: str) -> dict[str, Any]:
     """What a shipped recipe, or any by the path of its TOML file, holds.
 

@@ -15,6 +15,8 @@ from iq_offline.config import LABELS, STRICT, Algorithm, Positive
 from iq_offline.errors import UserError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from iq_offline.sweeps import grid
     from iq_offline.sweeps.launch import Launcher
 
@@ -111,7 +113,9 @@ def run_sweep_command(given: Sweep | Results | Report) -> None:
 
         sweep(load_sweep(given.file, changes_of(given.options)), given.options)
     elif isinstance(given, Results):
-        results(given.folder, given.output, given.baseline)
+        from iq_offline.sweeps.results import read_episodes, runs_of
+
+        tabulate(runs_of(read_episodes(given.folder)), given.output or given.folder / "results", given.baseline)
     else:
         from iq_offline.sweeps.report import write_report
 
@@ -154,7 +158,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     from iq_offline.experiment import Options
     from iq_offline.files import disk_errors, write_atomically
     from iq_offline.sweeps import grid, launch, preflight
-    from iq_offline.sweeps.results import NothingToCompareError
+    from iq_offline.sweeps.results import NothingToCompareError, curves_of, read_episodes, runs_of
 
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     folder = (options.output or Path("runs") / (chosen.name + "-fast" * bool(chosen.fixed.get("fast")))).absolute()
@@ -175,8 +179,10 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     )
     try:
         if outcome.done:
-            results(folder)
-            draw(folder)
+            episodes = read_episodes(folder)
+            finished = runs_of(episodes)
+            tabulate(finished, folder / "results")
+            draw(finished, curves_of(episodes), folder / "figures")
     except NothingToCompareError as error:
         say(f"no tables: {error}")
     finally:  # Also where the tables cannot be written.
@@ -189,16 +195,14 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
 
 
-def draw(folder: Path) -> None:
+def draw(runs: "pl.DataFrame", curves: "pl.DataFrame", output: Path) -> None:
     """Write the figures."""
     from iq_offline.files import disk_errors
     from iq_offline.sweeps.figures import write_figures
-    from iq_offline.sweeps.results import curves_of, read_episodes, runs_of
 
-    episodes = read_episodes(folder)
-    with disk_errors("drawing the figures", folder / "figures"):
-        write_figures(folder / "figures", runs_of(episodes), curves_of(episodes))
-    print(f"figures: {folder / 'figures'}")
+    with disk_errors("drawing the figures", output):
+        write_figures(output, runs, curves)
+    print(f"figures: {output}")
 
 
 def launcher_of(options: SweepOptions) -> "Launcher":
@@ -214,13 +218,12 @@ def launcher_of(options: SweepOptions) -> "Launcher":
     return LocalLauncher(options.workers)
 
 
-def results(folder: Path, output: Path | None = None, baseline: Algorithm = "bc") -> None:
+def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc") -> None:
     """Print and write the tables."""
     from iq_offline.files import disk_errors
     from iq_offline.sweeps import results as tables_of
     from iq_offline.sweeps.tables import print_frame, write_tables
 
-    runs = tables_of.runs_of(tables_of.read_episodes(folder))
     metric, by = tables_of.metric_of(runs), tables_of.varied(runs)
     left_out = runs[metric].null_count()
     summary = tables_of.summary_of(runs, by, metric)
@@ -237,7 +240,6 @@ def results(folder: Path, output: Path | None = None, baseline: Algorithm = "bc"
     if comparisons.width:
         print_frame(comparisons, f"difference to {LABELS[baseline]}, paired by seed")
     frames = {"runs": runs, "summary": summary, "comparisons": comparisons}
-    output = output or folder / "results"
     with disk_errors("writing the tables", output):
         write_tables(output, frames)
     print(f"tables: {output}")

@@ -10,7 +10,7 @@ from typing import Literal
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS, LABELS
+from iq_offline.config import LABELS, is_others
 from iq_offline.sweeps.results import COUNT, as_words, expert_level, key_in_words, summary_of, varied
 
 LEVEL = 0.95
@@ -50,12 +50,8 @@ def _parts(runs: pl.DataFrame) -> Iterator[tuple[str, dict[str, object], pl.Data
 
 def settings_of(runs: pl.DataFrame, algorithm: str | None = None) -> list[str]:
     """The keys that tell settings apart; of one algorithm, without those that only others read."""
-    others = {*ALGORITHMS} - {algorithm or ""}
-    return [
-        key
-        for key in varied(runs)
-        if key not in ("algorithm", COUNT) and (algorithm is None or key.split(".")[0] not in others)
-    ]
+    keys = [key for key in varied(runs) if key not in ("algorithm", COUNT)]
+    return [key for key in keys if algorithm is None or not is_others(key, algorithm)]
 
 
 def _answer(algorithm: str, setting: Mapping[str, object], runs: pl.DataFrame) -> Answer:

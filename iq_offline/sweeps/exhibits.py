@@ -1,10 +1,9 @@
 """What a report shows: figures with what can be seen in them, and the policies at work."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from iq_offline.config import LABELS
-from iq_offline.errors import UserError
 from iq_offline.sweeps.answers import in_a_row, setting_in_words, settings_of, trajectories
 from iq_offline.sweeps.findings import Findings
 from iq_offline.sweeps.page import Html, data_uri, element, figure, folded, joined, paragraph, picture, section
@@ -13,7 +12,7 @@ from iq_offline.sweeps.video import REMEDY, Clip, Films, Order, chosen_runs, mak
 from iq_offline.training.tracking import patient_progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from iq_offline.sweeps.figures import Draw
 
 NARROW = "(max-width: 40rem)"
 """Screens that get a figure in the width of a paper's column."""
@@ -22,66 +21,52 @@ PANELS = 12
 MOVING = "screen and (prefers-reduced-motion: no-preference)"
 MEASURES = {"score": "normalised score", "return": "return", "held_out_error": "error on held-out trajectories"}
 
-Draw = Callable[[float], "Figure"]
-"""From a width in inches."""
-
 
 def figures_of(found: Findings) -> Html:
     """The figures that these runs can fill."""
     if found.metric is None:
         return Html("")
-    from iq_offline.sweeps import plots
+    from iq_offline.sweeps.figures import drawings_of
 
-    runs, curves = found.runs, found.curves
-    lines = [key for key in settings_of(runs) if key != EXPERT]
-    learners = in_a_row([LABELS.get(name, name) for name in runs["algorithm"].unique().sort()])
+    learners = in_a_row([LABELS.get(name, name) for name in found.runs["algorithm"].unique().sort()])
     measure = MEASURES[found.metric]
-    panels = curves.select(EXPERT, COUNT).n_unique()
-    shown = [
-        _chart(
-            lambda width: plots.expert_counts(runs, lines, width),
+    said = {
+        "expert_counts": (
             f"Chart of the {measure} against the number of expert trajectories, with a line for each of {learners}. "
             "Its numbers are in the table of every setting.",
             f"How good with how many trajectories. {_points(found)} {_meaning(found)}",
         ),
-    ]
-    if curves.height:
-        along = _chart(
-            lambda width: plots.learning_curves(curves, lines, width),
+        "learning_curves": (
             f"Charts of the {measure} along the gradient steps, with a line for each of {learners}.",
-            "Along the training. The policies that were saved on the way are scored when it is over, and none of them "
-            "is chosen: the result is always the last one.",
-        )
-        shown.append(folded("Along the training", along) if panels > PANELS else along)
-    if runs["score"].count() >= 5 * runs.select("algorithm", *lines).n_unique():
-        shown.append(
-            _chart(
-                lambda width: plots.performance_profiles(runs, lines, width),
-                f"Chart of the share of runs above each score, with a line for each of {learners}.",
+            (
+                "Along the training. The policies that were saved on the way are scored when it is over, and none "
+                "of them is chosen: the result is always the last one."
+            ),
+        ),
+        "performance_profiles": (
+            f"Chart of the share of runs above each score, with a line for each of {learners}.",
+            (
                 "Single runs. For each score the share of a learner's runs that are above it, over all numbers of "
-                "trajectories: the later a line falls, the better.",
-            )
-        )
-    if runs["score"].count() and runs[EXPERT].n_unique() > 1:
-        shown.append(
-            _chart(
-                lambda width: plots.heat_map(runs, lines, width),
-                f"Heat map of the interquartile mean of {learners} on each dataset. Its numbers are in the table.",
-                "All datasets at a glance: interquartile means of the normalised score.",
-            )
-        )
-    return section("Figures", shown) if any(shown) else Html("")
+                "trajectories: the later a line falls, the better."
+            ),
+        ),
+        "heat_map": (
+            f"Heat map of the interquartile mean of {learners} on each dataset. Its numbers are in the table.",
+            "All datasets at a glance: interquartile means of the normalised score.",
+        ),
+    }
+    shown = {name: _chart(draw, *said[name]) for name, draw in drawings_of(found.runs, found.curves).items()}
+    if "learning_curves" in shown and found.curves.select(EXPERT, COUNT).n_unique() > PANELS:
+        shown["learning_curves"] = folded("Along the training", shown["learning_curves"])
+    return section("Figures", list(shown.values())) if shown else Html("")
 
 
-def _chart(draw: Draw, alt: str, caption: str) -> Html:
-    """A figure for wide screens and paper, and one for narrow screens; nothing where there is nothing to draw."""
+def _chart(draw: "Draw", alt: str, caption: str) -> Html:
+    """A figure for wide screens and paper, and one for narrow screens."""
     from iq_offline.evaluation.plots import rendered
     from iq_offline.sweeps.plots import COLUMN, PAGE
 
-    try:
-        wide, narrow = (data_uri(rendered(draw(width), "svg"), "image/svg+xml") for width in (PAGE, COLUMN))
-    except UserError:
-        return Html("")
+    wide, narrow = (data_uri(rendered(draw(width), "svg"), "image/svg+xml") for width in (PAGE, COLUMN))
     return figure(picture(wide, narrow, NARROW, alt), caption, kind="chart")
 
 

@@ -1,52 +1,53 @@
 """Which pictures a folder of runs has something to show in, and drawing them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from iq_offline.errors import UserError
 from iq_offline.sweeps import plots
-from iq_offline.sweeps.results import COUNT, EXPERT, varied
+from iq_offline.sweeps.answers import settings_of
+from iq_offline.sweeps.results import EXPERT, METRICS
 from iq_offline.training.tracking import patient_progress
 
+FOR_PROFILES = 5
+"""Scores of a line, on average, from which on the shares of runs above a score say something."""
 
-def figures_of(runs: pl.DataFrame, curves: pl.DataFrame, width: float = plots.PAGE) -> Iterator[tuple[str, Figure]]:
-    """Name and figure, the answer to the sweep's question first; each is closed when the next is asked for.
+Draw = Callable[[float], Figure]
+"""From a width in inches."""
+
+
+def drawings_of(runs: pl.DataFrame, curves: pl.DataFrame) -> dict[str, Draw]:
+    """The pictures by name, the answer to the sweep's question first.
 
     Args:
         runs: one row a finished run.
         curves: one row for each run and snapshot.
-        width: of the figures, in inches.
     """
-    lines = [key for key in varied(runs) if key not in ("algorithm", EXPERT, COUNT)]
-    drawings = {
-        "expert_counts": lambda: plots.expert_counts(runs, lines, width),
-        "learning_curves": lambda: plots.learning_curves(curves, lines, width),
-        "performance_profiles": lambda: plots.performance_profiles(runs, lines, width),
-        "heat_map": lambda: plots.heat_map(runs, lines, width),
-    }
-    if curves.height == 0 or curves["gradient_steps"].n_unique() < 2:
-        del drawings["learning_curves"]
-    if runs[EXPERT].n_unique() < 2:
-        del drawings["heat_map"]
-    for name, draw in drawings.items():
-        try:
-            figure = draw()
-        except UserError:  # Nothing to draw: no scores, say.
-            continue
-        yield name, figure
-        plt.close(figure)
+    lines = [key for key in settings_of(runs) if key != EXPERT]
+    scores = runs["score"].count()
+    drawings: dict[str, Draw] = {}
+    if any(runs[metric].count() for metric in METRICS):
+        drawings["expert_counts"] = lambda width: plots.expert_counts(runs, lines, width)
+    if curves["return"].count() and curves["gradient_steps"].n_unique() > 1:
+        drawings["learning_curves"] = lambda width: plots.learning_curves(curves, lines, width)
+    if scores >= FOR_PROFILES * runs.select("algorithm", *lines).n_unique():
+        drawings["performance_profiles"] = lambda width: plots.performance_profiles(runs, lines, width)
+    if scores and runs[EXPERT].n_unique() > 1:
+        drawings["heat_map"] = lambda width: plots.heat_map(runs, lines, width)
+    return drawings
 
 
 def write_figures(folder: Path, runs: pl.DataFrame, curves: pl.DataFrame) -> list[Path]:
     """Every figure as PNG, SVG and PDF, for both columns of a page, and ``…-column`` for one."""
-    written, widths = [], {"": plots.PAGE, "-column": plots.COLUMN}
+    written, widths, drawings = [], {"": plots.PAGE, "-column": plots.COLUMN}, drawings_of(runs, curves)
     with patient_progress("drawing") as progress:
         for number, (suffix, width) in enumerate(widths.items()):
-            for name, figure in figures_of(runs, curves, width):
+            for name, draw in drawings.items():
+                figure = draw(width)
                 written += plots.save_figure(figure, folder / f"{name}{suffix}")
+                plt.close(figure)
                 progress(number, len(widths))
     return written

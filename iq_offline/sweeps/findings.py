@@ -14,6 +14,7 @@ from iq_offline.sweeps.folders import finished, log_file, state_of_log
 from iq_offline.sweeps.results import (
     COUNT,
     FIRST,
+    NothingToCompareError,
     configuration,
     curves_of,
     metric_of,
@@ -41,7 +42,7 @@ class Findings:
     unfinished: dict[str, str] = field(default_factory=dict)
     """Runs that are not finished, and how they stand."""
     metric: str | None = None
-    """What runs are compared by: the score where any has one; None where they have neither that, return nor error."""
+    """What runs are compared by; None where nothing was measured."""
 
     @property
     def by(self) -> list[str]:
@@ -87,8 +88,8 @@ def findings_in(folder: Path) -> Findings:
     if runs.is_empty():
         raise UserError(f"{folder} holds no finished run yet ({SUMMARY} of none is there)")
     try:
-        metric = "score" if runs["score"].count() else metric_of(runs)
-    except UserError:
+        metric = metric_of(runs)
+    except NothingToCompareError:
         metric = None
     summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in runs["run"]}
     return Findings(folder, sweep, runs, curves, summaries, _unfinished(folder, sweep), metric)

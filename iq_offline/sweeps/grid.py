@@ -26,11 +26,11 @@ from typing import Any
 import tomli_w
 
 from iq_offline.config import (
-    ALGORITHMS,
     RunConfig,
     Suboptimal,
     flat,
     from_table,
+    is_others,
     mixture_words,
     nested,
     read_toml,
@@ -96,12 +96,6 @@ class Sweep:
     def to_toml(self) -> str:
         """The sweep's file with nothing left to a recipe."""
         return tomli_w.dumps({"sweep": self.name, "question": self.question, **nested(self.fixed), "grid": self.grid})
-
-
-def is_others(key: str, algorithm: Any) -> bool:
-    """Whether a key belongs to the section of another algorithm, so that this one does not read it."""
-    section = key.split(".")[0]
-    return section in ALGORITHMS and section != algorithm
 
 
 def name_of(keys: Iterable[str], config: RunConfig) -> str:

@@ -175,12 +175,17 @@ def last_lines(file: Path) -> str:
         return ""
 
 
+def _longest_first(task: Task) -> tuple[int, bool]:
+    """By steps, and those of BC are short. One that was begun last would be waited for by all others."""
+    configs = [run.config for run in task.runs]
+    return -sum(config.training.gradient_steps for config in configs), configs[0].algorithm == "bc"
+
+
 class _Sweep:
     """What is still to be done, and what became of the rest."""
 
     def __init__(self, tasks: Sequence[Task], watch: Watch, shown: Display, wait: bool) -> None:
-        # The longest first: one that was begun last would be waited for by all others.
-        self.waiting = deque(sorted(tasks, key=lambda t: -sum(run.config.training.gradient_steps for run in t.runs)))
+        self.waiting = deque(sorted(tasks, key=_longest_first))
         self.running = 0
         self.elsewhere: list[Task] = []
         self.look_again = 0.0

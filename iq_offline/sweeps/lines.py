@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from iq_offline.config import LABELS
+from iq_offline.config import LABELS, is_others
 from iq_offline.errors import UserError, nearest
 from iq_offline.evaluation.plots import label, style, styles
 from iq_offline.sweeps.results import as_words, key_in_words
@@ -43,11 +43,9 @@ def named_lines(frame: pl.DataFrame, varied: Sequence[str], cell: Sequence[str])
     for key in varied:
         if key not in frame.columns:
             raise UserError(f"no configuration key {key!r}{nearest(key, frame.columns)}")
-    sections = {*LABELS, *frame["algorithm"].unique()}
     rows = frame.select("algorithm", *varied).rows(named=True)
     keys = [
-        (row["algorithm"], *(None if _foreign(key, row["algorithm"], sections) else row[key] for key in varied))
-        for row in rows
+        (row["algorithm"], *(None if is_others(key, row["algorithm"]) else row[key] for key in varied)) for row in rows
     ]
     told_apart = [index for index, key in enumerate(varied, 1) if len({repr(k[index]) for k in keys} - {"None"}) > 1]
     names = [
@@ -57,7 +55,7 @@ def named_lines(frame: pl.DataFrame, varied: Sequence[str], cell: Sequence[str])
     order = {name: position for position, (_, name) in enumerate(sorted(zip(map(_rank, keys), names, strict=True)))}
     frame = frame.with_columns(pl.Series("line", names), pl.Series("_order", [order[name] for name in names]))
     frame = frame.sort("_order", *cell, "seed", "run").drop("_order")
-    _refuse_mixtures(frame, ("line", *cell, "seed"), sections)
+    _refuse_mixtures(frame, ("line", *cell, "seed"))
     return frame.unique(("line", *cell, "seed"), keep="first", maintain_order=True)
 
 
@@ -89,11 +87,6 @@ def points(rows: pl.DataFrame, along: str, measure: Measure) -> list[tuple[Any, 
     return [(group[along][0], estimate([group[measure.column].to_list()])) for group in groups]
 
 
-def _foreign(key: str, algorithm: str, sections: set[str]) -> bool:
-    section = key.split(".")[0]
-    return section in sections and section != algorithm
-
-
 def _rank(key: tuple) -> tuple:
     """The algorithms that have a place first, in it; numbers by size, everything else by its text."""
     algorithm, *values = key
@@ -114,14 +107,14 @@ def _words(key: str, value: Any, among: Sequence[str]) -> str:
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {as_words(value)}"
 
 
-def _refuse_mixtures(frame: pl.DataFrame, cell: Sequence[str], sections: set[str]) -> None:
+def _refuse_mixtures(frame: pl.DataFrame, cell: Sequence[str]) -> None:
     for group in frame.filter(pl.struct(cell).is_duplicated()).partition_by(cell):
         first = group.row(0, named=True)
         different = [
             column
             for column in group.columns
             if "." in column
-            and not _foreign(column, first["algorithm"], sections)
+            and not is_others(column, first["algorithm"])
             and len({repr(value) for value in group[column].to_list()}) > 1
         ]
         if different:

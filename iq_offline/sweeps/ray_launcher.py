@@ -36,7 +36,9 @@ SETTINGS = {
 }
 """What a user may set otherwise: Ray tells nobody, prints no hints, and its workers do not give way to everything else
 on this machine (their niceness would be 15). Read when Ray is imported or started."""
-ASKS_FOR_TOKEN = "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token is not its own"
+ASKS_FOR_TOKEN = (
+    "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where ~/.ray/auth_token is not its own"
+)
 """Ray sends a token to an address that was named only where it is told to: it is a secret."""
 PASSED_ON = ("MINARI_DATASETS_PATH", "IQ_OFFLINE_CACHE")
 

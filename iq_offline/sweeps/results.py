@@ -161,15 +161,14 @@ def _telling_apart(runs: pl.DataFrame, keys: list[str], chosen: list[str]) -> li
 
 
 def metric_of(runs: pl.DataFrame) -> str:
-    """The best of :data:`METRICS` that every run has, else that any has.
+    """The best of :data:`METRICS` that any run has; the others are left out where runs are compared.
 
     Raises:
         NothingToCompareError: no run has one.
     """
-    for enough in (runs.height, 1):
-        for metric in METRICS:
-            if runs[metric].count() >= enough:
-                return metric
+    for metric in METRICS:
+        if runs[metric].count():
+            return metric
     raise NothingToCompareError("no run was scored, and none has an error on held-out trajectories")
 
 

@@ -110,7 +110,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Done:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         prepare(root, patch)
         patch.chdir(root / "cwd")
-        patch.setattr(sweep_cli, "draw", lambda folder: None)
+        patch.setattr(sweep_cli, "draw", lambda *_: None)
         code = main(["sweep", "mine.toml", *LOCAL])
     assert code == 0, err.getvalue()
     return Done(root, out.getvalue(), err.getvalue())
@@ -127,7 +127,7 @@ def finished(first: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take seconds to draw."""
-    monkeypatch.setattr(sweep_cli, "draw", lambda folder: None)
+    monkeypatch.setattr(sweep_cli, "draw", lambda *_: None)
 
 
 @pytest.fixture

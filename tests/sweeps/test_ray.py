@@ -118,9 +118,7 @@ def test_done_failed_and_killed_runs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_cluster_that_is_there(
-    number: signal.Signals, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_cluster_that_is_there(number: signal.Signals, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Disturbed, the workers end, the cluster stays, and the same command goes on; the nodes find the datasets."""
     for name, value in TOKEN.items():
         monkeypatch.setenv(name, value)
