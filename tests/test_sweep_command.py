@@ -72,7 +72,7 @@ def test_a_rehearsal_s_own_file_goes_on_in_the_rehearsal_s_folder(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_cli, "results", lambda folder: None)
+    monkeypatch.setattr(sweep_cli, "tabulate", lambda *_: None)
     monkeypatch.setattr(sweep_cli, "draw", lambda *_: None)
     launchers = [Here(), Here()]
     monkeypatch.setattr(sweep_cli, "launcher_of", lambda options: launchers.pop())
