@@ -161,6 +161,24 @@ class IQLearnConfig:
     """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
+    policy: Literal["auto", "soft_actor_critic", "lookahead", "weighted", "best_episodes"] = "auto"
+    """Where the policy comes from. soft_actor_critic: from Q (with finitely many actions, its softmax). lookahead: by
+    imitating what of the suboptimal data leads to where the expert is. auto: lookahead where there are such data.
+    Controls that do not look ahead: weighted imitates single transitions by their reward, best_episodes whole ones."""
+    expert_term: bool = True
+    """lookahead: off, the reward knows the end of episodes alone: the control that shows how much survival explains."""
+    reward_penalty: Annotated[float, Field(ge=0)] = 1.0
+    """lookahead: weight of E[max(0, |dr| - 1)²] between labelled and suboptimal transitions."""
+    reward_learning_rate: Rate = 3e-4
+    """lookahead: Adam's, at the start, for the implied reward and the value."""
+    choose_every: Positive = 250
+    """lookahead: gradient steps after which the suboptimal data are gone through anew."""
+    relevance: Annotated[float, Field(ge=0)] = 40.0
+    """lookahead: how sharply rows are preferred whose episode comes near the expert's value from there on."""
+    preference: Annotated[float, Field(ge=0)] = 1.0
+    """lookahead: how strongly actions are preferred after which more comes than expected."""
+    least_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """lookahead: of the suboptimal data, what is imitated at least, as an effective number of rows."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -171,6 +189,8 @@ class BCConfig:
     """Squared error of tanh(mean), or minus the log-likelihood of the squashed Gaussian."""
     learning_rate: Rate = 3e-4
     """Adam's, at the start."""
+    imitate: Literal["expert", "everything"] = "expert"
+    """The labelled expert alone, or the suboptimal data as well, in the shares of a batch."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -242,14 +262,14 @@ def resolved(config: RunConfig) -> RunConfig:
         UserError: terms over the mixture without suboptimal data.
     """
     iq_learn = config.iq_learn
-    default = "mixture" if config.data.suboptimal else "expert"
+    states, policy = ("mixture", "lookahead") if config.data.suboptimal else ("expert", "soft_actor_critic")
     chosen = {
         name: default if getattr(iq_learn, name) == "auto" else getattr(iq_learn, name)
-        for name in ("value_states", "chi2_states")
+        for name, default in {"value_states": states, "chi2_states": states, "policy": policy}.items()
     }
     for name, value in chosen.items():
-        if value == "mixture" and not config.data.suboptimal:
-            raise UserError(f"iq_learn.{name} = 'mixture' needs suboptimal data: give --suboptimal, or use 'expert'")
+        if value in ("mixture", "lookahead", "weighted", "best_episodes") and not config.data.suboptimal:
+            raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
     config = dataclasses.replace(config, iq_learn=dataclasses.replace(iq_learn, **chosen))
     if config.fast:
         training = dataclasses.replace(

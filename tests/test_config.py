@@ -50,8 +50,11 @@ DIFFERENT = RunConfig(
         (0.25, 0.5),
     ),
     training=TrainingConfig(11, 12, (13, 14, 15), 0.5, False, False, 16, 17, 18, 19, "float64", "cuda:1", 2),
-    iq_learn=IQLearnConfig(0.9, 0.1, 0.2, "initial", "mixture", 0.7, 0.6, False, 2e-3, 3e-3, 0.4, 0.123),
-    bc=BCConfig("likelihood", 1e-2),
+    iq_learn=IQLearnConfig(
+        *(0.9, 0.1, 0.2, "initial", "mixture", 0.7, 0.6, False, 2e-3, 3e-3, 0.4, 0.123),
+        *("lookahead", False, 0.8, 4e-3, 12, 7.0, 0.4, 0.06),
+    ),
+    bc=BCConfig("likelihood", 1e-2, "everything"),
     evaluation=EvaluationConfig(3, 4),
 )
 """No field has its default."""
@@ -216,25 +219,29 @@ def test_configurations_are_frozen(name: str | None) -> None:
 def test_auto_without_suboptimal_data() -> None:
     config = resolved(RunConfig())
     assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("expert", "expert")
+    assert config.iq_learn.policy == "soft_actor_critic"
 
 
 def test_auto_with_suboptimal_data() -> None:
     config = resolved(RunConfig(data=DataConfig(suboptimal=(Suboptimal("hopper/medium"),))))
     assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
+    assert config.iq_learn.policy == "lookahead"
 
 
 @pytest.mark.parametrize("suboptimal", [(), (Suboptimal("hopper/medium"),)])
 def test_what_is_said_is_kept(suboptimal: tuple[Suboptimal, ...]) -> None:
-    given = IQLearnConfig(value_states="initial", chi2_states="expert")
+    given = IQLearnConfig(value_states="initial", chi2_states="expert", policy="soft_actor_critic")
     config = RunConfig(data=DataConfig(suboptimal=suboptimal), iq_learn=given)
     assert resolved(config) == config
     assert resolved(resolved(RunConfig())) == resolved(RunConfig())
 
 
-@pytest.mark.parametrize("key", ["value_states", "chi2_states"])
-def test_mixture_needs_suboptimal_data(key: str) -> None:
-    config = RunConfig(iq_learn=IQLearnConfig(**{key: "mixture"}))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=f"iq_learn.{key} = 'mixture' needs suboptimal data"):
+@pytest.mark.parametrize(
+    ("key", "value"), [("value_states", "mixture"), ("chi2_states", "mixture"), ("policy", "lookahead")]
+)
+def test_what_needs_suboptimal_data(key: str, value: str) -> None:
+    config = RunConfig(iq_learn=IQLearnConfig(**{key: value}))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"iq_learn.{key} = '{value}' needs suboptimal data"):
         resolved(config)
 
 

@@ -5,7 +5,7 @@ A choice is an array of row indices: caches are shared, never copied. A batch is
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -214,7 +214,7 @@ def tables_of(
 
 
 class _Pile:
-    """All transitions that one kind draws from: of each the table it is in, and its place there."""
+    """All transitions that one kind draws from: of each the table it is in, its place there, and what was noted."""
 
     def __init__(self, kind: str, parts: Sequence[Selection], tables: Sequence[Table]) -> None:
         numbers = [next(i for i, table in enumerate(tables) if table.data is part.data) for part in parts]
@@ -224,10 +224,19 @@ class _Pile:
         self.places = places[0] if len(places) == 1 else torch.cat(places)  # No copy: there may be very many.
         owners = [torch.tensor([i]).expand(len(some)) for i, some in zip(numbers, rows, strict=True)]
         self.tables = owners[0] if len(owners) == 1 else torch.cat(owners)
+        self.notes: dict[str, Tensor] = {}
+        self.cumulative: Tensor | None = None
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Numbers of transitions, with replacement: uniformly, or by their weights."""
+        if self.cumulative is None:
+            return torch.randint(len(self.places), (count,), generator=generator)
+        at = torch.rand(count, dtype=torch.float64, generator=generator) * self.cumulative[-1]
+        return torch.searchsorted(self.cumulative, at, right=True).clamp(max=len(self.places) - 1)
 
 
 class Replay:
-    """Draws batches: for each kind a fixed number of rows, uniformly with replacement.
+    """Draws batches: for each kind a fixed number of rows with replacement, uniformly or by weights.
 
     Args:
         kinds: for each kind its selections; several are drawn from as one.
@@ -246,6 +255,36 @@ class Replay:
         """A batch: observation, action, (next, observation), (next, terminated) a kind; of initial only the first."""
         return TensorDict({kind: _draw([self], kind) for kind in self.batch_sizes})
 
+    def walk(self, kind: str) -> Iterator[TensorDict]:
+        """All transitions of a kind in order, in batches: whole episodes as they lie, if they were chosen whole."""
+        for drawn in torch.arange(len(self.piles[kind].places)).split(ROWS_AT_ONCE):
+            yield _gather([self], kind, [drawn])
+
+    def note(self, kind: str, **values: Tensor) -> None:
+        """Have something of one number a transition, in the order of :meth:`walk`, in every batch from now on."""
+        self.piles[kind].notes = values
+
+    def weigh(self, kind: str, weights: Tensor) -> None:
+        """Draw a kind by weights from now on, in the order of :meth:`walk`: not negative, and one is positive."""
+        self.piles[kind].cumulative = weights.double().cumsum(0)
+
+    def annotations(self) -> dict[str, Tensor]:
+        """What was noted and weighed, by name: to be kept with :meth:`load_annotations`."""
+        found = {
+            f"{kind}/notes/{name}": value for kind, pile in self.piles.items() for name, value in pile.notes.items()
+        }
+        weighed = {kind: pile.cumulative for kind, pile in self.piles.items()}
+        return found | {f"{kind}/cumulative": value for kind, value in weighed.items() if value is not None}
+
+    def load_annotations(self, annotations: Mapping[str, Tensor]) -> None:
+        """Note and weigh as :meth:`annotations` has it."""
+        for name, value in annotations.items():
+            kind, what, *named = name.split("/")
+            if what == "cumulative":
+                self.piles[kind].cumulative = value
+            else:
+                self.piles[kind].notes[named[0]] = value
+
 
 def sample_together(replays: Sequence[Replay]) -> TensorDict:
     """The next batch of every replay, stacked; replays that share their tables are read in one go.
@@ -259,19 +298,28 @@ def sample_together(replays: Sequence[Replay]) -> TensorDict:
 
 def _draw(replays: Sequence[Replay], kind: str) -> TensorDict:
     """The next rows of a kind from each replay, in the order drawn, below each other."""
+    return _gather(replays, kind, [one.piles[kind].draw(one.batch_sizes[kind], one.generator) for one in replays])
+
+
+def _gather(replays: Sequence[Replay], kind: str, drawn: Sequence[Tensor]) -> TensorDict:
+    """Transitions of a kind by their numbers, of each replay, below each other."""
     tables, piles = replays[0].tables, [replay.piles[kind] for replay in replays]
-    drawn = [
-        torch.randint(len(pile.places), (replay.batch_sizes[kind],), generator=replay.generator)
-        for replay, pile in zip(replays, piles, strict=True)
-    ]
     places = torch.cat([pile.places.index_select(0, some) for pile, some in zip(piles, drawn, strict=True)])
     among = sorted(set.union(*(pile.among for pile in piles)))
     if len(among) == 1:
-        return tables[among[0]].gather(places, kind == "initial")
+        return _noted(tables[among[0]].gather(places, kind == "initial"), piles, drawn, tables[0].device)
     numbers = torch.cat([pile.tables.index_select(0, some) for pile, some in zip(piles, drawn, strict=True)])
     mine = [(numbers == number).nonzero().squeeze(-1) for number in among]
     pieces = [tables[i].gather(places[some], kind == "initial") for i, some in zip(among, mine, strict=True)]
-    return cast(TensorDict, torch.cat(pieces)[torch.cat(mine).argsort()])  # type: ignore[arg-type]
+    batch = cast(TensorDict, torch.cat(pieces)[torch.cat(mine).argsort()])  # type: ignore[arg-type]
+    return _noted(batch, piles, drawn, tables[0].device)
+
+
+def _noted(batch: TensorDict, piles: Sequence[_Pile], drawn: Sequence[Tensor], device: str) -> TensorDict:
+    for name in piles[0].notes:
+        values = [pile.notes[name].index_select(0, some) for pile, some in zip(piles, drawn, strict=True)]
+        batch[name] = torch.cat(values).to(device)
+    return batch
 
 
 def where(tables: Sequence[Table]) -> str:

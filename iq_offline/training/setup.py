@@ -14,11 +14,13 @@ from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay, Selection, Table, feature_statistics, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, check_compatible, chosen_leaves
 from iq_offline.errors import UserError
-from iq_offline.learning.agents import Agent, tensors, unit_box_of
+from iq_offline.learning.agents import Agent, UnitBox, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
+from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS, POLICIES, ChosenImitation
 from iq_offline.learning.agents.iq_learn import COEFFICIENTS, ContinuousIQLearn, DiscreteIQLearn
 from iq_offline.learning.learner import Learner
 from iq_offline.learning.policy import Policy, network_of
+from iq_offline.training.chooser import Chooser
 from iq_offline.training.training import Population, Training
 
 
@@ -41,7 +43,12 @@ class Data:
     @property
     def kinds(self) -> dict[str, Sequence[Selection]]:
         """For each kind of a batch what it is drawn from."""
-        return {"expert": [self.expert], "initial": [self.expert], "suboptimal": self.suboptimal}
+        return {
+            "expert": [self.expert],
+            "initial": [self.expert],
+            "suboptimal": self.suboptimal,
+            "imitated": self.suboptimal,
+        }
 
     @property
     def actions_outside_box(self) -> int:
@@ -149,7 +156,10 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         tables or shared_tables([config], [data]),
     )
     noise = torch.Generator(options.device).manual_seed(seeds["noise"])
-    return Training(learner, replay, noise, Prefetcher(replay, options.prefetch) if options.prefetch else None)
+    prefetcher = Prefetcher(replay, options.prefetch) if options.prefetch else None
+    every = config.iq_learn.choose_every
+    chooser = Chooser(agent, replay, data.suboptimal, every) if isinstance(agent, ChosenImitation) else None
+    return Training(learner, replay, noise, prefetcher, chooser)
 
 
 def rows_in_batch(config: RunConfig) -> dict[str, int]:
@@ -168,7 +178,7 @@ def rows_in_batch(config: RunConfig) -> dict[str, int]:
             f"batch_size {size} with suboptimal_fraction {fraction} leaves {expert} expert and {suboptimal} "
             "suboptimal rows: both need some"
         )
-    return {"expert": expert, "suboptimal": suboptimal, "initial": size}
+    return {"expert": expert, "suboptimal": suboptimal, "imitated": suboptimal, "initial": size}
 
 
 def require_device(device: str) -> None:
@@ -189,14 +199,19 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     options = config.training
     hidden, observations, actions = options.hidden_sizes, data.observations, data.actions
     mixed = bool(data.suboptimal)
+    taken: ActionBranches | UnitBox
     if isinstance(actions, ActionBranches):
-        if config.algorithm == "bc":
-            return BC(config.bc, observations, actions, hidden)
-        return DiscreteIQLearn(config.iq_learn, observations, actions, hidden, mixed)
-    unit_box = unit_box_of(actions, getattr(torch, options.dtype), options.device)
+        taken = actions
+    else:
+        taken = unit_box_of(actions, getattr(torch, options.dtype), options.device)
     if config.algorithm == "bc":
-        return BC(config.bc, observations, unit_box, hidden)
-    return ContinuousIQLearn(config.iq_learn, observations, unit_box, hidden, mixed)
+        both = config.bc.imitate == "everything" and mixed
+        return BC(config.bc, observations, taken, hidden, ("expert", "suboptimal") if both else ("expert",))
+    if chosen := POLICIES.get(resolved(config).iq_learn.policy):
+        return chosen(config.iq_learn, observations, taken, hidden)
+    if isinstance(taken, ActionBranches):
+        return DiscreteIQLearn(config.iq_learn, observations, taken, hidden, mixed)
+    return ContinuousIQLearn(config.iq_learn, observations, taken, hidden, mixed)
 
 
 def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict) -> Policy:
@@ -226,10 +241,12 @@ def program_of(config: RunConfig) -> tuple[tuple[str, Hashable], ...]:
     common = {"algorithm": config.algorithm} | {f"data.{name}": getattr(data, name) for name in spaces}
     common["data.suboptimal_fraction"] = data.suboptimal_fraction if data.suboptimal else 0.0
     common |= {f"training.{field.name}": getattr(config.training, field.name) for field in fields(config.training)}
-    own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in COEFFICIENTS}
+    free = {*COEFFICIENTS, *CHOSEN_COEFFICIENTS}
+    own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in free}
     common |= {f"{config.algorithm}.{name}": value for name, value in own.items()}
     if config.algorithm == "iq_learn":
-        common["iq_learn.gradient_penalty > 0"] = config.iq_learn.gradient_penalty > 0
+        for penalty in ("gradient_penalty", "reward_penalty"):
+            common[f"iq_learn.{penalty} > 0"] = getattr(options, penalty) > 0
     return tuple(common.items())
 
 

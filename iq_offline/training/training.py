@@ -11,6 +11,7 @@ from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay, sample_together
 from iq_offline.learning.agents import Metrics
 from iq_offline.learning.learner import Learner, stacked
+from iq_offline.training.chooser import Chooser
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Training:
     replay: Replay
     noise: torch.Generator
     prefetcher: Prefetcher | None = None
+    chooser: Chooser | None = None
 
     @property
     def members(self) -> "list[Training]":
@@ -29,8 +31,16 @@ class Training:
 
     def update(self) -> Metrics:
         """One gradient step on one batch."""
+        self.choose()
         batch = self.next_batch()
         return self.learner.update(batch, self.draw_noise(batch))
+
+    def choose(self) -> None:
+        """Where it is time to, look anew at what of the suboptimal data is imitated."""
+        if self.chooser and self.learner.step % self.chooser.every == 0:
+            if self.prefetcher:  # What was drawn ahead was drawn by the old weights.
+                self.prefetcher.set_state(self.prefetcher.get_state())
+            self.chooser.renew(self.learner.parameters)
 
     def next_batch(self) -> TensorDict:
         """From the replay, or from what was drawn ahead."""
@@ -59,14 +69,19 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed training needs, random generators included."""
         random = {f"random/{name}": generator.get_state() for name, generator in self.generators().items()}
-        return {f"learner/{name}": value for name, value in self.learner.state().items()} | random
+        chosen = {f"chosen/{name}": value for name, value in self.replay.annotations().items()}
+        return {f"learner/{name}": value for name, value in self.learner.state().items()} | random | chosen
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go back to a state that :meth:`state` gave."""
-        prefix = "learner/"
-        self.learner.load_state({n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
+        self.learner.load_state(_under("learner/", tensors))
+        self.replay.load_annotations(_under("chosen/", tensors))
         for name, generator in self.generators().items():
             generator.set_state(tensors[f"random/{name}"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 class Population:
@@ -85,6 +100,8 @@ class Population:
 
     def update(self) -> Metrics:
         """One gradient step of every member, each on its own batch; metrics have one number a member."""
+        for member in self.members:
+            member.choose()
         if any(member.prefetcher for member in self.members):
             batch = stacked([member.next_batch() for member in self.members])
         else:

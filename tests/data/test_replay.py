@@ -262,6 +262,51 @@ def test_draws_are_uniform(data: CachedSource) -> None:
     assert chisquare(pairs, shares * pairs.sum()).pvalue > 1e-4
 
 
+def test_draws_follow_the_weights(data: CachedSource) -> None:
+    """Of the kind that was weighed, and of no other; what has no weight never comes."""
+    parts = [select(data, None, 1, generator())]
+    replay = replay_of({"expert": parts, "suboptimal": parts}, {"expert": 10, "suboptimal": 500}, seed=5)
+    weights = torch.arange(sum(LENGTHS)).double() % 4
+    replay.weigh("suboptimal", weights)
+    walked = torch.cat([batch["observation"] for batch in replay.walk("suboptimal")]).int().tolist()
+    numbers = {tuple(row): number for number, row in enumerate(walked)}
+    counts = np.bincount([numbers[tuple(row)] for row in drawn(replay, "suboptimal", 40)], minlength=len(weights))
+    expected = (20_000 * weights / weights.sum()).numpy()
+    assert not counts[expected == 0].any()
+    assert chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-4
+    assert any(weights[numbers[tuple(row)]] == 0 for row in drawn(replay, "expert", 40))
+
+
+def test_a_walk_is_every_transition_in_order_and_notes_stay_with_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iq_offline.data.replay.ROWS_AT_ONCE", 7)
+    sources = [cached_dataset(f"test/walked{index}-v0", counting_episodes(LENGTHS[index:])) for index in range(2)]
+    parts = [select(source, None, 1, generator()) for source in sources]
+    replay = replay_of({"expert": parts}, {"expert": 64}, seed=2)
+    expected = np.concatenate([part.data.steps["observation_0"][torch.from_numpy(part.rows)] for part in parts])
+    batches = list(replay.walk("expert"))
+    assert max(len(batch) for batch in batches) == 7
+    np.testing.assert_array_equal(torch.cat([batch["observation"] for batch in batches]), expected)
+
+    before = replay.sample()["expert"]
+    assert "mark" not in before
+    replay.note("expert", mark=torch.from_numpy(expected).double() @ torch.tensor([100.0, 1.0]).double())
+    batch = replay.sample()["expert"]
+    torch.testing.assert_close(batch["mark"], batch["observation"].double() @ torch.tensor([100.0, 1.0]).double())
+
+
+def test_what_was_noted_and_weighed_can_be_kept(data: CachedSource) -> None:
+    parts = [select(data, None, 1, generator())]
+    kept = replay_of({"expert": parts}, {"expert": 50}, seed=3)
+    kept.note("expert", mark=torch.arange(sum(LENGTHS)))
+    kept.weigh("expert", torch.arange(sum(LENGTHS)))
+    again = replay_of({"expert": parts}, {"expert": 50}, seed=3)
+    again.load_annotations(kept.annotations())
+    one, other = kept.sample()["expert"], again.sample()["expert"]
+    assert sorted(map(str, one.keys())) == sorted(map(str, other.keys()))
+    assert torch.equal(one["mark"], other["mark"])
+    assert torch.equal(one["observation"], other["observation"])
+
+
 def test_several_sources_are_drawn_from_as_one() -> None:
     """In the proportion of their transitions: 10, 30 and 60 of a hundred; each transition as likely as any other."""
     sources = []

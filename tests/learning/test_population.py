@@ -16,6 +16,7 @@ from iq_offline.data.cache import CachedSource
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.learning import learner as learners
+from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS
 from iq_offline.learning.agents.iq_learn import COEFFICIENTS
 from iq_offline.learning.learner import named_leaves
 from iq_offline.training.setup import Data, choose_data, population, prepare, program_of
@@ -48,12 +49,12 @@ def chosen_data(config: RunConfig, sources: Sources) -> Data:
     return choose_data(config, sources[config.data.expert], [sources[part.dataset] for part in config.data.suboptimal])
 
 
-def configs(algorithm: str, suboptimal: bool, value_states: str = "auto") -> list[RunConfig]:
+def configs(algorithm: str, suboptimal: bool, **options: Any) -> list[RunConfig]:
     """Learners that differ in all that the learners of one population may differ in."""
     base = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
         training=TrainingConfig(STEPS, batch_size=24, hidden_sizes=(16, 16), dtype="float64", average_decay=0.95),
-        iq_learn=IQLearnConfig(critic_learning_rate=3e-3, value_states=value_states),  # type: ignore[arg-type]
+        iq_learn=IQLearnConfig(critic_learning_rate=3e-3, choose_every=10, **options),
     )
     found = []
     for seed in range(LEARNERS):
@@ -64,8 +65,9 @@ def configs(algorithm: str, suboptimal: bool, value_states: str = "auto") -> lis
             "temperature": 0.01 * (1 + seed),
             "gradient_penalty": 0.1 + 0.2 * seed,
             "behavior_anchor": 2.0 * seed,
+            "reward_penalty": 0.5 + seed,
         }
-        assert coefficients.keys() == set(COEFFICIENTS)
+        assert coefficients.keys() == {*COEFFICIENTS, *CHOSEN_COEFFICIENTS}
         found.append(resolved(replace(base, seed=seed, data=data, iq_learn=replace(base.iq_learn, **coefficients))))
     return found
 
@@ -75,20 +77,21 @@ def leaves(parameters: TensorDict) -> dict[str, Tensor]:
 
 
 CASES = [
-    ("bc", False, "auto"),
-    ("iq_learn", False, "auto"),
-    ("iq_learn", False, "initial"),
-    ("iq_learn", True, "auto"),
+    ("bc", False, {}),
+    ("iq_learn", False, {}),
+    ("iq_learn", False, {"value_states": "initial"}),
+    ("iq_learn", True, {"policy": "soft_actor_critic"}),
+    ("iq_learn", True, {"policy": "lookahead"}),
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "suboptimal", "value_states"), CASES)
+@pytest.mark.parametrize(("algorithm", "suboptimal", "options"), CASES)
 def test_together_is_alone(
-    algorithm: str, suboptimal: bool, value_states: str, sources: Sources, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, suboptimal: bool, options: dict[str, str], sources: Sources, monkeypatch: pytest.MonkeyPatch
 ):
     """Also where a CPU takes the learners in parts, three and one."""
     monkeypatch.setattr(learners, "CACHED", 3)
-    chosen = configs(algorithm, suboptimal, value_states)
+    chosen = configs(algorithm, suboptimal, **options)
     data = [chosen_data(config, sources) for config in chosen]
     assert len({tuple(one.expert.rows.tolist()) for one in data}) == LEARNERS
 
@@ -161,10 +164,10 @@ def test_learners_differ(sources: Sources):
     assert min(distances) > 0.01
 
 
-@pytest.mark.parametrize("algorithm", ["bc", "iq_learn"])
-def test_a_population_goes_on_from_its_state(algorithm: str, sources: Sources):
+@pytest.mark.parametrize(("algorithm", "suboptimal"), [("bc", False), ("iq_learn", False), ("iq_learn", True)])
+def test_a_population_goes_on_from_its_state(algorithm: str, suboptimal: bool, sources: Sources):
     """Every learner's draws go on, not those of the first alone."""
-    chosen = configs(algorithm, False)
+    chosen = configs(algorithm, suboptimal)
     data = [chosen_data(config, sources) for config in chosen]
     straight = population(chosen, data)
     for _ in range(5):
@@ -187,7 +190,7 @@ def changed(config: RunConfig, part: str, **changes: Any) -> RunConfig:
 
 
 FREE: list[tuple[str, dict[str, Any]]] = [
-    *(("iq_learn", {name: 0.25}) for name in COEFFICIENTS),
+    *(("iq_learn", {name: 0.25}) for name in (*COEFFICIENTS, *CHOSEN_COEFFICIENTS)),
     ("data", {"num_expert_trajectories": 3}),
     ("data", {"subsample": 7}),
     ("data", {"held_out_trajectories": 0}),
@@ -202,6 +205,8 @@ BOUND: list[tuple[str, dict[str, Any]]] = [
     ("data", {"frame_stack": 2}),
     ("data", {"action_high": (0.5,)}),
     ("iq_learn", {"gradient_penalty": 0.0}),
+    ("iq_learn", {"reward_penalty": 0.0}),
+    ("iq_learn", {"policy": "lookahead"}),
     ("iq_learn", {"value_states": "initial"}),
     ("iq_learn", {"chi2_states": "mixture"}),
     ("iq_learn", {"actor_follows_critic": False}),
@@ -216,7 +221,8 @@ BOUND: list[tuple[str, dict[str, Any]]] = [
 
 def test_who_can_train_together(sources: Sources):
     """Whoever has the same program; those that may not are told apart, and refused by the name of what differs."""
-    base = changed(configs("iq_learn", True)[0], "iq_learn", value_states="expert", chi2_states="expert")
+    terms = {"value_states": "expert", "chi2_states": "expert", "policy": "soft_actor_critic"}
+    base = changed(configs("iq_learn", True)[0], "iq_learn", **terms)
     for part, changes in FREE:
         assert program_of(changed(base, part, **changes)) == program_of(base), changes
         assert hash(program_of(changed(base, part, **changes))) == hash(program_of(base))

@@ -61,6 +61,7 @@ def configuration(algorithm: str = "iq_learn", seed: int = 0, suboptimal: bool =
             seed=seed,
             data=DataConfig(EXPERT, num_expert_trajectories=2, suboptimal=(Suboptimal(OTHER),) if suboptimal else ()),
             training=TrainingConfig(**options | training),
+            iq_learn=IQLearnConfig(choose_every=7),
         )
     )
 

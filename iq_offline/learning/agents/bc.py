@@ -7,7 +7,7 @@ from torch import Tensor
 from iq_offline.config import BCConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of
 from iq_offline.learning.networks import branch_values, gaussian, network, squashed_log_probability
 
 
@@ -23,6 +23,7 @@ class BC:
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
         hidden_sizes: of the actor.
+        kinds: of the data that are imitated, all alike.
     """
 
     averaged = "actor"
@@ -33,10 +34,11 @@ class BC:
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
         hidden_sizes: tuple[int, ...],
+        kinds: tuple[str, ...] = ("expert",),
     ) -> None:
         self.actions = actions
         self.target_update_rate = 0.0
-        self.kinds: tuple[str, ...] = ("expert",)
+        self.kinds = kinds
         self.noise_shape: tuple[int, ...] = ()
         if isinstance(actions, ActionBranches):
             self.actor = network(encoder, hidden_sizes, sum(actions.counts))
@@ -52,24 +54,24 @@ class BC:
         return TensorDict({"actor": fresh(self.actor), "normalizer": normalizer})
 
     def squared_error(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """E_E[|tanh(mean(s)) - a|²] over actions in the unit box."""
+        """E[|tanh(mean(s)) - a|²] over actions in the unit box."""
         mean, _, action = self._outputs(parameters, batch)
         loss = (torch.tanh(mean) - action).square().sum(-1).mean()
         return loss, {"actor/loss": loss, "actor/squared_error": loss}
 
     def likelihood(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """E_E[-log pi(a|s)] over actions in the unit box."""
+        """E[-log pi(a|s)] over actions in the unit box."""
         mean, std, action = self._outputs(parameters, batch)
         loss = -squashed_log_probability(mean, std, action).mean()
         error = (torch.tanh(mean) - action).square().sum(-1).mean()
         return loss, {"actor/loss": loss, "actor/squared_error": error}
 
     def cross_entropy(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """E_E[-log pi(a|s)] of a softmax, summed over the branches."""
+        """E[-log pi(a|s)] of a softmax, summed over the branches."""
         assert isinstance(self.actions, ActionBranches)
-        state = normalized(parameters, batch["expert", "observation"])
+        state = normalized(parameters, rows_of(batch, self.kinds, "observation"))
         logits = branch_values(call(self.actor, parameters["actor"], state), self.actions.counts)
-        action = batch["expert", "action"]
+        action = rows_of(batch, self.kinds, "action")
         log_probability = torch.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         loss = -log_probability.sum(-1).mean()
         wrong = (logits.argmax(-1) != action).any(-1).to(loss.dtype).mean()
@@ -77,6 +79,6 @@ class BC:
 
     def _outputs(self, parameters: TensorDict, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(self.actions, UnitBox)
-        state = normalized(parameters, batch["expert", "observation"])
+        state = normalized(parameters, rows_of(batch, self.kinds, "observation"))
         mean, std = gaussian(call(self.actor, parameters["actor"], state))
-        return mean, std, self.actions(batch["expert", "action"])
+        return mean, std, self.actions(rows_of(batch, self.kinds, "action"))

@@ -1,0 +1,240 @@
+"""Imitating the labelled expert and, of unlabelled data, what is worth it. The agents here differ in what they choose.
+
+All of them learn the implied reward as a network of its own: r and Q determine each other (Q = r + gamma V(s'),
+section 4 of the paper), and with data alone in the objective, the suboptimal in place of the policy's own,
+
+    min_r  -E_E[r] + E_S[r] + E_mix[r²] / (4 alpha)        (eq. 10 with chi-squared; corollary 2.1 for the value term)
+
+has no value in it. With equal halves its optimum is 4 alpha (d_E - d_S) / (d_E + d_S).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool
+from tensordict import TensorDict
+from torch import Tensor
+from torch.func import grad
+
+from iq_offline.config import BCConfig, IQLearnConfig
+from iq_offline.data.actions import ActionBranches
+from iq_offline.data.spaces import ObservationEncoder
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, tensors
+from iq_offline.learning.agents.bc import BC
+from iq_offline.learning.lookahead import Rows, best_ahead, preference, relevance
+from iq_offline.learning.networks import branch_values, network
+from iq_offline.learning.objective import iq_loss
+
+CHOSEN_COEFFICIENTS = ("chi2_alpha", "reward_penalty")
+"""Keys of :class:`IQLearnConfig` that are factors in a loss here."""
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """What the networks say of the rows of whole episodes, one below the other; of labelled rows likewise."""
+
+    reward: Rows
+    """r(s, a)."""
+    value: Rows
+    """V(s); 0 where nothing learns one."""
+    following: Rows
+    """V(s'), or what an end of the episode in s' is worth."""
+
+    @classmethod
+    def of_all(cls, parts: "list[Appraisal]") -> "Appraisal":
+        """Parts below each other, on the CPU."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]).cpu() for field in fields(cls)))
+
+
+class ChosenImitation(ABC):
+    """Regression of actions on observations, over the labelled expert and over rows chosen by the implied reward.
+
+    Args:
+        config: coefficients and rates.
+        encoder: of the observations.
+        actions: the box that continuous actions are in, or the branches of finitely many.
+        hidden_sizes: of every network.
+    """
+
+    averaged = "actor"
+    target_update_rate = 0.0
+    kinds: tuple[str, ...] = ("expert", "suboptimal", "imitated")
+    noise_shape: tuple[int, ...] = (1,)
+
+    def __init__(
+        self,
+        config: IQLearnConfig,
+        encoder: ObservationEncoder,
+        actions: UnitBox | ActionBranches,
+        hidden_sizes: tuple[int, ...],
+    ) -> None:
+        self.config = config
+        self.actions = actions
+        rate = BCConfig(learning_rate=config.actor_learning_rate)
+        self.cloning = BC(rate, encoder, actions, hidden_sizes, ("expert", "imitated"))
+        inner, outputs = (0, sum(actions.counts)) if isinstance(actions, ActionBranches) else (len(actions.center), 1)
+        self.reward_network = network(encoder, hidden_sizes, outputs, extra=inner)
+        reward = Phase("reward", self.reward_loss, config.reward_learning_rate)
+        self.phases: tuple[Phase, ...] = (reward, *self.cloning.phases)
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """Networks drawn from torch's global generator."""
+        parameters = self.cloning.initial_parameters(observation_mean, observation_std)
+        parameters["reward"] = fresh(self.reward_network)
+        values = {name: torch.tensor(getattr(self.config, name), dtype=torch.float64) for name in CHOSEN_COEFFICIENTS}
+        parameters["coefficients"] = TensorDict(values)
+        return parameters
+
+    def reward_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """The objective in r, with a penalty on slopes over 1 between expert and suboptimal transitions.
+
+        The penalty (Gulrajani et al., 2017, one-sided) is what lets few labelled points speak for their surroundings.
+        """
+        coefficients = tensors(parameters["coefficients"])
+        expert, suboptimal = (self._reward_of(parameters, batch[kind]) for kind in ("expert", "suboptimal"))
+        both = torch.cat([expert, suboptimal])
+        attracted = expert if self.config.expert_term else torch.zeros_like(expert)
+        loss = iq_loss(attracted, suboptimal.mean(), both, coefficients["chi2_alpha"])
+        penalty = self._steepness(parameters, batch, noise) if self.config.reward_penalty else loss.new_zeros(())
+        total = loss + coefficients["reward_penalty"] * penalty
+        return total, {
+            "critic/loss": loss,
+            "critic/expert_reward": expert.mean(),
+            "critic/suboptimal_reward": suboptimal.mean(),
+            "critic/penalty": penalty,
+        }
+
+    def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
+        """What the networks say of a batch of rows."""
+        reward = self._reward_of(parameters, rows)
+        return Appraisal(reward, torch.zeros_like(reward), torch.zeros_like(reward))
+
+    @abstractmethod
+    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
+        """What is learned about the rows of the suboptimal data: their returns, and how likely each is imitated.
+
+        Args:
+            rows: of all suboptimal data, whole episodes one below the other.
+            expert: of the labelled rows.
+            last: whether a suboptimal row is the last of its episode.
+        """
+
+    def _reward_of(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
+        state, action = normalized(parameters, rows["observation"]), rows["action"]
+        action = action if isinstance(self.actions, ActionBranches) else self.actions(action)
+        return self._reward(parameters["reward"], state, action)
+
+    def _reward(self, group: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """r(s, a), shape ``(batch,)``; of finitely many actions a sum over the branches."""
+        if isinstance(self.actions, ActionBranches):
+            branches = branch_values(call(self.reward_network, group, state), self.actions.counts)
+            return branches.gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
+        return call(self.reward_network, group, torch.cat([state, action], -1)).squeeze(-1)
+
+    def _steepness(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> Tensor:
+        """E[max(0, |dr| - 1)²] somewhere between a labelled and a suboptimal transition, in state and action."""
+        count = min(len(batch[kind, "action"]) for kind in ("expert", "suboptimal"))
+        share = torch.special.ndtr(noise["expert"][:count])
+        state, other = (normalized(parameters, batch[kind, "observation"])[:count] for kind in ("expert", "suboptimal"))
+        state = torch.lerp(other, state, share)
+        action = batch["expert", "action"][:count]
+        if isinstance(self.actions, ActionBranches):
+            slope = grad(lambda at: self._reward(parameters["reward"], at, action).sum())(state)
+        else:
+            action = torch.lerp(self.actions(batch["suboptimal", "action"][:count]), self.actions(action), share)
+            both = grad(lambda s, a: self._reward(parameters["reward"], s, a).sum(), argnums=(0, 1))(state, action)
+            slope = torch.cat(both, -1)
+        return (slope.square().sum(-1).add(1e-12).sqrt() - 1).clamp(min=0).square().mean()
+
+
+class LookaheadIQLearn(ChosenImitation):
+    """IQ-Learn in sample: what is imitated leads to where the expert is, by the values of the implied reward.
+
+    V is learned on the data alone, from the returns of following them for as long as that pays. A row's weight is the
+    highest V that its episode comes to from there on, held against that of the labelled states; within that, actions
+    after which more comes than V expects are preferred.
+    """
+
+    def __init__(
+        self,
+        config: IQLearnConfig,
+        encoder: ObservationEncoder,
+        actions: UnitBox | ActionBranches,
+        hidden_sizes: tuple[int, ...],
+    ) -> None:
+        super().__init__(config, encoder, actions, hidden_sizes)
+        self.value_network = network(encoder, hidden_sizes, 1)
+        reward, *cloning = self.phases
+        self.phases = (reward, Phase("value", self.value_loss, config.reward_learning_rate), *cloning)
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """Networks drawn from torch's global generator."""
+        parameters = super().initial_parameters(observation_mean, observation_std)
+        parameters["value"] = fresh(self.value_network)
+        return parameters
+
+    def value_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """E_S[(V(s) - G)²], G the row's return as it was when the data were last gone through."""
+        rows = batch["suboptimal"]
+        value = self._value(parameters, rows["observation"])
+        loss = (value - rows["planned_return"]).square().mean()
+        return loss, {"critic/value_loss": loss, "critic/value": value.mean()}
+
+    def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
+        """With values. An absorbing state goes on with the reward of the transition into it (LS-IQ's closed form)."""
+        reward = self._reward_of(parameters, rows)
+        ended = rows["next", "terminated"]
+        forever = reward / (1 - self.config.discount)
+        following = (1 - ended) * self._value(parameters, rows["next", "observation"]) + ended * forever
+        return Appraisal(reward, self._value(parameters, rows["observation"]), following)
+
+    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
+        """Returns by :func:`best_ahead`; weights by the peak of V ahead, and by the advantage."""
+        config, discount = self.config, self.config.discount
+        returns = best_ahead(rows.reward + discount * rows.following, rows.reward, discount, last)
+        peak = best_ahead(rows.value, 0.0, 1.0, last)
+        level, floor = expert.value.median(), rows.value.kthvalue(1 + len(rows.value) // 20).values
+        weights = relevance(peak, level, floor, config.relevance, config.least_share)
+        return returns, weights * preference(returns - rows.value, weights, config.preference)
+
+    def _value(self, parameters: TensorDict, observation: Tensor) -> Tensor:
+        state = normalized(parameters, observation)
+        return call(self.value_network, parameters["value"], state).squeeze(-1)
+
+
+class WeightedImitation(ChosenImitation):
+    """The control that does not look ahead: each row by how much likelier it is the expert's, d_E / d_S.
+
+    Of the optimal reward r that is (4 alpha + r) / (4 alpha - r): behavior cloning weighted by a discriminator.
+    """
+
+    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
+        """No returns; the ratio, at most 100."""
+        bound = 4 * self.config.chi2_alpha
+        reward = rows.reward.clamp(-bound, bound)
+        ratio = ((bound + reward) / (bound - reward).clamp(min=1e-6)).clamp(1e-6, 100)
+        return torch.zeros_like(reward), ratio
+
+
+class BestEpisodesImitation(ChosenImitation):
+    """The control for data that come as whole episodes of one policy: those with the highest mean reward, whole."""
+
+    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
+        """No returns; weights by the mean reward of a row's episode, held against the best episode's."""
+        episode = last.cumsum(0) - last.long()
+        total = torch.zeros(int(episode[-1]) + 1, dtype=rows.reward.dtype).index_add(0, episode, rows.reward)
+        mean = total / episode.bincount()
+        floor = mean.kthvalue(1 + len(mean) // 20).values
+        config = self.config
+        return torch.zeros_like(rows.reward), relevance(
+            mean[episode], mean.max(), floor, config.relevance, config.least_share
+        )
+
+
+POLICIES: dict[str, type[ChosenImitation]] = {
+    "lookahead": LookaheadIQLearn,
+    "weighted": WeightedImitation,
+    "best_episodes": BestEpisodesImitation,
+}
+"""By their names in the configuration."""

@@ -1,0 +1,76 @@
+"""Looking ahead along recorded episodes: which transitions lead to where the expert is.
+
+A transition of unlabelled data is worth imitating for what comes of it, not for how it looks: the first steps of a good
+episode look like those of a bad one. Every function here is about the rows of whole episodes, one below the other.
+
+    implied rewards -> values -> the best that follows each row -> weights of the rows
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Rows = Float[Tensor, " rows"]
+
+NEVER = -1e30
+"""Less than any value, and finite: minus infinity times 0 is not a number."""
+
+
+def best_ahead(stop: Rows, gain: Rows | float, discount: float, last: Bool[Tensor, " rows"]) -> Rows:
+    """B_t = max(stop_t, gain_t + discount B_{t+1}) within each episode; its last row stops.
+
+    The value of following the data for as long as that pays (optimal stopping). With V(s') as the way to stop this is
+    the backup of value-based episodic memory (Ma et al., 2021, arXiv:2110.09796, eq. 10).
+
+    Each row is the function x -> max(c, d + g x) of what follows it; two of them in a row are such a function again, so
+    that twice as many rows are behind every c after each round.
+
+    Args:
+        stop: what a row is worth if its episode is not followed any further.
+        gain: what going on brings at once.
+        discount: in [0, 1].
+        last: whether a row is the last of its episode; the last of all is.
+    """
+    c, d = stop, torch.where(last, NEVER, torch.zeros_like(stop) + gain)
+    g = torch.where(last, 0.0, torch.full_like(stop, discount))
+    reach = 1
+    while reach < len(stop) and (d > NEVER).any():
+        near, far = slice(None, -reach), slice(reach, None)
+        ahead = torch.maximum(c[near], d[near] + g[near] * c[far])
+        c, d, g = (
+            torch.cat([ahead, c[-reach:]]),
+            torch.cat([(d[near] + g[near] * d[far]).clamp(min=NEVER), d[-reach:]]),
+            torch.cat([g[near] * g[far], g[-reach:]]),
+        )
+        reach *= 2
+    return c
+
+
+def relevance(score: Rows, level: Float[Tensor, ""], floor: Float[Tensor, ""], sharpness: float, least: float) -> Rows:
+    """exp(-sharpness (level - score) / (level - floor)), at most 1: how near to the expert's level a row's score comes.
+
+    Where that would leave too little, the scale grows until the effective number of rows, (sum w)² / sum w², is enough.
+
+    Args:
+        score: of each row.
+        level: the expert's score, from which on nothing is gained.
+        floor: a low score: ``exp(-sharpness)`` is its weight.
+        sharpness: positive.
+        least: share of all rows that the effective number must reach, in (0, 1).
+    """
+    behind = (level - score).clamp(min=0)
+    behind = behind - behind.min()
+    scale = (level - floor).clamp(min=1e-6) / sharpness
+    weights = torch.exp(-behind / scale)
+    while weights.sum() ** 2 < least * len(weights) * weights.square().sum():
+        scale = 1.2 * scale
+        weights = torch.exp(-behind / scale)
+    return weights
+
+
+def preference(advantage: Rows, weights: Rows, strength: float) -> Rows:
+    """exp(strength z), at most e³: z is the advantage in standard deviations from its mean, both under the weights."""
+    share = weights / weights.sum()
+    centred = advantage - (share * advantage).sum()
+    deviation = (share * centred.square()).sum().sqrt().clamp(min=1e-6)
+    return (strength * centred / deviation).clamp(max=3).exp()

@@ -1,0 +1,194 @@
+"""What is chosen from unlabelled data: the reward against its closed form, the choice in worlds small enough to see."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from tensordict import TensorDict
+from torch import Tensor
+
+from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
+from iq_offline.data.actions import ActionBranches
+from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
+from iq_offline.experiment import obtain
+from iq_offline.learning.agents import UnitBox, call
+from iq_offline.learning.agents.chosen import Appraisal, BestEpisodesImitation, LookaheadIQLearn, WeightedImitation
+from iq_offline.learning.learner import leaves_of
+from iq_offline.training.setup import choose_data, prepare
+from tests.helpers import point_mass_dataset, point_mass_returns
+
+SIZE = 3
+ENCODER = ObservationEncoder(chosen_leaves(Box(-np.inf, np.inf, (SIZE,)), (), "the test"))
+UNIT_BOX = UnitBox(torch.tensor([-2.0, 0.5]).double(), torch.tensor([1.0, 0.75]).double())
+CONFIG = IQLearnConfig(discount=0.9, chi2_alpha=0.3, reward_penalty=0.0, relevance=10.0, least_share=0.01)
+
+
+def rows(observation: Tensor, action: Tensor, **more: Tensor) -> TensorDict:
+    following = TensorDict({"observation": observation, "terminated": torch.zeros(len(action)).double()}, [len(action)])
+    return TensorDict({"observation": observation, "action": action, "next": following, **more}, [len(action)])
+
+
+def parameters_of(agent: LookaheadIQLearn) -> TensorDict:
+    torch.manual_seed(0)
+    return agent.initial_parameters(torch.zeros(SIZE), torch.ones(SIZE)).double()
+
+
+def test_the_reward_is_the_chi_squared_optimum():
+    """On states and actions that can be counted: 4 alpha (d_E - d_S) / (d_E + d_S)."""
+    agent = LookaheadIQLearn(CONFIG, ENCODER, ActionBranches(Discrete(2)), ())
+    parameters = parameters_of(agent)
+    states = torch.eye(SIZE).double()
+
+    def batch(counts: list[int]) -> TensorDict:
+        pairs = torch.arange(6).repeat_interleave(torch.tensor(counts))
+        return rows(states[pairs // 2], (pairs % 2).unsqueeze(-1))
+
+    expert, suboptimal = [3, 0, 1, 2, 2, 0], [1, 3, 1, 1, 0, 2]
+    both = TensorDict({"expert": batch(expert), "suboptimal": batch(suboptimal)})
+    weights = [leaf.requires_grad_() for leaf in leaves_of(parameters["reward"])]
+    optimizer = torch.optim.LBFGS(weights, lr=1, max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss, _ = agent.reward_loss(parameters, both, TensorDict({}))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    pairs = torch.arange(6)
+    found = agent.appraise(parameters, rows(states[pairs // 2], (pairs % 2).unsqueeze(-1))).reward
+    d_e, d_s = torch.tensor(expert).double(), torch.tensor(suboptimal).double()
+    torch.testing.assert_close(found, 4 * 0.3 * (d_e - d_s) / (d_e + d_s), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("finite", [False, True])
+def test_gradients_are_those_of_finite_differences(finite: bool):
+    config = replace(CONFIG, reward_penalty=0.7)
+    actions = ActionBranches(MultiDiscrete([2, 3])) if finite else UNIT_BOX
+    agent = LookaheadIQLearn(config, ENCODER, actions, (5,))
+    parameters = parameters_of(agent)
+    for leaf in leaves_of(parameters["reward"]):
+        leaf.mul_(4)  # Steep enough for the penalty to count.
+    torch.manual_seed(1)
+
+    def some(count: int, **more: Tensor) -> TensorDict:
+        drawn = torch.rand(count, 2).double() * torch.tensor([2.0, 0.2]) + torch.tensor([-1.0, 0.55])
+        taken = torch.stack([torch.arange(count) % 2, torch.arange(count) % 3], -1) if finite else drawn
+        return rows(torch.randn(count, SIZE).double(), taken, **more)
+
+    batch = TensorDict({"expert": some(4), "suboptimal": some(6, planned_return=torch.randn(6).double())})
+    noise = TensorDict({"expert": torch.randn(4, 1).double(), "suboptimal": torch.randn(6, 1).double()})
+    _, metrics = agent.reward_loss(parameters, batch, noise)
+    assert metrics["critic/penalty"] > 0.01
+    for group, loss in (("reward", agent.reward_loss), ("value", agent.value_loss)):
+        leaves = leaves_of(parameters[group])
+        for leaf in leaves:
+            leaf.requires_grad_()
+        gradients = torch.autograd.grad(loss(parameters, batch, noise)[0], leaves)
+        with torch.no_grad():
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                direction = torch.randn_like(leaf)
+                sides = []
+                for step in (1e-6, -1e-6):
+                    leaf.add_(step * direction)
+                    sides.append(loss(parameters, batch, noise)[0])
+                    leaf.sub_(step * direction)
+                slope = (sides[0] - sides[1]) / 2e-6
+                torch.testing.assert_close(slope, (gradient * direction).sum(), rtol=1e-4, atol=1e-7)
+
+
+def test_an_end_goes_on_with_the_reward_of_the_way_into_it():
+    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, (5,))
+    parameters = parameters_of(agent)
+    batch = rows(torch.randn(3, SIZE).double(), torch.zeros(3, 2).double())
+    batch["next", "terminated"] = torch.tensor([0.0, 1.0, 0.0]).double()
+    found = agent.appraise(parameters, batch)
+    assert found.following[1] == found.reward[1] / (1 - 0.9)
+    torch.testing.assert_close(found.following[[0, 2]], found.value[[0, 2]])
+
+
+def test_the_same_first_step_counts_where_it_leads_to_the_expert():
+    """Two episodes that look alike at first; one comes to where the expert is."""
+    agent = LookaheadIQLearn(replace(CONFIG, preference=0.0), ENCODER, UNIT_BOX, (5,))
+    value = torch.tensor([-5.0, 0.0, 8.0, 6.0, -5.0, -6.0, -7.0, -8.0])
+    last = torch.tensor([False, False, False, True] * 2)
+    nothing = torch.zeros(8)
+    expert = Appraisal(torch.ones(3), torch.tensor([7.0, 8.0, 9.0]), torch.zeros(3))
+    _, weights = agent.choose(Appraisal(nothing, value, nothing), expert, last)
+    assert weights[:3].tolist() == [1, 1, 1]
+    assert 0.01 < weights[3] < 1, "its peak is past"
+    assert (weights[4:] < 1e-3).all()
+
+
+def test_of_two_ways_the_one_after_which_more_comes_is_preferred():
+    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, (5,))
+    reward = torch.tensor([1.0, 0.0])
+    same = torch.full((2,), 4.0)
+    returns, weights = agent.choose(Appraisal(reward, same, same), Appraisal(same, same, same), torch.ones(2).bool())
+    assert returns.tolist() == pytest.approx([1 + 0.9 * 4, 0.9 * 4])
+    assert (weights[0] / weights[1]).item() == pytest.approx(np.exp(2), rel=1e-5)
+
+
+def test_the_controls_do_not_look_ahead():
+    """A row by its own reward; an episode by the mean of its own."""
+    reward, last = torch.tensor([1.1, -1.1, 0.0, 0.0, 0.6]), torch.tensor([False, True, False, True, True])
+    rows_ = Appraisal(reward, torch.zeros(5), torch.zeros(5))
+    weighted = WeightedImitation(CONFIG, ENCODER, UNIT_BOX, (5,)).choose(rows_, rows_, last)[1]
+    assert weighted.tolist() == pytest.approx([2.3 / 0.1, 0.1 / 2.3, 1, 1, 1.8 / 0.6], rel=1e-4)
+    best = BestEpisodesImitation(CONFIG, ENCODER, UNIT_BOX, (5,)).choose(rows_, rows_, last)[1]
+    assert best.tolist() == pytest.approx([np.exp(-10)] * 4 + [1.0], rel=1e-4)
+
+
+def test_without_the_expert_s_term_all_rows_are_alike():
+    agent = LookaheadIQLearn(replace(CONFIG, expert_term=False), ENCODER, UNIT_BOX, ())
+    parameters = parameters_of(agent)
+    batch = {kind: rows(torch.randn(4, SIZE).double(), torch.zeros(4, 2).double()) for kind in ("expert", "suboptimal")}
+    for leaf in leaves_of(parameters["reward"]):
+        leaf.zero_().requires_grad_()
+    (gradient, *_) = torch.autograd.grad(
+        agent.reward_loss(parameters, TensorDict(batch), TensorDict({}))[0], [parameters["reward", "0.bias"]]
+    )
+    assert gradient.item() == 1, "down, for whatever is seen"
+
+
+def configuration(**changes: Any) -> RunConfig:
+    suboptimal = (Suboptimal("test/wild-v0"), Suboptimal("test/expert-v0", 4, hidden=True))
+    return resolved(
+        RunConfig(
+            data=DataConfig("test/expert-v0", 1, subsample=5, suboptimal=suboptimal),
+            training=TrainingConfig(600, batch_size=64, hidden_sizes=(32, 32), average_decay=0.98),
+            iq_learn=IQLearnConfig(reward_learning_rate=1e-3, actor_learning_rate=1e-3, choose_every=50, **changes),
+        )
+    )
+
+
+def test_hidden_experts_are_found_and_followed():
+    """Ten labelled steps; four expert episodes among forty that go nowhere."""
+    point_mass_dataset("test/expert-v0", 12, 50, seed=0)
+    point_mass_dataset("test/wild-v0", 40, 50, seed=1, act=lambda state: np.zeros(2), noise=1.0)
+    config = configuration()
+    data = choose_data(config, obtain("test/expert-v0"), [obtain("test/wild-v0"), obtain("test/expert-v0")])
+    training = prepare(config, data)
+    for _ in range(600):
+        training.update()
+    hidden = torch.arange(44 * 50) >= 40 * 50
+    cumulative = training.replay.piles["imitated"].cumulative
+    assert cumulative is not None
+    weights = cumulative.diff(prepend=cumulative.new_zeros(1))
+    assert weights[hidden].sum() / weights.sum() > 0.75, "though they are one in eleven"
+
+    learner = training.learner
+    mean, std = learner.parameters["normalizer", "mean"], learner.parameters["normalizer", "std"]
+
+    @torch.no_grad()
+    def act(state: np.ndarray) -> np.ndarray:
+        features = ((torch.from_numpy(state).float() - mean) / std).float()
+        return torch.tanh(call(learner.agent.cloning.actor, learner.average, features)[..., :2]).numpy()  # type: ignore
+
+    expert = point_mass_returns(lambda state: np.clip(-2 * state[..., :2] - 2 * state[..., 2:], -1, 1), 20, 50, 7)
+    nothing = point_mass_returns(lambda state: np.zeros((*state.shape[:-1], 2)), 20, 50, 7)
+    ours = point_mass_returns(act, 20, 50, 7)
+    assert (ours.mean() - nothing.mean()) / (expert.mean() - nothing.mean()) > 0.5

@@ -1,0 +1,89 @@
+"""Looking ahead along episodes: against loops that say the same, row by row."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from iq_offline.learning.lookahead import best_ahead, preference, relevance
+
+NUMBERS = st.floats(-50, 50, allow_nan=False)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    """What stopping and going on bring in each row, and which are the last of their episodes."""
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+    count = sum(lengths)
+    stop, gain = (draw(st.lists(NUMBERS, min_size=count, max_size=count)) for _ in range(2))
+    last = torch.zeros(count, dtype=torch.bool)
+    last[torch.tensor(lengths).cumsum(0) - 1] = True
+    return torch.tensor(stop, dtype=torch.float64), torch.tensor(gain, dtype=torch.float64), last
+
+
+def by_hand(stop: Tensor, gain: Tensor, discount: float, last: Tensor) -> list[float]:
+    found: list[float] = []
+    for now, more, ends in zip(stop.tolist()[::-1], gain.tolist()[::-1], last.tolist()[::-1], strict=True):
+        found.append(now if ends else max(now, more + discount * found[-1]))
+    return found[::-1]
+
+
+@given(rows(), st.floats(0, 1))
+def test_the_best_ahead_is_the_recursion(given_rows: tuple[Tensor, Tensor, Tensor], discount: float):
+    stop, gain, last = given_rows
+    assert best_ahead(stop, gain, discount, last).tolist() == pytest.approx(by_hand(stop, gain, discount, last))
+
+
+@given(rows())
+def test_the_peak_ahead_is_the_highest_of_what_follows(given_rows: tuple[Tensor, Tensor, Tensor]):
+    values, _, last = given_rows
+    ends = last.nonzero().squeeze(-1).tolist()
+    highest = [max(values[row : next(end for end in ends if end >= row) + 1].tolist()) for row in range(len(values))]
+    assert best_ahead(values, 0.0, 1.0, last).tolist() == highest
+
+
+def test_what_pays_is_followed_to_the_end_of_the_episode_and_no_further():
+    stop = torch.tensor([0.0, 0.0, 10.0, 100.0])
+    last = torch.tensor([False, False, True, True])
+    assert best_ahead(stop, torch.tensor([1.0, -2.0, 0.0, 0.0]), 0.5, last).tolist() == [2.5, 3.0, 10.0, 100.0]
+
+
+def test_a_long_episode():
+    """In float32, 100,000 rows: the sum of a geometric series."""
+    count = 100_000
+    last = torch.arange(count) == count - 1
+    found = best_ahead(torch.full((count,), -1e3), 1.0, 0.99, last)
+    assert found[0].item() == pytest.approx(100, rel=1e-5)
+    assert found[-2].item() == pytest.approx(1 - 990)
+
+
+def test_relevance_is_1_from_the_level_on_and_falls_exponentially_below():
+    score = torch.tensor([12.0, 10.0, 9.0, 0.0])
+    weights = relevance(score, torch.tensor(10.0), torch.tensor(0.0), 5.0, 0.01)
+    assert weights.tolist() == pytest.approx([1, 1, math.exp(-0.5), math.exp(-5)])
+
+
+def test_where_nobody_comes_to_the_level_the_best_count_in_full():
+    weights = relevance(torch.tensor([4.0, 3.0]), torch.tensor(10.0), torch.tensor(0.0), 10.0, 0.01)
+    assert weights.tolist() == pytest.approx([1, math.exp(-1)])
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=50), NUMBERS, NUMBERS, st.floats(0.01, 0.9))
+def test_enough_rows_are_relevant(score: list[float], level: float, floor: float, least: float):
+    """Also where the floor is above the level."""
+    numbers = torch.tensor(score, dtype=torch.float64)
+    weights = relevance(numbers, *map(torch.tensor, (level, floor)), sharpness=10.0, least=least)
+    assert weights.max() == 1
+    assert weights.sum() ** 2 / weights.square().sum() >= least * len(numbers)
+    order = numbers.argsort()
+    assert (weights[order].diff() >= 0).all(), "the better the more"
+
+
+def test_preference_counts_standard_deviations_under_the_weights():
+    advantage, weights = torch.tensor([1.0, 3.0, 1000.0]), torch.tensor([1.0, 1.0, 0.0])
+    assert preference(advantage, weights, 0.5).tolist() == pytest.approx([math.exp(-0.5), math.exp(0.5), math.exp(3)])
+    assert preference(advantage, weights, 0.0).tolist() == [1.0, 1.0, 1.0]
+    assert preference(torch.ones(3), weights, 1.0).tolist() == [1.0, 1.0, 1.0]
