@@ -81,6 +81,27 @@ def test_a_rehearsal_s_own_file_goes_on_in_the_rehearsal_s_folder(
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["small-fast"]
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("evaluation.seed = [1, 2]", ["evaluation.seed, which trains every learner again for each value"]),
+        ("iq_learn.relevance = [1.0, 2.0]", ["iq_learn.relevance, which has no effect on what is trained here"]),
+        ("iq_learn.temperature = [1.0, 2.0]", []),
+    ],
+)
+def test_what_is_varied_in_vain_is_said(
+    line: str, expected: list[str], file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path(file).read_text().replace('["bc"]', '["bc", "iq_learn"]')
+    Path(file).write_text(text + line + "\n")
+    monkeypatch.setattr(sweep_cli, "tabulate", lambda *_: None)
+    monkeypatch.setattr(sweep_cli, "draw", lambda *_: None)
+    monkeypatch.setattr(sweep_cli, "launcher_of", lambda options: Here())
+    assert main(["sweep", file, "--output", f"{file}.out"]) == 0
+    notes = [said for said in capsys.readouterr().err.splitlines() if said.startswith("note: the runs differ in ")]
+    assert notes == [f"note: the runs differ in {said}" for said in expected]
+
+
 def test_a_misspelt_baseline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", str(tmp_path), "--baseline", "iqlearn"]) == 2
     assert "'--baseline'" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from iq_offline.config import EvaluationConfig
+from iq_offline.config import EvaluationConfig, RunConfig, flat, to_table
 from iq_offline.environments.make import evaluation_environment
 from iq_offline.errors import UserError
 from iq_offline.experiment import Options, obtain, require_same_run
@@ -55,6 +55,7 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
     names = [name for config in configs for name in (config.data.expert, *(p.dataset for p in config.data.suboptimal))]
     sources = {name: obtain(name, options) for name in dict.fromkeys(names)}
     seen = set()
+    unread: dict[str, set[str]] = {}
     with patient_progress("checking the runs") as progress:
         for number, run in enumerate(runs):
             config = run.config
@@ -66,11 +67,22 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
             seen.add(what)
             try:
                 parts = [sources[part.dataset] for part in config.data.suboptimal]
-                make_agent(what, choose_data(config, sources[config.data.expert], parts))
+                agent = make_agent(what, choose_data(config, sources[config.data.expert], parts))
+                own = {f"{config.algorithm}.{key}" for key in agent.unread}
+                unread[config.algorithm] = unread.get(config.algorithm, own) & own
                 rows_in_batch(config)
             except UserError as error:
                 raise UserError(f"run {run.name} cannot be trained: {error}; no run was started") from error
             progress(number + 1, len(runs))
+    idle = set().union(*unread.values())
+    for key in sorted(key for key in _varied(configs) if key in idle or key.startswith("evaluation.")):
+        why = "has no effect on what is trained here" if key in idle else "trains every learner again for each value"
+        options.say(f"note: the runs differ in {key}, which {why}")
+
+
+def _varied(configs: Sequence[RunConfig]) -> list[str]:
+    tables = [flat(to_table(config)) for config in configs]
+    return [key for key in tables[0] if any(table.get(key) != tables[0][key] for table in tables)]
 
 
 def let_be_scored(runs: Sequence[PlannedRun], folder: Path, options: Options) -> None:

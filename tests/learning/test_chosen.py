@@ -1,6 +1,6 @@
 """What is chosen from unlabelled data: the reward against its closed form, the choice in worlds small enough to see."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -192,3 +192,52 @@ def test_hidden_experts_are_found_and_followed():
     nothing = point_mass_returns(lambda state: np.zeros((*state.shape[:-1], 2)), 20, 50, 7)
     ours = point_mass_returns(act, 20, 50, 7)
     assert (ours.mean() - nothing.mean()) / (expert.mean() - nothing.mean()) > 0.5
+
+
+PLAIN = configuration()
+OTHERS: dict[str, Any] = {
+    "discount": 0.5,
+    "chi2_alpha": 0.1,
+    "temperature": 0.7,
+    "value_states": "initial",
+    "chi2_states": "expert",
+    "gradient_penalty": 0.9,
+    "behavior_anchor": 3.0,
+    "actor_follows_critic": False,
+    "critic_learning_rate": 1e-2,
+    "actor_learning_rate": 1e-2,
+    "adam_beta1": 0.8,
+    "target_update_rate": 0.5,
+    "expert_term": False,
+    "reward_penalty": 30.0,
+    "reward_learning_rate": 1e-2,
+    "choose_every": 2,
+    "relevance": 1.0,
+    "preference": 0.1,
+    "least_share": 0.6,
+}
+
+
+@pytest.mark.parametrize("policy", ["lookahead", "weighted", "best_episodes", "soft_actor_critic"])
+def test_keys_count_unless_they_are_said_not_to(policy: str):
+    """Every key of the section, after a few steps: the actor is another one, or the key is among the unread."""
+    point_mass_dataset("test/expert-v0", 12, 30, seed=0)
+    point_mass_dataset("test/wild-v0", 10, 30, seed=1, noise=2.0)
+    sources = [obtain("test/wild-v0"), obtain("test/expert-v0")]
+
+    def actor_after(**changes: Any) -> tuple[list[Tensor], tuple[str, ...]]:
+        plain = {"policy": policy, "reward_learning_rate": 1e-2, "choose_every": 5}
+        config = resolved(replace(PLAIN, iq_learn=replace(PLAIN.iq_learn, **plain | changes)))
+        training = prepare(config, choose_data(config, sources[1], sources))
+        for _ in range(12):
+            training.update()
+        learner = training.learner
+        return leaves_of(learner.parameters["actor"]), learner.agent.unread
+
+    names = {field.name for field in fields(IQLearnConfig)} - {"policy"}
+    assert names == OTHERS.keys()
+    expected, unread = actor_after()
+    for name in sorted(names):
+        value = {"reward_learning_rate": 3e-2}.get(name, OTHERS[name])
+        same = all(torch.equal(a, b) for a, b in zip(expected, actor_after(**{name: value})[0], strict=True))
+        assert same == (name in unread), name

@@ -41,6 +41,8 @@ class Agent(Protocol):
     target_update_rate: float
     kinds: tuple[str, ...]
     noise_shape: tuple[int, ...]
+    unread: tuple[str, ...]
+    """Keys of the algorithm's section in the configuration that have no effect here."""
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """Fresh parameters, drawn from torch's global generator."""

@@ -40,6 +40,7 @@ class BC:
         self.target_update_rate = 0.0
         self.kinds = kinds
         self.noise_shape: tuple[int, ...] = ()
+        self.unread: tuple[str, ...] = ("loss",) if isinstance(actions, ActionBranches) else ()
         if isinstance(actions, ActionBranches):
             self.actor = network(encoder, hidden_sizes, sum(actions.counts))
             loss = self.cross_entropy

@@ -61,6 +61,10 @@ class ChosenImitation(ABC):
     target_update_rate = 0.0
     kinds: tuple[str, ...] = ("expert", "suboptimal", "imitated")
     noise_shape: tuple[int, ...] = (1,)
+    unread: tuple[str, ...] = (
+        *("temperature", "value_states", "chi2_states", "gradient_penalty", "behavior_anchor", "actor_follows_critic"),
+        *("critic_learning_rate", "adam_beta1", "target_update_rate"),
+    )
 
     def __init__(
         self,
@@ -209,6 +213,8 @@ class WeightedImitation(ChosenImitation):
     Of the optimal reward r that is (4 alpha + r) / (4 alpha - r): behavior cloning weighted by a discriminator.
     """
 
+    unread = (*ChosenImitation.unread, "discount", "relevance", "preference", "least_share")
+
     def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
         """No returns; the ratio, at most 100."""
         bound = 4 * self.config.chi2_alpha
@@ -219,6 +225,8 @@ class WeightedImitation(ChosenImitation):
 
 class BestEpisodesImitation(ChosenImitation):
     """The control for data that come as whole episodes of one policy: those with the highest mean reward, whole."""
+
+    unread = (*ChosenImitation.unread, "discount", "preference")
 
     def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
         """No returns; weights by the mean reward of a row's episode, held against the best episode's."""

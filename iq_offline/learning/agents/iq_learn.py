@@ -28,6 +28,11 @@ from iq_offline.learning.objective import (
 
 COEFFICIENTS = ("discount", "chi2_alpha", "temperature", "gradient_penalty", "behavior_anchor")
 """Keys of :class:`IQLearnConfig` that are factors in a loss: the learners of a population may have different ones."""
+CHOOSING = (
+    *("expert_term", "reward_penalty", "reward_learning_rate"),
+    *("choose_every", "relevance", "preference", "least_share"),
+)
+"""Keys of :class:`IQLearnConfig` for those who choose from suboptimal data."""
 
 
 class IQLearn(ABC):
@@ -42,6 +47,7 @@ class IQLearn(ABC):
     averaged: str
     phases: tuple[Phase, ...]
     noise_shape: tuple[int, ...]
+    unread: tuple[str, ...] = CHOOSING
 
     def __init__(self, config: IQLearnConfig, suboptimal: bool = False) -> None:
         self.config = config
@@ -205,6 +211,7 @@ class DiscreteIQLearn(IQLearn):
     """
 
     averaged = "critic"
+    unread = (*CHOOSING, "gradient_penalty", "behavior_anchor", "actor_follows_critic", "actor_learning_rate")
 
     def __init__(
         self,
