@@ -38,7 +38,7 @@ Unprefixed = tyro.conf.arg(name="")
 
 MIXTURE_WARNING = (
     "note: the soft actor-critic step on mixtures with suboptimal data is known to score near zero offline; "
-    "--iq-learn.policy lookahead, the default, does not"
+    "--iq-learn.policy lookahead is the default for that reason"
 )
 
 

@@ -135,7 +135,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class IQLearnConfig:
-    """Coefficients of IQ-Learn with a soft actor-critic policy step."""
+    """Coefficients of IQ-Learn: of the soft actor-critic policy step, and of choosing from suboptimal data."""
 
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Gamma."""
@@ -166,19 +166,19 @@ class IQLearnConfig:
     imitating what of the suboptimal data leads to where the expert is. auto: lookahead where there are such data.
     Controls that do not look ahead: weighted imitates single transitions by their reward, best_episodes whole ones."""
     expert_term: bool = True
-    """lookahead: off, the reward knows the end of episodes alone: the control that shows how much survival explains."""
+    """lookahead: off, only the ends of episodes count: the control that shows how much survival explains."""
     reward_penalty: Annotated[float, Field(ge=0)] = 1.0
-    """lookahead: weight of E[max(0, |dr| - 1)²] between labelled and suboptimal transitions."""
+    """Choosing: weight of E[max(0, |dr| - 1)²] between labelled and suboptimal transitions."""
     reward_learning_rate: Rate = 3e-4
-    """lookahead: Adam's, at the start, for the implied reward and the value."""
+    """Choosing: Adam's, at the start, for the implied reward and the value."""
     choose_every: Positive = 250
-    """lookahead: gradient steps after which the suboptimal data are gone through anew."""
+    """Choosing: gradient steps after which all suboptimal data are gone through anew (about 4 s a million rows)."""
     relevance: Annotated[float, Field(ge=0)] = 40.0
-    """lookahead: how sharply rows are preferred whose episode comes near the expert's value from there on."""
-    preference: Annotated[float, Field(ge=0)] = 1.0
+    """lookahead, best_episodes: how sharply rows are preferred that come near the expert's value."""
+    advantage_weight: Annotated[float, Field(ge=0)] = 1.0
     """lookahead: how strongly actions are preferred after which more comes than expected."""
     least_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """lookahead: of the suboptimal data, what is imitated at least, as an effective number of rows."""
+    """lookahead, best_episodes: of the suboptimal data, what is relevant at least, as an effective number of rows."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -268,7 +268,8 @@ def resolved(config: RunConfig) -> RunConfig:
         for name, default in {"value_states": states, "chi2_states": states, "policy": policy}.items()
     }
     for name, value in chosen.items():
-        if value in ("mixture", "lookahead", "weighted", "best_episodes") and not config.data.suboptimal:
+        needs = value in ("mixture", "lookahead", "weighted", "best_episodes") and config.algorithm == "iq_learn"
+        if needs and not config.data.suboptimal:
             raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
     config = dataclasses.replace(config, iq_learn=dataclasses.replace(iq_learn, **chosen))
     if config.fast:
@@ -276,7 +277,10 @@ def resolved(config: RunConfig) -> RunConfig:
             config.training, gradient_steps=200, checkpoint_every=100, log_every=20, snapshots=2
         )
         evaluation = dataclasses.replace(config.evaluation, episodes=2)
-        config = dataclasses.replace(config, training=training, evaluation=evaluation)
+        chosen_often = dataclasses.replace(config.iq_learn, choose_every=min(config.iq_learn.choose_every, 50))
+        config = dataclasses.replace(config, training=training, evaluation=evaluation, iq_learn=chosen_often)
+    if config.algorithm == "bc" and config.bc.imitate == "everything" and not config.data.suboptimal:
+        raise UserError("bc.imitate = 'everything' needs suboptimal data: give --suboptimal, or use 'expert'")
     return config
 
 

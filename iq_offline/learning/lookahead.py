@@ -33,8 +33,10 @@ def best_ahead(stop: Rows, gain: Rows | float, discount: float, last: Bool[Tenso
     """
     c, d = stop, torch.where(last, NEVER, torch.zeros_like(stop) + gain)
     g = torch.where(last, 0.0, torch.full_like(stop, discount))
+    ends = last.nonzero().squeeze(-1)
+    longest = int(ends.diff(prepend=ends.new_tensor([-1])).max())
     reach = 1
-    while reach < len(stop) and (d > NEVER).any():
+    while reach < longest:
         near, far = slice(None, -reach), slice(reach, None)
         ahead = torch.maximum(c[near], d[near] + g[near] * c[far])
         c, d, g = (
@@ -68,7 +70,7 @@ def relevance(score: Rows, level: Float[Tensor, ""], floor: Float[Tensor, ""], s
     return weights
 
 
-def preference(advantage: Rows, weights: Rows, strength: float) -> Rows:
+def advantage_weights(advantage: Rows, weights: Rows, strength: float) -> Rows:
     """exp(strength z), at most e³: z is the advantage in standard deviations from its mean, both under the weights."""
     share = weights / weights.sum()
     centred = advantage - (share * advantage).sum()

@@ -30,7 +30,8 @@ class Chooser:
         """Appraise every row with the networks as they are now."""
         rows, expert = (self._appraise(parameters, kind) for kind in ("suboptimal", "expert"))
         returns, weights = self.agent.choose(rows, expert, self.last)
-        self.replay.note("suboptimal", planned_return=returns)
+        if returns is not None:
+            self.replay.note("suboptimal", planned_return=returns)
         self.replay.weigh("imitated", weights)
 
     def _appraise(self, parameters: TensorDict, kind: str) -> Appraisal:

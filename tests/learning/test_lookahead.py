@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iq_offline.learning.lookahead import best_ahead, preference, relevance
+from iq_offline.learning.lookahead import advantage_weights, best_ahead, relevance
 
 NUMBERS = st.floats(-50, 50, allow_nan=False)
 
@@ -82,8 +82,10 @@ def test_enough_rows_are_relevant(score: list[float], level: float, floor: float
     assert (weights[order].diff() >= 0).all(), "the better the more"
 
 
-def test_preference_counts_standard_deviations_under_the_weights():
+def test_advantage_weights_counts_standard_deviations_under_the_weights():
     advantage, weights = torch.tensor([1.0, 3.0, 1000.0]), torch.tensor([1.0, 1.0, 0.0])
-    assert preference(advantage, weights, 0.5).tolist() == pytest.approx([math.exp(-0.5), math.exp(0.5), math.exp(3)])
-    assert preference(advantage, weights, 0.0).tolist() == [1.0, 1.0, 1.0]
-    assert preference(torch.ones(3), weights, 1.0).tolist() == [1.0, 1.0, 1.0]
+    assert advantage_weights(advantage, weights, 0.5).tolist() == pytest.approx(
+        [math.exp(-0.5), math.exp(0.5), math.exp(3)]
+    )
+    assert advantage_weights(advantage, weights, 0.0).tolist() == [1.0, 1.0, 1.0]
+    assert advantage_weights(torch.ones(3), weights, 1.0).tolist() == [1.0, 1.0, 1.0]

@@ -22,8 +22,8 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, tensors
 from iq_offline.learning.agents.bc import BC
-from iq_offline.learning.lookahead import Rows, best_ahead, preference, relevance
-from iq_offline.learning.networks import branch_values, network
+from iq_offline.learning.lookahead import Rows, advantage_weights, best_ahead, relevance
+from iq_offline.learning.networks import network
 from iq_offline.learning.objective import iq_loss
 
 CHOSEN_COEFFICIENTS = ("chi2_alpha", "reward_penalty")
@@ -77,8 +77,8 @@ class ChosenImitation(ABC):
         self.actions = actions
         rate = BCConfig(learning_rate=config.actor_learning_rate)
         self.cloning = BC(rate, encoder, actions, hidden_sizes, ("expert", "imitated"))
-        inner, outputs = (0, sum(actions.counts)) if isinstance(actions, ActionBranches) else (len(actions.center), 1)
-        self.reward_network = network(encoder, hidden_sizes, outputs, extra=inner)
+        size = sum(actions.counts) if isinstance(actions, ActionBranches) else len(actions.center)
+        self.reward_network = network(encoder, hidden_sizes, 1, extra=size)
         reward = Phase("reward", self.reward_loss, config.reward_learning_rate)
         self.phases: tuple[Phase, ...] = (reward, *self.cloning.phases)
 
@@ -93,13 +93,14 @@ class ChosenImitation(ABC):
     def reward_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The objective in r, with a penalty on slopes over 1 between expert and suboptimal transitions.
 
-        The penalty (Gulrajani et al., 2017, one-sided) is what lets few labelled points speak for their surroundings.
+        The chi-squared term is over equal halves whatever the shares of the batch. The penalty (Gulrajani et al., 2017,
+        one-sided) is what lets few labelled points speak for their surroundings.
         """
         coefficients = tensors(parameters["coefficients"])
         expert, suboptimal = (self._reward_of(parameters, batch[kind]) for kind in ("expert", "suboptimal"))
-        both = torch.cat([expert, suboptimal])
-        attracted = expert if self.config.expert_term else torch.zeros_like(expert)
-        loss = iq_loss(attracted, suboptimal.mean(), both, coefficients["chi2_alpha"])
+        value_term, chi2_alpha = suboptimal.mean(), coefficients["chi2_alpha"]
+        halves = [iq_loss(expert, value_term, half, chi2_alpha) for half in (expert, suboptimal)]
+        loss = (halves[0] + halves[1]) / 2
         penalty = self._steepness(parameters, batch, noise) if self.config.reward_penalty else loss.new_zeros(())
         total = loss + coefficients["reward_penalty"] * penalty
         return total, {
@@ -115,7 +116,7 @@ class ChosenImitation(ABC):
         return Appraisal(reward, torch.zeros_like(reward), torch.zeros_like(reward))
 
     @abstractmethod
-    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
+    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows | None, Rows]:
         """What is learned about the rows of the suboptimal data: their returns, and how likely each is imitated.
 
         Args:
@@ -125,30 +126,28 @@ class ChosenImitation(ABC):
         """
 
     def _reward_of(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
-        state, action = normalized(parameters, rows["observation"]), rows["action"]
-        action = action if isinstance(self.actions, ActionBranches) else self.actions(action)
-        return self._reward(parameters["reward"], state, action)
+        """r(s, a), shape ``(batch,)``."""
+        return call(self.reward_network, parameters["reward"], self._inputs(parameters, rows)).squeeze(-1)
 
-    def _reward(self, group: TensorDict, state: Tensor, action: Tensor) -> Tensor:
-        """r(s, a), shape ``(batch,)``; of finitely many actions a sum over the branches."""
-        if isinstance(self.actions, ActionBranches):
-            branches = branch_values(call(self.reward_network, group, state), self.actions.counts)
-            return branches.gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
-        return call(self.reward_network, group, torch.cat([state, action], -1)).squeeze(-1)
+    def _inputs(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
+        """State and action side by side."""
+        state = normalized(parameters, rows["observation"])
+        return torch.cat([state, self._as_input(rows["action"]).to(state.dtype)], -1)
+
+    def _as_input(self, action: Tensor) -> Tensor:
+        """In the unit box; of finitely many actions, ones and zeros for each branch."""
+        if isinstance(self.actions, UnitBox):
+            return self.actions(action)
+        units = [torch.eye(count, device=action.device) for count in self.actions.counts]
+        return torch.cat([unit[chosen] for unit, chosen in zip(units, action.unbind(-1), strict=True)], -1)
 
     def _steepness(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> Tensor:
         """E[max(0, |dr| - 1)²] somewhere between a labelled and a suboptimal transition, in state and action."""
         count = min(len(batch[kind, "action"]) for kind in ("expert", "suboptimal"))
         share = torch.special.ndtr(noise["expert"][:count])
-        state, other = (normalized(parameters, batch[kind, "observation"])[:count] for kind in ("expert", "suboptimal"))
-        state = torch.lerp(other, state, share)
-        action = batch["expert", "action"][:count]
-        if isinstance(self.actions, ActionBranches):
-            slope = grad(lambda at: self._reward(parameters["reward"], at, action).sum())(state)
-        else:
-            action = torch.lerp(self.actions(batch["suboptimal", "action"][:count]), self.actions(action), share)
-            both = grad(lambda s, a: self._reward(parameters["reward"], s, a).sum(), argnums=(0, 1))(state, action)
-            slope = torch.cat(both, -1)
+        expert, other = (self._inputs(parameters, batch[kind])[:count] for kind in ("expert", "suboptimal"))
+        between = torch.lerp(other, expert, share)
+        slope = grad(lambda at: call(self.reward_network, parameters["reward"], at).sum())(between)
         return (slope.square().sum(-1).add(1e-12).sqrt() - 1).clamp(min=0).square().mean()
 
 
@@ -186,10 +185,15 @@ class LookaheadIQLearn(ChosenImitation):
         return loss, {"critic/value_loss": loss, "critic/value": value.mean()}
 
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
-        """With values. An absorbing state goes on with the reward of the transition into it (LS-IQ's closed form)."""
-        reward = self._reward_of(parameters, rows)
-        ended = rows["next", "terminated"]
+        """With values. An absorbing state goes on with the reward of the transition into it (LS-IQ's closed form).
+
+        Without the expert's term nothing is rewarded, and an absorbing state is as bad as can be.
+        """
+        reward, ended = self._reward_of(parameters, rows), rows["next", "terminated"]
         forever = reward / (1 - self.config.discount)
+        if not self.config.expert_term:
+            forever = torch.full_like(reward, -4 * self.config.chi2_alpha / (1 - self.config.discount))
+            reward = torch.zeros_like(reward)
         following = (1 - ended) * self._value(parameters, rows["next", "observation"]) + ended * forever
         return Appraisal(reward, self._value(parameters, rows["observation"]), following)
 
@@ -200,7 +204,7 @@ class LookaheadIQLearn(ChosenImitation):
         peak = best_ahead(rows.value, 0.0, 1.0, last)
         level, floor = expert.value.median(), rows.value.kthvalue(1 + len(rows.value) // 20).values
         weights = relevance(peak, level, floor, config.relevance, config.least_share)
-        return returns, weights * preference(returns - rows.value, weights, config.preference)
+        return returns, weights * advantage_weights(returns - rows.value, weights, config.advantage_weight)
 
     def _value(self, parameters: TensorDict, observation: Tensor) -> Tensor:
         state = normalized(parameters, observation)
@@ -213,31 +217,29 @@ class WeightedImitation(ChosenImitation):
     Of the optimal reward r that is (4 alpha + r) / (4 alpha - r): behavior cloning weighted by a discriminator.
     """
 
-    unread = (*ChosenImitation.unread, "discount", "relevance", "preference", "least_share")
+    unread = (*ChosenImitation.unread, "expert_term", "discount", "relevance", "advantage_weight", "least_share")
 
-    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
+    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[None, Rows]:
         """No returns; the ratio, at most 100."""
         bound = 4 * self.config.chi2_alpha
         reward = rows.reward.clamp(-bound, bound)
         ratio = ((bound + reward) / (bound - reward).clamp(min=1e-6)).clamp(1e-6, 100)
-        return torch.zeros_like(reward), ratio
+        return None, ratio
 
 
 class BestEpisodesImitation(ChosenImitation):
     """The control for data that come as whole episodes of one policy: those with the highest mean reward, whole."""
 
-    unread = (*ChosenImitation.unread, "discount", "preference")
+    unread = (*ChosenImitation.unread, "expert_term", "discount", "advantage_weight")
 
-    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
+    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[None, Rows]:
         """No returns; weights by the mean reward of a row's episode, held against the best episode's."""
         episode = last.cumsum(0) - last.long()
         total = torch.zeros(int(episode[-1]) + 1, dtype=rows.reward.dtype).index_add(0, episode, rows.reward)
         mean = total / episode.bincount()
         floor = mean.kthvalue(1 + len(mean) // 20).values
         config = self.config
-        return torch.zeros_like(rows.reward), relevance(
-            mean[episode], mean.max(), floor, config.relevance, config.least_share
-        )
+        return None, relevance(mean[episode], mean.max(), floor, config.relevance, config.least_share)
 
 
 POLICIES: dict[str, type[ChosenImitation]] = {

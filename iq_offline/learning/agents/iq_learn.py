@@ -30,7 +30,7 @@ COEFFICIENTS = ("discount", "chi2_alpha", "temperature", "gradient_penalty", "be
 """Keys of :class:`IQLearnConfig` that are factors in a loss: the learners of a population may have different ones."""
 CHOOSING = (
     *("expert_term", "reward_penalty", "reward_learning_rate"),
-    *("choose_every", "relevance", "preference", "least_share"),
+    *("choose_every", "relevance", "advantage_weight", "least_share"),
 )
 """Keys of :class:`IQLearnConfig` for those who choose from suboptimal data."""
 
