@@ -11,7 +11,8 @@ from iq_offline import experiment
 from iq_offline.data.catalog import References
 from iq_offline.errors import UserError
 from iq_offline.experiment import run, run_all
-from iq_offline.sweep_cli import results
+from iq_offline.sweep_cli import tabulate
+from iq_offline.sweeps.results import read_episodes, runs_of
 from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 from tests.training.program import EXPERT, QUIET, configuration
 
@@ -34,7 +35,7 @@ def test_tables_and_a_report_beside_the_runs_are_in_nobody_s_way(tmp_path: Path)
     point_mass_dataset(EXPERT, 4, 25, seed=0)
     config = configuration("bc", gradient_steps=5, snapshots=0)
     first = run_all([config], tmp_path / "runs", QUIET)
-    results(tmp_path / "runs")
+    tabulate(runs_of(read_episodes(tmp_path / "runs")), tmp_path / "results")
     (tmp_path / "runs" / "report.html").write_text("a page")
     assert run_all([config], tmp_path / "runs", QUIET)[0]["held_out"] == first[0]["held_out"]
     (tmp_path / "runs" / "thesis.tex").write_text("somebody's")

@@ -472,7 +472,7 @@ def test_mistakes_in_a_sweep_s_file(change: dict[str, str], expected: str, here:
     ("arguments", "expected"),
     [
         (["sweep"], "iq-offline sweep"),
-        (["sweep", "hopper_expert_cont"], "no sweep 'hopper_expert_cont'; did you mean 'hopper_expert_count'?"),
+        (["sweep", "hopper_expert_cont"], "no sweep 'hopper_expert_cont'; did you mean 'hopper_expert_count'"),
         (["sweep", "nothing.toml"], "no sweep 'nothing.toml'"),
         (["sweep", "mine.toml", "--set", "data.subsample"], "--set data.subsample: must be KEY=VALUE"),
         (["sweep", "mine.toml", "--set", "data.subsampel=3"], "did you mean 'data.subsample'"),

@@ -317,7 +317,7 @@ def test_a_file_by_its_path_from_another_folder(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("hopper_expert_cont", "no sweep 'hopper_expert_cont'; did you mean 'hopper_expert_count'?"),
+        ("hopper_expert_cont", "no sweep 'hopper_expert_cont'; did you mean 'hopper_expert_count'"),
         ("nothing.toml", "no sweep 'nothing.toml'"),
         ("", "no sweep ''"),
         ("folder.toml", "no sweep 'folder.toml'"),
