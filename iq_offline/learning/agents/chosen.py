@@ -80,7 +80,11 @@ class ChosenImitation(ABC):
         size = sum(actions.counts) if isinstance(actions, ActionBranches) else len(actions.center)
         self.reward_network = network(encoder, hidden_sizes, 1, extra=size)
         reward = Phase("reward", self.reward_loss, config.reward_learning_rate)
-        self.phases: tuple[Phase, ...] = (reward, *self.cloning.phases)
+        self.phases: tuple[Phase, ...] = (reward, *self.more_critics(encoder, hidden_sizes), *self.cloning.phases)
+
+    def more_critics(self, encoder: ObservationEncoder, hidden_sizes: tuple[int, ...]) -> tuple[Phase, ...]:
+        """Make what appraises rows besides the reward; returns what trains it."""
+        return ()
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """Networks drawn from torch's global generator."""
@@ -159,17 +163,10 @@ class LookaheadIQLearn(ChosenImitation):
     after which more comes than V expects are preferred.
     """
 
-    def __init__(
-        self,
-        config: IQLearnConfig,
-        encoder: ObservationEncoder,
-        actions: UnitBox | ActionBranches,
-        hidden_sizes: tuple[int, ...],
-    ) -> None:
-        super().__init__(config, encoder, actions, hidden_sizes)
+    def more_critics(self, encoder: ObservationEncoder, hidden_sizes: tuple[int, ...]) -> tuple[Phase, ...]:
+        """V."""
         self.value_network = network(encoder, hidden_sizes, 1)
-        reward, *cloning = self.phases
-        self.phases = (reward, Phase("value", self.value_loss, config.reward_learning_rate), *cloning)
+        return (Phase("value", self.value_loss, self.config.reward_learning_rate),)
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """Networks drawn from torch's global generator."""
