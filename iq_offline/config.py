@@ -161,36 +161,39 @@ class IQLearnConfig:
     """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
-    policy: Literal["auto", "soft_actor_critic", "lookahead", "weighted", "best_episodes"] = "auto"
+    policy: Literal["auto", "soft_actor_critic", "lookahead", "survival", "weighted", "best_episodes"] = "auto"
     """Where the policy comes from. soft_actor_critic: from Q (with finitely many actions, its softmax). lookahead: by
     imitating what of the suboptimal data leads to where the expert is. auto: lookahead where there are such data.
-    Controls that do not look ahead: weighted imitates single transitions by their reward, best_episodes whole ones."""
-    expert_term: bool = True
-    """lookahead: off, only the ends of episodes count: the control that shows how much survival explains."""
+    Controls: survival looks ahead for the ends of episodes alone; weighted and best_episodes do not look ahead, and
+    imitate single transitions and whole episodes by their reward."""
     reward_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Choosing: weight of E[max(0, |dr| - 1)²] between labelled and suboptimal transitions."""
     reward_learning_rate: Rate = 3e-4
     """Choosing: Adam's, at the start, for the implied reward and the value."""
     choose_every: Positive = 250
     """Choosing: gradient steps after which all suboptimal data are gone through anew (about 4 s a million rows)."""
+    lasting: Positive = 50
+    """lookahead: an episode comes to a value if it keeps it up for so many steps on average, or for all that it has."""
     relevance: Annotated[float, Field(ge=0)] = 40.0
     """lookahead, best_episodes: how sharply rows are preferred that come near the expert's value."""
-    advantage_weight: Annotated[float, Field(ge=0)] = 1.0
-    """lookahead: how strongly actions are preferred after which more comes than expected."""
     least_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """lookahead, best_episodes: of the suboptimal data, what is relevant at least, as an effective number of rows."""
+    outlier_error: Annotated[float, Field(gt=0)] = 0.5
+    """Choosing: as bc.outlier_error, for the actor. Some of what is imitated is not the expert's."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class BCConfig:
     """Coefficients of behavior cloning."""
 
-    loss: Literal["squared_error", "likelihood"] = "squared_error"
-    """Squared error of tanh(mean), or minus the log-likelihood of the squashed Gaussian."""
+    loss: Literal["squared_error", "robust", "likelihood"] = "squared_error"
+    """Squared error of tanh(mean); the same, but hardly counting actions far off; or minus the log-likelihood."""
     learning_rate: Rate = 3e-4
     """Adam's, at the start."""
     imitate: Literal["expert", "everything"] = "expert"
     """The labelled expert alone, or the suboptimal data as well, in the shares of a batch."""
+    outlier_error: Annotated[float, Field(gt=0)] = 0.5
+    """robust: the error that counts half of what it would (root mean square over an action; half a box is 1)."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -268,7 +271,7 @@ def resolved(config: RunConfig) -> RunConfig:
         for name, default in {"value_states": states, "chi2_states": states, "policy": policy}.items()
     }
     for name, value in chosen.items():
-        needs = value in ("mixture", "lookahead", "weighted", "best_episodes") and config.algorithm == "iq_learn"
+        needs = value not in ("expert", "initial", "soft_actor_critic") and config.algorithm == "iq_learn"
         if needs and not config.data.suboptimal:
             raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
     config = dataclasses.replace(config, iq_learn=dataclasses.replace(iq_learn, **chosen))

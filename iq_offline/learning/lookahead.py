@@ -3,7 +3,7 @@
 A transition of unlabelled data is worth imitating for what comes of it, not for how it looks: the first steps of a good
 episode look like those of a bad one. Every function here is about the rows of whole episodes, one below the other.
 
-    implied rewards -> values -> the best that follows each row -> weights of the rows
+    implied rewards -> values -> the best that follows each row, and lasts -> weights of the rows
 """
 
 import torch
@@ -48,6 +48,25 @@ def best_ahead(stop: Rows, gain: Rows | float, discount: float, last: Bool[Tenso
     return c
 
 
+def lasting(value: Rows, steps: int, last: Bool[Tensor, " rows"]) -> Rows:
+    """The mean over so many rows from each on: what an episode comes to for a while, and not for a moment by mistake.
+
+    Rows nearer to the end of their episode have the mean of its last so many; all of a shorter episode have its mean.
+
+    Args:
+        value: of each row.
+        steps: how many, at least 1.
+        last: whether a row is the last of its episode; the last of all is.
+    """
+    ends = last.nonzero().squeeze(-1) + 1
+    episode = last.cumsum(0) - last.long()
+    end, start = ends[episode], torch.cat([ends.new_zeros(1), ends[:-1]])[episode]
+    first = torch.minimum(torch.arange(len(value)), end - steps).maximum(start)
+    after = (first + steps).minimum(end)
+    total = torch.cat([value.new_zeros(1, dtype=torch.float64), value.double().cumsum(0)])
+    return ((total[after] - total[first]) / (after - first)).to(value.dtype)
+
+
 def relevance(score: Rows, level: Float[Tensor, ""], floor: Float[Tensor, ""], sharpness: float, least: float) -> Rows:
     """exp(-sharpness (level - score) / (level - floor)), at most 1: how near to the expert's level a row's score comes.
 
@@ -68,11 +87,3 @@ def relevance(score: Rows, level: Float[Tensor, ""], floor: Float[Tensor, ""], s
         scale = 1.2 * scale
         weights = torch.exp(-behind / scale)
     return weights
-
-
-def advantage_weights(advantage: Rows, weights: Rows, strength: float) -> Rows:
-    """exp(strength z), at most e³: z is the advantage in standard deviations from its mean, both under the weights."""
-    share = weights / weights.sum()
-    centred = advantage - (share * advantage).sum()
-    deviation = (share * centred.square()).sum().sqrt().clamp(min=1e-6)
-    return (strength * centred / deviation).clamp(max=3).exp()

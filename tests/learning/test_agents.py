@@ -311,6 +311,33 @@ def test_squared_error_is_closed_form():
     )
 
 
+def test_the_robust_loss_is_closed_form():
+    agent = BC(BCConfig("robust", outlier_error=0.3), ENCODER, UNIT_BOX, HIDDEN)
+    batch, _ = draw_batch(False)
+    parameters = draw_parameters(agent)
+    mean, _, unit = expert_outputs(parameters, batch)
+    error = ((torch.tanh(mean) - unit) ** 2).sum(-1)
+    square = ACTION_SIZE * 0.3**2
+    loss, metrics = agent.phases[0].loss(parameters, batch, TensorDict({}))
+    torch.testing.assert_close(loss, (square * torch.log(1 + error / square)).sum() / EXPERTS, rtol=1e-12, atol=0)
+    assert metrics["actor/squared_error"].item() == pytest.approx(error.mean().item())
+
+
+@pytest.mark.parametrize(("name", "expected"), [("squared_error", 0.75 * 0.4 - 0.25 * 0.9), ("robust", 0.4)])
+def test_of_actions_that_disagree_the_robust_loss_finds_where_most_are(name: Any, expected: float):
+    """One state; three actions of 0.4, and one of -0.9 that the mean gives way to."""
+    agent = BC(BCConfig(name, 1e-2, outlier_error=0.1), ENCODER, UNIT_BOX, HIDDEN)
+    parameters = draw_parameters(agent)
+    unit = torch.tensor([0.4, 0.4, 0.4, -0.9]).double().unsqueeze(-1).expand(4, 2)
+    action = UNIT_BOX.center + UNIT_BOX.half_width * unit
+    batch = TensorDict({"expert": TensorDict({"observation": torch.zeros(4, SIZE).double(), "action": action}, [4])})
+    learner = Learner(agent, parameters, 500, 0.9)
+    for _ in range(500):
+        learner.update(batch, TensorDict({}))
+    found, _, _ = expert_outputs(parameters, batch)
+    assert torch.tanh(found).flatten().tolist() == pytest.approx([expected] * 8, abs=0.02)
+
+
 def test_likelihood_is_closed_form():
     agent = behavior_cloning("likelihood")
     batch, _ = draw_batch(False)

@@ -15,7 +15,13 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.experiment import obtain
 from iq_offline.learning.agents import UnitBox, call
-from iq_offline.learning.agents.chosen import Appraisal, BestEpisodesImitation, LookaheadIQLearn, WeightedImitation
+from iq_offline.learning.agents.chosen import (
+    Appraisal,
+    BestEpisodesImitation,
+    LookaheadIQLearn,
+    SurvivalImitation,
+    WeightedImitation,
+)
 from iq_offline.learning.learner import leaves_of
 from iq_offline.training.setup import choose_data, prepare
 from tests.helpers import point_mass_dataset, point_mass_returns
@@ -23,7 +29,7 @@ from tests.helpers import point_mass_dataset, point_mass_returns
 SIZE = 3
 ENCODER = ObservationEncoder(chosen_leaves(Box(-np.inf, np.inf, (SIZE,)), (), "the test"))
 UNIT_BOX = UnitBox(torch.tensor([-2.0, 0.5]).double(), torch.tensor([1.0, 0.75]).double())
-CONFIG = IQLearnConfig(discount=0.9, chi2_alpha=0.3, reward_penalty=0.0, relevance=10.0, least_share=0.01)
+CONFIG = IQLearnConfig(discount=0.9, chi2_alpha=0.3, reward_penalty=0.0, lasting=1, relevance=10.0, least_share=0.01)
 
 
 def rows(observation: Tensor, action: Tensor, **more: Tensor) -> TensorDict:
@@ -112,7 +118,7 @@ def test_an_end_goes_on_with_the_reward_of_the_way_into_it():
 
 def test_the_same_first_step_counts_where_it_leads_to_the_expert():
     """Two episodes that look alike at first; one comes to where the expert is."""
-    agent = LookaheadIQLearn(replace(CONFIG, advantage_weight=0.0), ENCODER, UNIT_BOX, (5,))
+    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, (5,))
     value = torch.tensor([-5.0, 0.0, 8.0, 6.0, -5.0, -6.0, -7.0, -8.0])
     last = torch.tensor([False, False, False, True] * 2)
     nothing = torch.zeros(8)
@@ -123,13 +129,12 @@ def test_the_same_first_step_counts_where_it_leads_to_the_expert():
     assert (weights[4:] < 1e-3).all()
 
 
-def test_of_two_ways_the_one_after_which_more_comes_is_preferred():
+def test_returns_are_those_of_following_the_data():
     agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, (5,))
     reward = torch.tensor([1.0, 0.0])
     same = torch.full((2,), 4.0)
-    returns, weights = agent.choose(Appraisal(reward, same, same), Appraisal(same, same, same), torch.ones(2).bool())
+    returns, _ = agent.choose(Appraisal(reward, same, same), Appraisal(same, same, same), torch.ones(2).bool())
     assert returns.tolist() == pytest.approx([1 + 0.9 * 4, 0.9 * 4])
-    assert (weights[0] / weights[1]).item() == pytest.approx(np.exp(2), rel=1e-5)
 
 
 def test_the_controls_do_not_look_ahead():
@@ -142,14 +147,15 @@ def test_the_controls_do_not_look_ahead():
     assert best.tolist() == pytest.approx([np.exp(-10)] * 4 + [1.0], rel=1e-4)
 
 
-def test_without_the_expert_s_term_only_ends_count():
-    agent = LookaheadIQLearn(replace(CONFIG, expert_term=False), ENCODER, UNIT_BOX, (5,))
+def test_for_survival_only_ends_count():
+    agent = SurvivalImitation(CONFIG, ENCODER, UNIT_BOX, (5,))
+    assert [phase.group for phase in agent.phases] == ["value", "actor"]
     parameters = parameters_of(agent)
     batch = rows(torch.randn(3, SIZE).double(), torch.zeros(3, 2).double())
     batch["next", "terminated"] = torch.tensor([0.0, 1.0, 0.0]).double()
     found = agent.appraise(parameters, batch)
     assert found.reward.tolist() == [0, 0, 0]
-    assert found.following[1].item() == pytest.approx(-4 * 0.3 / (1 - 0.9))
+    assert found.following[1].item() == pytest.approx(-2 / (1 - 0.9))
     torch.testing.assert_close(found.following[[0, 2]], found.value[[0, 2]])
 
 
@@ -207,17 +213,17 @@ OTHERS: dict[str, Any] = {
     "actor_learning_rate": 1e-2,
     "adam_beta1": 0.8,
     "target_update_rate": 0.5,
-    "expert_term": False,
     "reward_penalty": 30.0,
     "reward_learning_rate": 1e-2,
     "choose_every": 2,
+    "lasting": 3,
     "relevance": 1.0,
-    "advantage_weight": 0.1,
     "least_share": 0.6,
+    "outlier_error": 1.0,
 }
 
 
-@pytest.mark.parametrize("policy", ["lookahead", "weighted", "best_episodes", "soft_actor_critic"])
+@pytest.mark.parametrize("policy", ["lookahead", "survival", "weighted", "best_episodes", "soft_actor_critic"])
 def test_keys_count_unless_they_are_said_not_to(policy: str):
     """Every key of the section, after a few steps: the actor is another one, or the key is among the unread."""
     point_mass_dataset("test/expert-v0", 12, 30, seed=0)
@@ -225,10 +231,10 @@ def test_keys_count_unless_they_are_said_not_to(policy: str):
     sources = [obtain("test/wild-v0"), obtain("test/expert-v0")]
 
     def actor_after(**changes: Any) -> tuple[list[Tensor], tuple[str, ...]]:
-        plain = {"policy": policy, "reward_learning_rate": 1e-2, "choose_every": 5}
+        plain = {"policy": policy, "reward_learning_rate": 1e-2, "choose_every": 5, "lasting": 5}
         config = resolved(replace(PLAIN, iq_learn=replace(PLAIN.iq_learn, **plain | changes)))
         training = prepare(config, choose_data(config, sources[1], sources))
-        for _ in range(12):
+        for _ in range(25):
             training.update()
         learner = training.learner
         return leaves_of(learner.parameters["actor"]), learner.agent.unread

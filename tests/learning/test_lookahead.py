@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iq_offline.learning.lookahead import advantage_weights, best_ahead, relevance
+from iq_offline.learning.lookahead import best_ahead, lasting, relevance
 
 NUMBERS = st.floats(-50, 50, allow_nan=False)
 
@@ -60,6 +60,28 @@ def test_a_long_episode():
     assert found[-2].item() == pytest.approx(1 - 990)
 
 
+def test_what_lasts_is_the_mean_of_the_steps_from_a_row_on_or_of_the_last_ones():
+    value = torch.tensor([1.0, 5.0, 9.0, 1.0, 4.0, 8.0])
+    last = torch.tensor([False, False, False, True, False, True])
+    assert lasting(value, 1, last).tolist() == value.tolist()
+    assert lasting(value, 2, last).tolist() == [3, 7, 5, 5, 6, 6]
+    assert lasting(value, 3, last).tolist() == [5, 5, 5, 5, 6, 6]
+    assert lasting(value, 100, last).tolist() == [4, 4, 4, 4, 6, 6]
+
+
+@given(st.lists(st.lists(NUMBERS, min_size=1, max_size=9), min_size=1, max_size=5), st.integers(1, 12))
+def test_what_lasts_is_the_loop(episodes: list[list[float]], steps: int):
+    values = torch.tensor([number for episode in episodes for number in episode], dtype=torch.float64)
+    last = torch.tensor([i == len(episode) - 1 for episode in episodes for i in range(len(episode))])
+    expected = []
+    for episode in episodes:
+        for i in range(len(episode)):
+            first = max(0, min(i, len(episode) - steps))
+            window = episode[first : first + steps]
+            expected.append(sum(window) / len(window))
+    assert lasting(values, steps, last).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
 def test_relevance_is_1_from_the_level_on_and_falls_exponentially_below():
     score = torch.tensor([12.0, 10.0, 9.0, 0.0])
     weights = relevance(score, torch.tensor(10.0), torch.tensor(0.0), 5.0, 0.01)
@@ -80,12 +102,3 @@ def test_enough_rows_are_relevant(score: list[float], level: float, floor: float
     assert weights.sum() ** 2 / weights.square().sum() >= least * len(numbers)
     order = numbers.argsort()
     assert (weights[order].diff() >= 0).all(), "the better the more"
-
-
-def test_advantage_weights_counts_standard_deviations_under_the_weights():
-    advantage, weights = torch.tensor([1.0, 3.0, 1000.0]), torch.tensor([1.0, 1.0, 0.0])
-    assert advantage_weights(advantage, weights, 0.5).tolist() == pytest.approx(
-        [math.exp(-0.5), math.exp(0.5), math.exp(3)]
-    )
-    assert advantage_weights(advantage, weights, 0.0).tolist() == [1.0, 1.0, 1.0]
-    assert advantage_weights(torch.ones(3), weights, 1.0).tolist() == [1.0, 1.0, 1.0]

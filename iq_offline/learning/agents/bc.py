@@ -15,6 +15,7 @@ class BC:
     """Regression of the expert's actions on its observations.
 
     ``squared_error``: E_E[|tanh(mean(s)) - a|²], the honest baseline for near-deterministic experts.
+    ``robust``: the same, for data of which a part is somebody else's: what is far off hardly counts.
     ``likelihood``: E_E[-log pi(a|s)] of the squashed Gaussian, in use elsewhere; it spends itself on its variance.
     With finitely many actions both are E_E[-log pi(a|s)] of a softmax, the branches independent of each other.
 
@@ -40,13 +41,16 @@ class BC:
         self.target_update_rate = 0.0
         self.kinds = kinds
         self.noise_shape: tuple[int, ...] = ()
-        self.unread: tuple[str, ...] = ("loss",) if isinstance(actions, ActionBranches) else ()
+        finite = isinstance(actions, ActionBranches)
+        self.unread: tuple[str, ...] = ("loss",) * finite + ("outlier_error",) * (finite or config.loss != "robust")
         if isinstance(actions, ActionBranches):
             self.actor = network(encoder, hidden_sizes, sum(actions.counts))
             loss = self.cross_entropy
         else:
             self.actor = network(encoder, hidden_sizes, 2 * len(actions.center))
-            loss = self.squared_error if config.loss == "squared_error" else self.likelihood
+            self.outlier_square = len(actions.center) * config.outlier_error**2
+            losses = {"squared_error": self.squared_error, "robust": self.robust, "likelihood": self.likelihood}
+            loss = losses[config.loss]
         self.phases: tuple[Phase, ...] = (Phase("actor", loss, config.learning_rate),)
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
@@ -59,6 +63,17 @@ class BC:
         mean, _, action = self._outputs(parameters, batch)
         loss = (torch.tanh(mean) - action).square().sum(-1).mean()
         return loss, {"actor/loss": loss, "actor/squared_error": loss}
+
+    def robust(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """E[c² log(1 + |tanh(mean(s)) - a|² / c²)], the Cauchy loss: at c its slope is half the square's.
+
+        An action that nothing around it explains is an outlier, and the policy is not pulled towards it: what it
+        approaches is where most actions are, not their mean (Black and Anandan, 1996; Barron, CVPR 2019, alpha = 0).
+        """
+        mean, _, action = self._outputs(parameters, batch)
+        error = (torch.tanh(mean) - action).square().sum(-1)
+        loss = self.outlier_square * torch.log1p(error / self.outlier_square).mean()
+        return loss, {"actor/loss": loss, "actor/squared_error": error.mean()}
 
     def likelihood(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """E[-log pi(a|s)] over actions in the unit box."""

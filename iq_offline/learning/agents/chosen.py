@@ -10,6 +10,7 @@ has no value in it. With equal halves its optimum is 4 alpha (d_E - d_S) / (d_E 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -22,7 +23,7 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, tensors
 from iq_offline.learning.agents.bc import BC
-from iq_offline.learning.lookahead import Rows, advantage_weights, best_ahead, relevance
+from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
 from iq_offline.learning.networks import network
 from iq_offline.learning.objective import iq_loss
 
@@ -75,8 +76,10 @@ class ChosenImitation(ABC):
     ) -> None:
         self.config = config
         self.actions = actions
-        rate = BCConfig(learning_rate=config.actor_learning_rate)
-        self.cloning = BC(rate, encoder, actions, hidden_sizes, ("expert", "imitated"))
+        robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
+        self.cloning = BC(robust, encoder, actions, hidden_sizes, ("expert", "imitated"))
+        if isinstance(actions, ActionBranches):
+            self.unread = (*self.unread, "outlier_error")
         size = sum(actions.counts) if isinstance(actions, ActionBranches) else len(actions.center)
         self.reward_network = network(encoder, hidden_sizes, 1, extra=size)
         reward = Phase("reward", self.reward_loss, config.reward_learning_rate)
@@ -159,8 +162,7 @@ class LookaheadIQLearn(ChosenImitation):
     """IQ-Learn in sample: what is imitated leads to where the expert is, by the values of the implied reward.
 
     V is learned on the data alone, from the returns of following them for as long as that pays. A row's weight is the
-    highest V that its episode comes to from there on, held against that of the labelled states; within that, actions
-    after which more comes than V expects are preferred.
+    highest V that its episode keeps up for a while from there on, held against that of the labelled states.
     """
 
     def more_critics(self, encoder: ObservationEncoder, hidden_sizes: tuple[int, ...]) -> tuple[Phase, ...]:
@@ -182,30 +184,45 @@ class LookaheadIQLearn(ChosenImitation):
         return loss, {"critic/value_loss": loss, "critic/value": value.mean()}
 
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
-        """With values. An absorbing state goes on with the reward of the transition into it (LS-IQ's closed form).
-
-        Without the expert's term nothing is rewarded, and an absorbing state is as bad as can be.
-        """
-        reward, ended = self._reward_of(parameters, rows), rows["next", "terminated"]
-        forever = reward / (1 - self.config.discount)
-        if not self.config.expert_term:
-            forever = torch.full_like(reward, -4 * self.config.chi2_alpha / (1 - self.config.discount))
-            reward = torch.zeros_like(reward)
-        following = (1 - ended) * self._value(parameters, rows["next", "observation"]) + ended * forever
-        return Appraisal(reward, self._value(parameters, rows["observation"]), following)
+        """With values. An absorbing state goes on with the reward of the transition into it (LS-IQ's closed form)."""
+        reward = self._reward_of(parameters, rows)
+        return self._with_values(parameters, rows, reward, reward / (1 - self.config.discount))
 
     def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
-        """Returns by :func:`best_ahead`; weights by the peak of V ahead, and by the advantage."""
+        """Returns by :func:`best_ahead`; weights by the peak ahead of V, as far as it lasts."""
         config, discount = self.config, self.config.discount
         returns = best_ahead(rows.reward + discount * rows.following, rows.reward, discount, last)
-        peak = best_ahead(rows.value, 0.0, 1.0, last)
+        peak = best_ahead(lasting(rows.value, config.lasting, last), 0.0, 1.0, last)
         level, floor = expert.value.median(), rows.value.kthvalue(1 + len(rows.value) // 20).values
-        weights = relevance(peak, level, floor, config.relevance, config.least_share)
-        return returns, weights * advantage_weights(returns - rows.value, weights, config.advantage_weight)
+        return returns, relevance(peak, level, floor, config.relevance, config.least_share)
+
+    def _with_values(self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor) -> Appraisal:
+        """``forever``: the value of a row's next state if that is absorbing."""
+        ended = rows["next", "terminated"]
+        following = (1 - ended) * self._value(parameters, rows["next", "observation"]) + ended * forever
+        return Appraisal(reward, self._value(parameters, rows["observation"]), following)
 
     def _value(self, parameters: TensorDict, observation: Tensor) -> Tensor:
         state = normalized(parameters, observation)
         return call(self.value_network, parameters["value"], state).squeeze(-1)
+
+
+class SurvivalImitation(LookaheadIQLearn):
+    """The control that shows how much survival explains: nothing is rewarded, an end is as bad as r can be, for ever.
+
+    The labelled transitions count for the level of V, and are imitated; what they look like is not learned.
+    """
+
+    unread = (*LookaheadIQLearn.unread, "chi2_alpha", "reward_penalty")
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.phases = tuple(phase for phase in self.phases if phase.group != "reward")
+
+    def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
+        """An absorbing state has the value -2 / (1 - gamma): the unit is arbitrary, and this the default alpha's."""
+        nothing = torch.zeros_like(rows["next", "terminated"])
+        return self._with_values(parameters, rows, nothing, nothing - 2 / (1 - self.config.discount))
 
 
 class WeightedImitation(ChosenImitation):
@@ -214,7 +231,7 @@ class WeightedImitation(ChosenImitation):
     Of the optimal reward r that is (4 alpha + r) / (4 alpha - r): behavior cloning weighted by a discriminator.
     """
 
-    unread = (*ChosenImitation.unread, "expert_term", "discount", "relevance", "advantage_weight", "least_share")
+    unread = (*ChosenImitation.unread, "discount", "lasting", "relevance", "least_share")
 
     def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[None, Rows]:
         """No returns; the ratio, at most 100."""
@@ -227,7 +244,7 @@ class WeightedImitation(ChosenImitation):
 class BestEpisodesImitation(ChosenImitation):
     """The control for data that come as whole episodes of one policy: those with the highest mean reward, whole."""
 
-    unread = (*ChosenImitation.unread, "expert_term", "discount", "advantage_weight")
+    unread = (*ChosenImitation.unread, "discount", "lasting")
 
     def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[None, Rows]:
         """No returns; weights by the mean reward of a row's episode, held against the best episode's."""
@@ -241,6 +258,7 @@ class BestEpisodesImitation(ChosenImitation):
 
 POLICIES: dict[str, type[ChosenImitation]] = {
     "lookahead": LookaheadIQLearn,
+    "survival": SurvivalImitation,
     "weighted": WeightedImitation,
     "best_episodes": BestEpisodesImitation,
 }

@@ -29,8 +29,8 @@ from iq_offline.learning.objective import (
 COEFFICIENTS = ("discount", "chi2_alpha", "temperature", "gradient_penalty", "behavior_anchor")
 """Keys of :class:`IQLearnConfig` that are factors in a loss: the learners of a population may have different ones."""
 CHOOSING = (
-    *("expert_term", "reward_penalty", "reward_learning_rate"),
-    *("choose_every", "relevance", "advantage_weight", "least_share"),
+    *("reward_penalty", "reward_learning_rate"),
+    *("choose_every", "lasting", "relevance", "least_share", "outlier_error"),
 )
 """Keys of :class:`IQLearnConfig` for those who choose from suboptimal data."""
 
