@@ -212,6 +212,12 @@ def print_table(summaries: "Sequence[Summary]") -> None:
     console = Console(width=100, highlight=False)
     console.print(title)
     console.print(table)
+    for summary in summaries:
+        found = summary.get("health")
+        if found:
+            console.print(
+                f"{LABELS[summary['algorithm']]} without the environment: {found['verdict']}: {found['reason']}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_comparison, plot_run
 from iq_offline.evaluation.rows import write_episodes
 from iq_offline.evaluation.scores import evaluate, mean_return, normalized_score, references
+from iq_offline.evaluation.selection import Watch, health, read_diagnostics
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit, package_versions
@@ -199,18 +200,22 @@ def train_policies(runs: Sequence[Run], options: Options) -> None:
     together = Population(members) if len(members) > 1 else members[0]
     first = runs[0].config
 
+    watches = [Watch(run.training, run.data) for run in runs]
+
     def snapshot(member: int, step: int) -> None:
         runs[member].save_policy(f"snapshots/step-{step:07d}.safetensors")
+        watches[member].append(runs[member].folder)
 
     title = f"training {first.algorithm}" + (f" × {len(runs)}" if len(runs) > 1 else "")
     folders = [run.folder for run in runs]
     with progress_bar(title) as progress:
         failures = train_together(together, first.training, folders, progress, snapshot, options.tensorboard)
-    for run, failure in zip(runs, failures, strict=True):
+    for run, watch, failure in zip(runs, watches, failures, strict=True):
         if failure:
             run.outcome = failure
         else:
             run.save_policy("policy.safetensors")
+            watch.append(run.folder)
 
 
 def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, options: Options) -> Summary:
@@ -232,6 +237,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         score = normalized_score(float(np.mean(returns)), known)
         measured = known.expert_return, known.random_return, mean_return(data.seen)
         expert, random, data_return = (value if math.isfinite(value) else None for value in measured)
+    diagnostics = read_diagnostics(folder)
     summary = {
         "schema": 1,
         "recipe": config.recipe,
@@ -254,11 +260,12 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "references": meaning,
         "curve": curve,
         "held_out": None if data.held_out is None else held_out_error(policy, data.held_out).table(),
+        "health": health(diagnostics).table(),
         "versions": package_versions(),
         "git_commit": git_commit(),
     }
     with disk_errors("writing the summary", folder):
-        plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"))
+        plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"), diagnostics)
         write_episodes(folder, summary, config)
         write_atomically(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     return summary

@@ -26,14 +26,17 @@ SAME_BYTES: Any = {"svg.hashsalt": "iq_offline", "svg.fonttype": "none", "pdf.fo
 NO_DATE = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
-def plot_run(path: Path, summary: dict[str, Any], metrics: Sequence[Row]) -> None:
-    """Two panels: returns of the averaged policy at the snapshots, and the losses."""
+def plot_run(path: Path, summary: dict[str, Any], metrics: Sequence[Row], diagnostics: Sequence[Row]) -> None:
+    """Two panels: returns of the averaged policy at the snapshots; the losses, and its error on held-out trajectories."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
     _returns(left, [summary])
     for name in ("critic/loss", "actor/loss", "actor/squared_error"):
         points = [(row["gradient_steps"], row[name]) for row in metrics if name in row]
         if points:
             right.plot(*zip(*points, strict=True), label=name, linewidth=1)
+    points = [(row["gradient_steps"], row["held_out/error"]) for row in diagnostics if "held_out/error" in row]
+    if points:
+        right.plot(*zip(*points, strict=True), "o-", label="held-out error", linewidth=1, markersize=3, color=COLORS[6])
     right.set(xlabel="gradient steps", title="training")
     right.set_yscale("symlog", linthresh=0.01)
     right.legend(frameon=False, fontsize=8)

@@ -43,9 +43,19 @@ class Agent(Protocol):
     noise_shape: tuple[int, ...]
     unread: tuple[str, ...]
     """Keys of the algorithm's section in the configuration that have no effect here."""
+    discount: float
+    reward_bound: float
+    """Of the implied reward's magnitude at the optimum; 0 where there is no reward."""
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """Fresh parameters, drawn from torch's global generator."""
+        ...
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """A number for each transition, by name, of those that the agent knows.
+
+        ``error`` (squared, or 1 for a wrong action), ``log_likelihood``, ``reward``, and ``value``: Q(s, a) or V(s).
+        """
         ...
 
 

@@ -28,6 +28,8 @@ class BC:
     """
 
     averaged = "actor"
+    discount = 0.0
+    reward_bound = 0.0
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class BC:
         kinds: tuple[str, ...] = ("expert",),
     ) -> None:
         self.actions = actions
+        self.has_likelihood = config.loss == "likelihood"
         self.target_update_rate = 0.0
         self.kinds = kinds
         self.noise_shape: tuple[int, ...] = ()
@@ -84,17 +87,33 @@ class BC:
 
     def cross_entropy(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """E[-log pi(a|s)] of a softmax, summed over the branches."""
+        observation, action = (rows_of(batch, self.kinds, key) for key in ("observation", "action"))
+        log_probability, wrong = self._categorical(parameters, observation, action)
+        loss = -log_probability.mean()
+        return loss, {"actor/loss": loss, "actor/wrong_actions": wrong.mean()}
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """The error; the log-likelihood where it is what was learned."""
+        if isinstance(self.actions, ActionBranches):
+            log_probability, wrong = self._categorical(parameters, rows["observation"], rows["action"])
+            return {"error": wrong, "log_likelihood": log_probability}
+        mean, std = self._gaussian(parameters, rows["observation"])
+        action = self.actions(rows["action"])
+        found = {"error": (torch.tanh(mean) - action).square().sum(-1)}
+        return found | ({"log_likelihood": squashed_log_probability(mean, std, action)} if self.has_likelihood else {})
+
+    def _categorical(self, parameters: TensorDict, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log pi(a|s) summed over the branches, and whether the likeliest action is another one."""
         assert isinstance(self.actions, ActionBranches)
-        state = normalized(parameters, rows_of(batch, self.kinds, "observation"))
+        state = normalized(parameters, observation)
         logits = branch_values(call(self.actor, parameters["actor"], state), self.actions.counts)
-        action = rows_of(batch, self.kinds, "action")
-        log_probability = torch.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-        loss = -log_probability.sum(-1).mean()
-        wrong = (logits.argmax(-1) != action).any(-1).to(loss.dtype).mean()
-        return loss, {"actor/loss": loss, "actor/wrong_actions": wrong}
+        log_probability = torch.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
+        return log_probability, (logits.argmax(-1) != action).any(-1).to(log_probability.dtype)
+
+    def _gaussian(self, parameters: TensorDict, observation: Tensor) -> tuple[Tensor, Tensor]:
+        return gaussian(call(self.actor, parameters["actor"], normalized(parameters, observation)))
 
     def _outputs(self, parameters: TensorDict, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(self.actions, UnitBox)
-        state = normalized(parameters, rows_of(batch, self.kinds, "observation"))
-        mean, std = gaussian(call(self.actor, parameters["actor"], state))
+        mean, std = self._gaussian(parameters, rows_of(batch, self.kinds, "observation"))
         return mean, std, self.actions(rows_of(batch, self.kinds, "action"))

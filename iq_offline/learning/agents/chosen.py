@@ -75,6 +75,8 @@ class ChosenImitation(ABC):
         hidden_sizes: tuple[int, ...],
     ) -> None:
         self.config = config
+        self.discount = config.discount
+        self.reward_bound = 4 * config.chi2_alpha
         self.actions = actions
         robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
         self.cloning = BC(robust, encoder, actions, hidden_sizes, ("expert", "imitated"))
@@ -116,6 +118,12 @@ class ChosenImitation(ABC):
             "critic/suboptimal_reward": suboptimal.mean(),
             "critic/penalty": penalty,
         }
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """The actor's error, r, and V where there is one."""
+        found = self.appraise(parameters, rows)
+        value = {"value": found.value} if hasattr(self, "value_network") else {}
+        return self.cloning.diagnose(parameters, rows) | {"reward": found.reward} | value
 
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         """What the networks say of a batch of rows."""

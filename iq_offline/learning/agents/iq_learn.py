@@ -15,7 +15,7 @@ from iq_offline.config import IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of, tensors
-from iq_offline.learning.networks import branch_values, gaussian, network, sample_squashed
+from iq_offline.learning.networks import branch_values, gaussian, network, sample_squashed, squashed_log_probability
 from iq_offline.learning.objective import (
     discrete_soft_value,
     implied_reward,
@@ -51,6 +51,8 @@ class IQLearn(ABC):
 
     def __init__(self, config: IQLearnConfig, suboptimal: bool = False) -> None:
         self.config = config
+        self.discount = config.discount
+        self.reward_bound = (4 if config.chi2_states == "mixture" else 2) * config.chi2_alpha
         self.target_update_rate = config.target_update_rate
         self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
         self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
@@ -90,6 +92,19 @@ class IQLearn(ABC):
             "critic/q": q.mean(),
             "critic/slope": penalty,
         }
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """Q and the reward that it implies; V(s') here without noise and by the critic itself."""
+        state, action = normalized(parameters, rows["observation"]), self.as_input(rows["action"])
+        next_state = normalized(parameters, rows["next", "observation"])
+        q = self.q(parameters["critic"], state, action)
+        next_value = self.value(parameters, "critic", next_state, state.new_zeros(len(q), self.noise_shape[-1]))
+        reward = implied_reward(q, next_value, rows["next", "terminated"], self.discount)
+        return self.action_errors(parameters, state, action) | {"reward": reward, "value": q}
+
+    @abstractmethod
+    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
+        """``error`` and ``log_likelihood`` of each row, under the policy."""
 
     @abstractmethod
     def as_input(self, action: Tensor) -> Tensor:
@@ -196,6 +211,12 @@ class ContinuousIQLearn(IQLearn):
         q = self.q(parameters[critic], state, action)
         return soft_value(q, log_probability, parameters["coefficients", "temperature"])
 
+    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
+        """Of the squashed Gaussian, and of its mode."""
+        mean, std = gaussian(call(self.actor, parameters["actor"], state))
+        error = (torch.tanh(mean) - action).square().sum(-1)
+        return {"error": error, "log_likelihood": squashed_log_probability(mean, std, action)}
+
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """E_E[|dQ/da|²] at the expert's actions in the unit box, where a soft-optimal expert has its maximum."""
         if not self.config.gradient_penalty:
@@ -254,6 +275,14 @@ class DiscreteIQLearn(IQLearn):
         """Exact: the sum over branches of their soft values."""
         branches = self._branches(parameters[critic], state)
         return discrete_soft_value(branches, parameters["coefficients", "temperature"]).sum(-1)
+
+    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
+        """Of the softmax of Q, and of its largest value."""
+        branches = self._branches(parameters["critic"], state)
+        log_policy = torch.log_softmax(branches / parameters["coefficients", "temperature"], -1)
+        log_probability = log_policy.gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
+        wrong = (branches.argmax(-1) != action).any(-1).to(branches.dtype)
+        return {"error": wrong, "log_likelihood": log_probability}
 
     def _branches(self, critic: TensorDict, state: Tensor) -> Tensor:
         return branch_values(call(self.critic, critic, state), self.actions.counts)
