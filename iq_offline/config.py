@@ -139,6 +139,10 @@ class IQLearnConfig:
 
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Gamma."""
+    divergence: Literal[
+        "chi_squared", "hellinger", "kl", "reverse_kl", "jensen_shannon", "total_variation", "wasserstein"
+    ] = "chi_squared"
+    """Between policy and expert. Only chi_squared is tuned; the last two bound the reward, or its slopes."""
     chi2_alpha: Annotated[float, Field(gt=0)] = 0.5
     """The paper's alpha in phi(x) = x - x²/(4 alpha)."""
     temperature: Annotated[float, Field(gt=0)] = 0.001
@@ -149,6 +153,8 @@ class IQLearnConfig:
     """Transitions of the chi-squared term; auto as above."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 0.3
     """Weight of E_E[|dQ/da|²] at the expert's actions, added to the critic's loss. 0: the paper's loss."""
+    constraint_weight: Annotated[float, Field(ge=0)] = 10.0
+    """total_variation, wasserstein: of E[max(0, |r| - 1/2)²] over the batch; of E_E[max(0, |dQ| - 1)²]."""
     behavior_anchor: Annotated[float, Field(ge=0)] = 10.0
     """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step."""
     actor_follows_critic: bool = True

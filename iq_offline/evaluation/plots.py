@@ -27,7 +27,7 @@ NO_DATE = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def plot_run(path: Path, summary: dict[str, Any], metrics: Sequence[Row], diagnostics: Sequence[Row]) -> None:
-    """Two panels: returns of the averaged policy at the snapshots; the losses, and its error on held-out trajectories."""
+    """Two panels: returns of the averaged policy at the snapshots; the losses, and its error on held-out data."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
     _returns(left, [summary])
     for name in ("critic/loss", "actor/loss", "actor/squared_error"):

@@ -11,6 +11,9 @@ Every value has shape ``(batch,)``; the terms may be over batches of different s
 bootstrap; a truncation never does. A coefficient is a number or a tensor of shape ``()``, as it is in a population.
 """
 
+import math
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -47,6 +50,50 @@ def iq_loss(
         chi2_alpha: the paper's alpha, positive; small means a strong penalty.
     """
     return -expert_reward.mean() + value_term + regularized_reward.square().mean() / (4 * chi2_alpha)
+
+
+PHI: dict[str, Callable[[Values], Values]] = {
+    "hellinger": lambda x: x / (1 + x),
+    "kl": lambda x: -torch.exp(-x - 1),
+    "reverse_kl": lambda x: 1 + torch.log(x),
+    "jensen_shannon": lambda x: torch.log(2 - torch.exp(-x)),
+    "total_variation": lambda x: x,
+    "wasserstein": lambda x: x,
+}
+"""phi(x) = -f*(-x) of the other divergences d(policy, expert) (appendix B), by the f of each in ``docs/math.md``."""
+TANGENT = {
+    "hellinger": (-0.9, 100.0),
+    "kl": (-5.0, math.exp(4)),
+    "reverse_kl": (0.1, 10.0),
+    "jensen_shannon": (-0.6, 1 / (2 * math.exp(-0.6) - 1)),
+}
+"""Above where phi ends (at -1, 0, -log 2) or grows without measure, and its slope there: below, it is that tangent."""
+
+
+def phi(reward: Values, divergence: str) -> Values:
+    """The concave function of a divergence other than chi-squared; phi' is d_policy / d_expert at the optimum."""
+    lowest, slope = TANGENT.get(divergence, (-math.inf, 0.0))
+    below = slope * (reward - lowest).clamp(max=0) if slope else 0.0
+    return PHI[divergence](reward.clamp(min=lowest)) + below
+
+
+def divergence_loss(
+    expert_reward: Values, value_term: Float[Tensor, ""], divergence: str, violation: Float[Tensor, ""] | float
+) -> Float[Tensor, ""]:
+    """-E_E[phi(r)] + value term + a constraint's violation, to be minimised (eq. 9).
+
+    Args:
+        expert_reward: r on transitions of the expert.
+        value_term: as for :func:`iq_loss`.
+        divergence: a key of :data:`PHI`. Total variation and W1 have phi(x) = x, and bound the reward instead.
+        violation: for total variation of |r| <= 1/2 (:func:`beyond_half`), for W1 of slopes at most 1; weighted.
+    """
+    return -phi(expert_reward, divergence).mean() + value_term + violation
+
+
+def beyond_half(reward: Values) -> Float[Tensor, ""]:
+    """E[max(0, |r| - 1/2)²]: by how much a reward leaves the bound that total variation is the supremum over."""
+    return (reward.abs() - 0.5).clamp(min=0).square().mean()
 
 
 def telescoped_value(value: Values, next_value: Values, terminated: Values, discount: Coefficient) -> Float[Tensor, ""]:

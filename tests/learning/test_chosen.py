@@ -201,6 +201,8 @@ def test_hidden_experts_are_found_and_followed():
 
 PLAIN = configuration()
 OTHERS: dict[str, Any] = {
+    "divergence": "kl",
+    "constraint_weight": 3.0,
     "discount": 0.5,
     "chi2_alpha": 0.1,
     "temperature": 0.7,

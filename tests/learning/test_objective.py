@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from iq_offline.learning.objective import (
+    PHI,
+    beyond_half,
     discrete_soft_value,
+    divergence_loss,
     implied_reward,
     initial_value,
     iq_loss,
+    phi,
     soft_policy_loss,
     soft_value,
     telescoped_value,
@@ -297,3 +301,55 @@ def test_terminated_cuts_the_bootstrap_and_its_gradient():
     (gradient,) = torch.autograd.grad(iq_loss(reward, value_term, reward, 0.5), next_value)
     assert gradient[0].abs() > 0.1
     assert gradient[1] == 0
+
+
+F_OF_DIVERGENCES = {
+    "hellinger": lambda u: (u.sqrt() - 1) ** 2,
+    "kl": lambda u: u * u.log(),
+    "reverse_kl": lambda u: -u.log(),
+    "jensen_shannon": lambda u: u * u.log() - (u + 1) * ((u + 1) / 2).log(),
+}
+
+
+@pytest.mark.parametrize("divergence", sorted(F_OF_DIVERGENCES))
+def test_the_best_reward_attains_the_divergence(divergence: str):
+    """max_r E_E[phi(r)] - E_pi[r] is sum d_E f(d_pi / d_E), over distributions that can be counted."""
+    torch.manual_seed(3)
+    expert, policy = torch.rand(2, 7).double().add(0.2).unbind()
+    expert, policy = expert / expert.sum(), policy / policy.sum()
+    reward = torch.full((7,), 0.5).double().requires_grad_()
+    optimizer = torch.optim.LBFGS([reward], lr=1, max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (policy * reward).sum() - (expert * phi(reward, divergence)).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    distance = (expert * F_OF_DIVERGENCES[divergence](policy / expert)).sum()
+    torch.testing.assert_close(-closure().detach(), distance, rtol=1e-8, atol=1e-10)
+    (slope,) = torch.autograd.grad(phi(reward, divergence).sum(), reward)
+    torch.testing.assert_close(slope, policy / expert, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("divergence", sorted(PHI))
+def test_phi_is_concave_finite_and_smooth_everywhere(divergence: str):
+    points = torch.linspace(-30, 30, 60_001).double().requires_grad_()
+    values = phi(points, divergence)
+    (slopes,) = torch.autograd.grad(values.sum(), points)
+    assert values.isfinite().all()
+    assert (slopes > 0).all()
+    assert (slopes.diff() <= 1e-9).all()
+    numeric = values.detach().diff() / points.detach().diff()
+    between = torch.stack([slopes[:-1], slopes[1:]])
+    assert (numeric <= between.max(0).values + 1e-6).all()
+    assert (numeric >= between.min(0).values - 1e-6).all()
+
+
+def test_the_divergence_loss_is_its_terms():
+    reward = torch.tensor([0.2, -0.7, 1.5]).double()
+    found = divergence_loss(reward, torch.tensor(0.3).double(), "hellinger", torch.tensor(0.25).double())
+    assert found.item() == pytest.approx(-(0.2 / 1.2 - 0.7 / 0.3 + 1.5 / 2.5) / 3 + 0.3 + 0.25)
+    assert beyond_half(reward).item() == pytest.approx((0.2**2 + 1.0**2) / 3)
+    assert beyond_half(torch.tensor([0.5, -0.5, 0.1])).item() == 0

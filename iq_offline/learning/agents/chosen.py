@@ -63,7 +63,16 @@ class ChosenImitation(ABC):
     kinds: tuple[str, ...] = ("expert", "suboptimal", "imitated")
     noise_shape: tuple[int, ...] = (1,)
     unread: tuple[str, ...] = (
-        *("temperature", "value_states", "chi2_states", "gradient_penalty", "behavior_anchor", "actor_follows_critic"),
+        *(
+            "divergence",
+            "constraint_weight",
+            "temperature",
+            "value_states",
+            "chi2_states",
+            "gradient_penalty",
+            "behavior_anchor",
+            "actor_follows_critic",
+        ),
         *("critic_learning_rate", "adam_beta1", "target_update_rate"),
     )
 

@@ -17,7 +17,9 @@ from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of, tensors
 from iq_offline.learning.networks import branch_values, gaussian, network, sample_squashed, squashed_log_probability
 from iq_offline.learning.objective import (
+    beyond_half,
     discrete_soft_value,
+    divergence_loss,
     implied_reward,
     initial_value,
     iq_loss,
@@ -53,6 +55,11 @@ class IQLearn(ABC):
         self.config = config
         self.discount = config.discount
         self.reward_bound = (4 if config.chi2_states == "mixture" else 2) * config.chi2_alpha
+        if config.divergence != "chi_squared":
+            self.reward_bound = 0.5 if config.divergence == "total_variation" else 0.0
+            self.unread = (*self.unread, "chi2_alpha", "chi2_states")
+        if config.divergence not in ("total_variation", "wasserstein"):
+            self.unread = (*self.unread, "constraint_weight")
         self.target_update_rate = config.target_update_rate
         self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
         self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
@@ -81,8 +88,13 @@ class IQLearn(ABC):
             value = self.value(parameters, "critic", state[:rows], draws[:rows, 1])
             value_term = telescoped_value(value, next_value[:rows], terminated[:rows], discount)
         regularized = reward[:experts] if config.chi2_states == "expert" else reward
-        penalty = self.slope(parameters["critic"], state[:experts], action[:experts])
-        loss = iq_loss(reward[:experts], value_term, regularized, chi2_alpha)
+        at_expert = parameters["critic"], state[:experts], action[:experts]
+        penalty = self.slope(*at_expert)
+        if config.divergence == "chi_squared":
+            loss = iq_loss(reward[:experts], value_term, regularized, chi2_alpha)
+        else:
+            violation = config.constraint_weight * self.violation(reward, *at_expert)
+            loss = divergence_loss(reward[:experts], value_term, config.divergence, violation)
         loss = loss + coefficients["gradient_penalty"] * penalty
         return loss, {
             "critic/loss": loss,
@@ -117,6 +129,17 @@ class IQLearn(ABC):
     @abstractmethod
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """V(s) by that critic, shape ``(batch,)``."""
+
+    def violation(self, reward: Tensor, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """By how much the reward leaves what the divergence is a supremum over; 0 for those without such a bound."""
+        if self.config.divergence == "total_variation":
+            return beyond_half(reward)
+        if self.config.divergence == "wasserstein":
+            by = (0, 1) if action.is_floating_point() else (0,)
+            slopes = grad(lambda s, a: self.q(critic, s, a).sum(), argnums=by)(state, action)
+            steepness = torch.cat(slopes, -1).square().sum(-1).add(1e-12).sqrt()
+            return (steepness - 1).clamp(min=0).square().mean()
+        return reward.new_zeros(())
 
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """What ``gradient_penalty`` weighs; 0 where there is no gradient to speak of."""
