@@ -111,6 +111,7 @@ def test_rewards_and_their_bounds_by_hand():
         ("iq_learn", True, "soft_actor_critic", 1.2),
         ("iq_learn", True, "lookahead", 1.2),
         ("iq_learn", True, "weighted", 1.2),
+        ("iq_learn", True, "survival", None),
     ],
 )
 def test_who_knows_what(algorithm: str, mixed: bool, policy: str, bound: float | None):

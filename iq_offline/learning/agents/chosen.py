@@ -129,10 +129,8 @@ class ChosenImitation(ABC):
         }
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
-        """The actor's error, r, and V where there is one."""
-        found = self.appraise(parameters, rows)
-        value = {"value": found.value} if hasattr(self, "value_network") else {}
-        return self.cloning.diagnose(parameters, rows) | {"reward": found.reward} | value
+        """The actor's error, and r."""
+        return self.cloning.diagnose(parameters, rows) | {"reward": self._reward_of(parameters, rows)}
 
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         """What the networks say of a batch of rows."""
@@ -205,6 +203,10 @@ class LookaheadIQLearn(ChosenImitation):
         reward = self._reward_of(parameters, rows)
         return self._with_values(parameters, rows, reward, reward / (1 - self.config.discount))
 
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """And V."""
+        return super().diagnose(parameters, rows) | {"value": self._value(parameters, rows["observation"])}
+
     def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
         """Returns by :func:`best_ahead`; weights by the peak ahead of V, as far as it lasts."""
         config, discount = self.config, self.config.discount
@@ -235,6 +237,12 @@ class SurvivalImitation(LookaheadIQLearn):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.phases = tuple(phase for phase in self.phases if phase.group != "reward")
+        self.reward_bound = 0.0
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """The actor's error and V: no reward is learned."""
+        found = super().diagnose(parameters, rows)
+        return {name: value for name, value in found.items() if name != "reward"}
 
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         """An absorbing state has the value -2 / (1 - gamma): the unit is arbitrary, and this the default alpha's."""
