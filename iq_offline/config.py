@@ -268,7 +268,7 @@ def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
     Raises:
-        UserError: terms over the mixture without suboptimal data.
+        UserError: terms over the mixture without suboptimal data; a divergence that the policy does not know.
     """
     iq_learn = config.iq_learn
     states, policy = ("mixture", "lookahead") if config.data.suboptimal else ("expert", "soft_actor_critic")
@@ -280,6 +280,15 @@ def resolved(config: RunConfig) -> RunConfig:
         needs = value not in ("expert", "initial", "soft_actor_critic") and config.algorithm == "iq_learn"
         if needs and not config.data.suboptimal:
             raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
+    if (
+        iq_learn.divergence != "chi_squared"
+        and chosen["policy"] != "soft_actor_critic"
+        and config.algorithm == "iq_learn"
+    ):
+        raise UserError(
+            f"iq_learn.divergence = {iq_learn.divergence!r} needs iq_learn.policy = 'soft_actor_critic': "
+            f"{chosen['policy']!r} is by chi-squared alone"
+        )
     config = dataclasses.replace(config, iq_learn=dataclasses.replace(iq_learn, **chosen))
     if config.fast:
         training = dataclasses.replace(

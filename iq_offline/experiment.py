@@ -33,7 +33,7 @@ from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_comparison, plot_run
 from iq_offline.evaluation.rows import write_episodes
 from iq_offline.evaluation.scores import evaluate, mean_return, normalized_score, references
-from iq_offline.evaluation.selection import Watch, health, read_diagnostics
+from iq_offline.evaluation.selection import health, read_diagnostics, watches
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit, package_versions
@@ -200,17 +200,17 @@ def train_policies(runs: Sequence[Run], options: Options) -> None:
     together = Population(members) if len(members) > 1 else members[0]
     first = runs[0].config
 
-    watches = [Watch(run.training, run.data) for run in runs]
+    watching = watches(members, [run.data for run in runs])
 
     def snapshot(member: int, step: int) -> None:
         runs[member].save_policy(f"snapshots/step-{step:07d}.safetensors")
-        watches[member].append(runs[member].folder)
+        watching[member].append(runs[member].folder)
 
     title = f"training {first.algorithm}" + (f" × {len(runs)}" if len(runs) > 1 else "")
     folders = [run.folder for run in runs]
     with progress_bar(title) as progress:
         failures = train_together(together, first.training, folders, progress, snapshot, options.tensorboard)
-    for run, watch, failure in zip(runs, watches, failures, strict=True):
+    for run, watch, failure in zip(runs, watching, failures, strict=True):
         if failure:
             run.outcome = failure
         else:

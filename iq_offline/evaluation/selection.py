@@ -10,16 +10,15 @@ How well each number ranks the true returns of trained policies is measured in `
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from tensordict import TensorDict
-from torch import Tensor
 
-from iq_offline.data.replay import Selection, Table
-from iq_offline.data.spaces import ObservationEncoder
+from iq_offline.data.replay import Kinds, Replay, Selection, tables_of
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.agents import Metrics
 from iq_offline.training.setup import Data
@@ -27,16 +26,43 @@ from iq_offline.training.training import Training
 
 DIAGNOSTICS = "diagnostics.ndjson"
 AT_MOST = 5_000
-"""Transitions of each kind that are looked at, evenly spaced; of images a tenth of it."""
-AT_ONCE = 500
+"""Transitions of each kind that are looked at; of images a tenth of it."""
 Row = dict[str, float]
 
 WORSE = 1.25
-"""An error this many times its lowest has risen."""
+"""An error this many times its lowest has risen,"""
+UNSEEN = 0.002
+"""if it is by more than this: ten wrong actions in 5,000."""
 BEYOND = 2.0
 """Values this many times what bounded rewards can add up to have left the data."""
 NEAR_BOUND = 0.95
 """A reward beyond this share of its bound is saturated."""
+
+
+def watches(trainings: Sequence[Training], data: Sequence[Data]) -> "list[Watch]":
+    """One for each of these trainings of one program; what they look at of a dataset is in one table."""
+    kinds = [watched(one) for one in data]
+    mean = trainings[0].learner.parameters["normalizer", "mean"]
+    tables = tables_of(kinds, data[0].observations, mean.dtype, str(mean.device))
+    return [Watch(training, Replay(of, {}, 0, tables)) for training, of in zip(trainings, kinds, strict=True)]
+
+
+def watched(data: Data) -> Kinds:
+    """Of each kind at most so many transitions, the same whenever this is asked: one from each of as many stretches.
+
+    Which one of its stretch is drawn: steps of a fixed width would meet episodes of one length at the same ages.
+    """
+    held_out = () if data.held_out is None else (data.held_out,)
+    kinds = {"labelled": (data.expert,), "held_out": held_out, "suboptimal": data.suboptimal}
+    generator, at_most = np.random.default_rng(0), AT_MOST // 10 if data.observations.has_images else AT_MOST
+    chosen: dict[str, list[Selection]] = {}
+    for kind, parts in kinds.items():
+        every = max(1, math.ceil(sum(len(part.rows) for part in parts) / at_most))
+        for part in parts:
+            first = np.arange(0, len(part.rows), every)
+            last = np.minimum(first + every, len(part.rows))
+            chosen.setdefault(kind, []).append(replace(part, rows=part.rows[generator.integers(first, last)]))
+    return chosen
 
 
 class Watch:
@@ -44,29 +70,29 @@ class Watch:
 
     Args:
         training: whose networks are looked at; the averaged policy in the place of the current one.
-        data: of the run. Kinds: ``labelled``, ``held_out`` and ``suboptimal``, those that there are.
+        replay: with the transitions. Kinds: ``labelled``, ``held_out`` and ``suboptimal``, those that there are.
     """
 
-    def __init__(self, training: Training, data: Data) -> None:
+    def __init__(self, training: Training, replay: Replay) -> None:
         self.training = training
-        held_out = () if data.held_out is None else (data.held_out,)
-        kinds = {"labelled": (data.expert,), "held_out": held_out, "suboptimal": data.suboptimal}
-        self.parts = {kind: self._evenly(parts, data.observations) for kind, parts in kinds.items() if parts}
+        self.replay = replay
 
     @torch.no_grad()
     def look(self) -> Row:
         """Means over each kind of what the agent says of its transitions, and three numbers against their bounds.
 
         ``reward_margin``: how much more is implied for the held-out expert than for the suboptimal data, of what can
-        be. ``reward_saturation``: the share of rewards at their bound (4 alpha; chi-squared over the expert: 2 alpha).
+        be. ``reward_saturation``: the share of rewards at their bound, where the objective has one on both sides.
         ``value_of_bound``: the largest |Q| or |V|, of what rewards at the bound would add up to.
         """
         agent = self.training.learner.agent
-        found = {kind: self._all(parts) for kind, parts in self.parts.items()}
+        found = {kind: self._all(kind) for kind in self.replay.piles}
         row: Row = {"gradient_steps": self.training.learner.step}
         for kind, of in found.items():
             row |= {f"{kind}/{name}": float(value.double().mean()) for name, value in of.items()}
-        bound = agent.reward_bound
+        sizes = self.training.replay.batch_sizes
+        experts, others = (sizes.get(kind, 0) for kind in ("expert", "suboptimal"))
+        bound = agent.reward_bound(experts / (experts + others))
         if not bound:
             return row
         apart = [found[kind]["reward"] for kind in ("held_out", "suboptimal") if kind in found]
@@ -81,26 +107,17 @@ class Watch:
 
     def append(self, folder: Path) -> None:
         """Write what is seen now into the run's folder, after what was seen at earlier steps."""
-        row = self.look()
-        rows = [*(one for one in read_diagnostics(folder) if one["gradient_steps"] < row["gradient_steps"]), row]
+        step = self.training.learner.step
+        rows = [*(row for row in read_diagnostics(folder) if row["gradient_steps"] < step), self.look()]
         with disk_errors("writing diagnostics", folder):
-            write_atomically(folder / DIAGNOSTICS, "".join(json.dumps(one) + "\n" for one in rows))
+            write_atomically(folder / DIAGNOSTICS, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _evenly(self, parts: Sequence[Selection], encoder: ObservationEncoder) -> list[tuple[Table, Tensor]]:
-        mean = self.training.learner.parameters["normalizer", "mean"]
-        wanted = AT_MOST // 10 if encoder.has_images else AT_MOST
-        every = math.ceil(sum(len(part.rows) for part in parts) / wanted)
-        chosen = [(part.data, part.rows[::every].copy()) for part in parts]
-        tables = [Table(data, [rows], encoder, mean.dtype, str(mean.device)) for data, rows in chosen]
-        return [(table, table.places(rows)) for table, (_, rows) in zip(tables, chosen, strict=True)]
-
-    def _all(self, parts: list[tuple[Table, Tensor]]) -> Metrics:
+    def _all(self, kind: str) -> Metrics:
         """What the agent says of every transition of a kind."""
         learner = self.training.learner
         agent = learner.agent
         parameters = TensorDict({**dict(learner.parameters.items()), agent.averaged: learner.average})
-        rows = (table.gather(places) for table, of in parts for places in of.split(AT_ONCE))
-        found = [agent.diagnose(parameters, some) for some in rows]
+        found = [agent.diagnose(parameters, rows) for rows in self.replay.walk(kind)]
         return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 
@@ -126,22 +143,30 @@ def health(rows: Sequence[Row]) -> Health:
     """A verdict on a training from its diagnostics, oldest first.
 
     Diverging: values beyond what bounded rewards can add up to, or errors that rose on labelled data themselves.
-    Overfitting: the error rose on held-out trajectories and not on labelled ones. Unknown: nothing was held out.
+    Overfitting: the error rose on held-out trajectories and not on labelled ones. Unknown: nothing was held out, or
+    there was one look only.
     """
-    if not rows:
-        return Health("unknown", "no diagnostics were written")
-    last = rows[-1]
+    last = rows[-1] if rows else {}
     of_bound = last.get("value_of_bound", 0.0)
-    if of_bound > BEYOND:
+    if not of_bound <= BEYOND:
         return Health("diverging", f"values are {of_bound:.1f} times what rewards within their bound add up to")
+    if len(rows) < 2:
+        return Health("unknown", "less than two looks along the training (training.snapshots)")
+    risen = _rise(rows, "labelled/error")
+    if risen:
+        return Health("diverging", f"the error on the labelled data themselves rose {risen}")
     if "held_out/error" not in last:
         return Health("unknown", "no expert trajectories are held out (data.held_out_trajectories)")
-    best = min(rows, key=lambda row: row["held_out/error"])
-    now, then = last["held_out/error"], best["held_out/error"]
-    where = f"from {then:.4g} at step {int(best['gradient_steps']):,} to {now:.4g}"
-    if now <= WORSE * then:
-        level = "at its lowest" if now == then else f"{now / then:.2f} times its lowest"
-        return Health("healthy", f"the held-out error is {level}, {now:.4g}")
-    if last["labelled/error"] > WORSE * best["labelled/error"]:
-        return Health("diverging", f"the error rose {where} on held-out trajectories, and on labelled ones too")
-    return Health("overfitting", f"the held-out error rose {where}, the labelled one did not")
+    risen = _rise(rows, "held_out/error")
+    if risen:
+        return Health("overfitting", f"the held-out error rose {risen}, the labelled one did not")
+    return Health("healthy", f"the held-out error did not rise: {last['held_out/error']:.4g}")
+
+
+def _rise(rows: Sequence[Row], name: str) -> str:
+    """From where to where an error rose; empty where it did not."""
+    best = min(rows, key=lambda row: row[name])
+    now, then = rows[-1][name], best[name]
+    if now <= WORSE * then or now <= then + UNSEEN:
+        return ""
+    return f"from {then:.4g} at step {int(best['gradient_steps']):,} to {now:.4g}"

@@ -61,20 +61,27 @@ PHI: dict[str, Callable[[Values], Values]] = {
     "wasserstein": lambda x: x,
 }
 """phi(x) = -f*(-x) of the other divergences d(policy, expert) (appendix B), by the f of each in ``docs/math.md``."""
-TANGENT = {
-    "hellinger": (-0.9, 100.0),
-    "kl": (-5.0, math.exp(4)),
-    "reverse_kl": (0.1, 10.0),
-    "jensen_shannon": (-0.6, 1 / (2 * math.exp(-0.6) - 1)),
+_JENSEN_SHANNON = 1 / (2 * math.exp(-0.6) - 1)
+PARABOLA = {
+    "hellinger": (-0.9, 100.0, -2000.0),
+    "kl": (-5.0, math.exp(4), -math.exp(4)),
+    "reverse_kl": (0.1, 10.0, -100.0),
+    "jensen_shannon": (-0.6, _JENSEN_SHANNON, -_JENSEN_SHANNON * (1 + _JENSEN_SHANNON)),
 }
-"""Above where phi ends (at -1, 0, -log 2) or grows without measure, and its slope there: below, it is that tangent."""
+"""Above where phi ends (at -1, 0, -log 2) or grows without measure, and its two derivatives there."""
 
 
 def phi(reward: Values, divergence: str) -> Values:
-    """The concave function of a divergence other than chi-squared; phi' is d_policy / d_expert at the optimum."""
-    lowest, slope = TANGENT.get(divergence, (-math.inf, 0.0))
-    below = slope * (reward - lowest).clamp(max=0) if slope else 0.0
-    return PHI[divergence](reward.clamp(min=lowest)) + below
+    """The concave function of a divergence other than chi-squared; phi' is d_policy / d_expert at the optimum.
+
+    Below the first number of :data:`PARABOLA` it goes on as the parabola that touches it: finite, and its slope takes
+    any value still, so that there is an optimum wherever the policy goes and the expert hardly does.
+    """
+    if divergence not in PARABOLA:
+        return PHI[divergence](reward)
+    lowest, slope, curvature = PARABOLA[divergence]
+    below = (reward - lowest).clamp(max=0)
+    return PHI[divergence](reward.clamp(min=lowest)) + slope * below + curvature / 2 * below.square()
 
 
 def divergence_loss(

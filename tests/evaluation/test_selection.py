@@ -1,6 +1,7 @@
 """Diagnostics without an environment: each number by hand, and the verdicts on made-up trainings."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from tensordict import TensorDict
 
 from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
+from iq_offline.data import replay
 from iq_offline.evaluation import selection
 from iq_offline.evaluation.held_out import held_out_error
-from iq_offline.evaluation.selection import Row, Watch, health, read_diagnostics
+from iq_offline.evaluation.selection import Row, Watch, health, read_diagnostics, watched, watches
 from iq_offline.experiment import Options, obtain, run
 from iq_offline.training.setup import Data, choose_data, policy_of, prepare
 from iq_offline.training.training import Training
@@ -46,16 +48,20 @@ def prepared(config: RunConfig) -> tuple[Training, Data]:
     return prepare(config, data), data
 
 
+def watch(training: Training, data: Data) -> Watch:
+    return watches([training], [data])[0]
+
+
 @pytest.mark.parametrize("algorithm", ["bc", "iq_learn"])
 def test_the_held_out_error_is_the_averaged_policy_s(algorithm: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(selection, "AT_ONCE", 7)
+    monkeypatch.setattr(replay, "ROWS_AT_ONCE", 7)
     training, data = prepared(configuration(algorithm))
     for _ in range(5):
         training.update()
     assert data.held_out is not None
     learner = training.learner
     policy = policy_of(data, learner.average, learner.parameters["normalizer"])
-    row = Watch(training, data).look()
+    row = watch(training, data).look()
     assert row["gradient_steps"] == 5
     assert row["held_out/error"] == pytest.approx(held_out_error(policy, data.held_out).error, rel=1e-5)
     assert row["labelled/error"] == pytest.approx(held_out_error(policy, data.expert).error, rel=1e-5)
@@ -66,7 +72,7 @@ def test_rewards_and_their_bounds_by_hand():
     training, data = prepared(configuration(policy="soft_actor_critic"))
     training.update()
     agent, parameters = training.learner.agent, training.learner.parameters
-    row = Watch(training, data).look()
+    row = watch(training, data).look()
     rewards: dict[str, list[float]] = {"held_out": [], "suboptimal": []}
     largest = 0.0
     (column,) = (data.expert.data.column(leaf) for leaf in data.observations.leaves)
@@ -107,7 +113,7 @@ def test_rewards_and_their_bounds_by_hand():
     ("algorithm", "mixed", "policy", "bound"),
     [
         ("bc", True, "auto", None),
-        ("iq_learn", False, "auto", 0.6),
+        ("iq_learn", False, "auto", 0.0),
         ("iq_learn", True, "soft_actor_critic", 1.2),
         ("iq_learn", True, "lookahead", 1.2),
         ("iq_learn", True, "weighted", 1.2),
@@ -116,42 +122,75 @@ def test_rewards_and_their_bounds_by_hand():
 )
 def test_who_knows_what(algorithm: str, mixed: bool, policy: str, bound: float | None):
     training, data = prepared(configuration(algorithm, mixed, policy))
-    row = Watch(training, data).look()
+    row = watch(training, data).look()
     kinds = ["labelled", "held_out"] + ["suboptimal"] * mixed
     assert all(f"{kind}/error" in row for kind in kinds)
     assert ("held_out/reward" in row) == (bound is not None)
-    assert ("reward_margin" in row) == (bound is not None and mixed)
-    assert ("value_of_bound" in row) == (bound is not None and policy != "weighted")
-    assert training.learner.agent.reward_bound == pytest.approx(bound or 0.0)
+    assert ("reward_margin" in row) == bool(bound and mixed)
+    assert ("value_of_bound" in row) == bool(bound and policy != "weighted")
+    assert training.learner.agent.reward_bound(0.5) == pytest.approx(bound or 0.0)
 
 
-def test_rewards_at_the_bound_are_saturated():
+@pytest.mark.parametrize(("share", "expected"), [(0.9, 0), (0.96, 1), (1.05, 1)])
+def test_rewards_at_the_bound_are_saturated(share: float, expected: float, monkeypatch: pytest.MonkeyPatch):
     training, data = prepared(configuration(policy="lookahead"))
-    agent, parts = training.learner.agent, Watch(training, data)
-    agent.reward_bound = 1e-9  # Any reward of a fresh network is beyond it.
-    assert parts.look()["reward_saturation"] == 1
+    agent = training.learner.agent
+    said = agent.diagnose
+
+    def diagnose(parameters: TensorDict, rows: TensorDict) -> dict[str, torch.Tensor]:
+        return {**said(parameters, rows), "reward": torch.full((len(rows),), -share * 1.2)}
+
+    monkeypatch.setattr(agent, "diagnose", diagnose)
+    assert watch(training, data).look()["reward_saturation"] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 1.2),
+        ({"chi2_states": "expert"}, 0.0),
+        ({"temperature": 0.5}, 0.0),
+        ({"divergence": "total_variation"}, 0.5),
+        ({"divergence": "kl"}, 0.0),
+    ],
+)
+def test_bounds_of_the_soft_actor_critic(changes: dict[str, Any], expected: float):
+    config = configuration(policy="soft_actor_critic")
+    training, _ = prepared(replace(config, iq_learn=replace(config.iq_learn, **changes)))
+    bound = training.learner.agent.reward_bound
+    assert bound(0.5) == pytest.approx(expected)
+    assert bound(0.2) == pytest.approx(2.5 * expected if expected == 1.2 else expected)
 
 
 def test_looking_changes_nothing():
     """Training with a look at every step is bit for bit the training without."""
     ends = []
-    for watched in (False, True):
+    for looking in (False, True):
         training, data = prepared(configuration())
-        watch = Watch(training, data)
+        watching = watch(training, data)
         for _ in range(12):
             training.update()
-            if watched:
-                watch.look()
+            if looking:
+                watching.look()
         ends.append(training.state())
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_no_more_than_so_many_transitions_are_looked_at(monkeypatch: pytest.MonkeyPatch):
-    training, data = prepared(configuration())
-    monkeypatch.setattr(selection, "AT_MOST", 50)
-    counts = {kind: sum(len(of) for _, of in parts) for kind, parts in Watch(training, data).parts.items()}
-    assert counts == {"labelled": len(data.expert.rows), "held_out": 60 // 2, "suboptimal": 180 // 4}
+def test_no_more_than_so_many_transitions_are_looked_at_and_those_of_all_ages(monkeypatch: pytest.MonkeyPatch):
+    """Also where a stretch is as long as an episode."""
+    _, data = prepared(configuration())
+    monkeypatch.setattr(selection, "AT_MOST", 9)
+    chosen = {kind: [part.rows for part in parts] for kind, parts in watched(data).items()}
+    counts = {kind: sum(map(len, rows)) for kind, rows in chosen.items()}
+    assert counts == {"labelled": 7, "held_out": 9, "suboptimal": 9}
+    wild, hidden = chosen["suboptimal"]
+    assert set(wild) <= set(data.suboptimal[0].rows)
+    assert set(hidden) <= set(data.suboptimal[1].rows)
+    starts = data.suboptimal[0].data.starts
+    assert len({int(row - starts[starts <= row].max()) for row in wild}) > 3
+    again = watched(data)["held_out"]
+    assert all((rows == part.rows).all() for rows, part in zip(chosen["held_out"], again, strict=True))
 
 
 def test_a_run_leaves_its_diagnostics_and_a_verdict(tmp_path: Path):
@@ -170,15 +209,15 @@ def test_a_run_leaves_its_diagnostics_and_a_verdict(tmp_path: Path):
 def test_going_back_in_time_forgets_what_came_later(tmp_path: Path):
     """A run that was cut off after a look and before its checkpoint looks again."""
     training, data = prepared(configuration("bc", mixed=False))
-    watch = Watch(training, data)
+    watching = watch(training, data)
     start = {name: value.clone() for name, value in training.state().items()}
     for _ in range(3):
-        watch.append(tmp_path)
+        watching.append(tmp_path)
         training.update()
     assert [row["gradient_steps"] for row in read_diagnostics(tmp_path)] == [0, 1, 2]
     training.load_state(start)
     training.update()
-    watch.append(tmp_path)
+    watching.append(tmp_path)
     assert [row["gradient_steps"] for row in read_diagnostics(tmp_path)] == [0, 1]
 
 
@@ -192,14 +231,23 @@ def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Ro
 @pytest.mark.parametrize(
     ("made", "verdict", "words"),
     [
-        (rows([0.5, 0.2, 0.1], [0.5, 0.2, 0.1]), "healthy", "at its lowest, 0.1"),
-        (rows([0.5, 0.1, 0.12], [0.5, 0.1, 0.01]), "healthy", "1.20 times its lowest"),
+        (rows([0.5, 0.2, 0.1], [0.5, 0.2, 0.1]), "healthy", "did not rise: 0.1"),
+        (rows([0.5, 0.1, 0.12], [0.5, 0.1, 0.01]), "healthy", "did not rise: 0.12"),
+        (rows([0.0, 0.0002], [0.0, 0.0]), "healthy", "did not rise: 0.0002"),
         (rows([0.5, 0.1, 0.2], [0.5, 0.1, 0.01]), "overfitting", "from 0.1 at step 200 to 0.2"),
-        (rows([0.5, 0.1, 0.2], [0.5, 0.1, 0.2]), "diverging", "on labelled ones too"),
+        (rows([0.5, 0.1, 0.2], [0.5, 0.1, 0.2]), "diverging", "labelled data themselves rose from 0.1"),
+        (rows([0.5, 0.4, 0.3], [0.5, 0.01, 0.4]), "diverging", "labelled data themselves rose from 0.01"),
         (rows([0.5, 0.1], [0.5, 0.1], value_of_bound=3.21), "diverging", "3.2 times"),
-        (rows([0.5, 0.1], [0.5, 0.1], value_of_bound=0.9), "healthy", "lowest"),
-        ([{"gradient_steps": 1, "labelled/error": 1.0}], "unknown", "held_out_trajectories"),
-        ([], "unknown", "no diagnostics"),
+        (rows([0.5, 0.1], [0.5, 0.1], value_of_bound=math.nan), "diverging", "nan times"),
+        (rows([0.5, 0.1], [0.5, 0.1], value_of_bound=0.9), "healthy", "did not rise"),
+        (rows([0.5], [0.5]), "unknown", "less than two"),
+        ([{"gradient_steps": i, "labelled/error": 1.0} for i in (1, 2)], "unknown", "held_out_trajectories"),
+        (
+            [{"gradient_steps": i, "labelled/error": float(i)} for i in (1, 2)],
+            "diverging",
+            "from 1 at step 1 to 2",
+        ),
+        ([], "unknown", "less than two"),
     ],
 )
 def test_verdicts(made: list[Row], verdict: str, words: str):

@@ -13,6 +13,7 @@ from torch import Tensor
 from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
+from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.learning.agents import UnitBox, call
 from iq_offline.learning.agents.chosen import (
@@ -243,6 +244,10 @@ def test_keys_count_unless_they_are_said_not_to(policy: str):
 
     names = {field.name for field in fields(IQLearnConfig)} - {"policy"}
     assert names == OTHERS.keys()
+    if policy != "soft_actor_critic":
+        with pytest.raises(UserError, match="policy = 'soft_actor_critic'"):
+            actor_after(divergence="kl")
+        names -= {"divergence"}
     expected, unread = actor_after()
     for name in sorted(names):
         value = {"reward_learning_rate": 3e-2}.get(name, OTHERS[name])

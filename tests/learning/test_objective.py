@@ -347,6 +347,17 @@ def test_phi_is_concave_finite_and_smooth_everywhere(divergence: str):
     assert (numeric >= between.min(0).values - 1e-6).all()
 
 
+@pytest.mark.parametrize("divergence", sorted(F_OF_DIVERGENCES))
+def test_there_is_an_optimum_however_rare_the_expert_is(divergence: str):
+    """phi' takes any value, so that E_E[phi(r)] - E_pi[r] is bounded where d_pi / d_E is 1,000."""
+    points = torch.linspace(-2000, 2000, 400_001).double().requires_grad_()
+    objective = 0.001 * phi(points, divergence) - points
+    (slopes,) = torch.autograd.grad(phi(points, divergence).sum(), points)
+    best = int(objective.argmax())
+    assert 0 < best < 400_000
+    assert slopes[best].item() == pytest.approx(1000, rel=0.03)
+
+
 def test_the_divergence_loss_is_its_terms():
     reward = torch.tensor([0.2, -0.7, 1.5]).double()
     found = divergence_loss(reward, torch.tensor(0.3).double(), "hellinger", torch.tensor(0.25).double())

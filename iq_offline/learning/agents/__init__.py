@@ -45,11 +45,17 @@ class Agent(Protocol):
     unread: tuple[str, ...]
     """Keys of the algorithm's section in the configuration that have no effect here."""
     discount: float
-    reward_bound: float
-    """Of the implied reward's magnitude at the optimum; 0 where there is no reward."""
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """Fresh parameters, drawn from torch's global generator."""
+        ...
+
+    def reward_bound(self, expert_share: float) -> float:
+        """Of the implied reward's magnitude at the optimum; 0 where there is none on both sides.
+
+        Args:
+            expert_share: of the labelled expert in a batch.
+        """
         ...
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:

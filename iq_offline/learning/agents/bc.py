@@ -29,7 +29,6 @@ class BC:
 
     averaged = "actor"
     discount = 0.0
-    reward_bound = 0.0
 
     def __init__(
         self,
@@ -91,6 +90,10 @@ class BC:
         log_probability, wrong = self._categorical(parameters, observation, action)
         loss = -log_probability.mean()
         return loss, {"actor/loss": loss, "actor/wrong_actions": wrong.mean()}
+
+    def reward_bound(self, expert_share: float) -> float:
+        """No reward is learned."""
+        return 0.0
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """The error; the log-likelihood where it is what was learned."""

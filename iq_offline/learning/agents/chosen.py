@@ -85,7 +85,6 @@ class ChosenImitation(ABC):
     ) -> None:
         self.config = config
         self.discount = config.discount
-        self.reward_bound = 4 * config.chi2_alpha
         self.actions = actions
         robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
         self.cloning = BC(robust, encoder, actions, hidden_sizes, ("expert", "imitated"))
@@ -127,6 +126,10 @@ class ChosenImitation(ABC):
             "critic/suboptimal_reward": suboptimal.mean(),
             "critic/penalty": penalty,
         }
+
+    def reward_bound(self, expert_share: float) -> float:
+        """4 alpha: the halves are equal whatever the shares of the batch."""
+        return 4 * self.config.chi2_alpha
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """The actor's error, and r."""
@@ -237,10 +240,13 @@ class SurvivalImitation(LookaheadIQLearn):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.phases = tuple(phase for phase in self.phases if phase.group != "reward")
-        self.reward_bound = 0.0
+
+    def reward_bound(self, expert_share: float) -> float:
+        """No reward is learned."""
+        return 0.0
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
-        """The actor's error and V: no reward is learned."""
+        """The actor's error and V."""
         found = super().diagnose(parameters, rows)
         return {name: value for name, value in found.items() if name != "reward"}
 

@@ -54,9 +54,7 @@ class IQLearn(ABC):
     def __init__(self, config: IQLearnConfig, suboptimal: bool = False) -> None:
         self.config = config
         self.discount = config.discount
-        self.reward_bound = (4 if config.chi2_states == "mixture" else 2) * config.chi2_alpha
         if config.divergence != "chi_squared":
-            self.reward_bound = 0.5 if config.divergence == "total_variation" else 0.0
             self.unread = (*self.unread, "chi2_alpha", "chi2_states")
         if config.divergence not in ("total_variation", "wasserstein"):
             self.unread = (*self.unread, "constraint_weight")
@@ -92,18 +90,31 @@ class IQLearn(ABC):
         penalty = self.slope(*at_expert)
         if config.divergence == "chi_squared":
             loss = iq_loss(reward[:experts], value_term, regularized, chi2_alpha)
+            own = {"critic/chi2": regularized.square().mean() / (4 * chi2_alpha)}
         else:
             violation = config.constraint_weight * self.violation(reward, *at_expert)
             loss = divergence_loss(reward[:experts], value_term, config.divergence, violation)
+            own = {"critic/violation": violation}
         loss = loss + coefficients["gradient_penalty"] * penalty
         return loss, {
             "critic/loss": loss,
             "critic/expert_reward": reward[:experts].mean(),
             "critic/value_term": value_term,
-            "critic/chi2": regularized.square().mean() / (4 * chi2_alpha),
             "critic/q": q.mean(),
             "critic/slope": penalty,
+            **own,
         }
+
+    def reward_bound(self, expert_share: float) -> float:
+        """Of 2 alpha (d_E - d_pi) / d_mix over the mixture's transitions; over the expert's there is none below.
+
+        At temperatures from 0.1 on there is none either: entropy is worth as much as rewards.
+        """
+        config = self.config
+        if config.divergence == "total_variation":
+            return 0.5
+        two_sided = config.divergence == "chi_squared" and config.chi2_states == "mixture" and config.temperature < 0.1
+        return 2 * config.chi2_alpha / min(expert_share, 1 - expert_share) if two_sided and expert_share < 1 else 0.0
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """Q and the reward that it implies; V(s') here without noise and by the critic itself."""
