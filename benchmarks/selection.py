@@ -9,14 +9,16 @@ all its policies, and the mean over groups that differ in nothing but the seed (
 
 import argparse
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from iq_offline.config import RunConfig, from_table, read_toml
-from iq_offline.evaluation.selection import Watch, health, read_diagnostics
+from iq_offline.config import RunConfig, from_table, read_toml, to_table
+from iq_offline.errors import UserError
+from iq_offline.evaluation.selection import health, read_diagnostics, watches
 from iq_offline.experiment import Options, obtain
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import LATEST
@@ -45,16 +47,17 @@ def row_of(folder: Path) -> dict[str, Any] | None:
         return None
     config = from_table(RunConfig, read_toml(folder / "config.toml"), str(folder))
     rows = read_diagnostics(folder)
+    verdict = health(rows).verdict if rows else None
     if not rows:
         data = choose_data(
             config, dataset(config.data.expert), [dataset(part.dataset) for part in config.data.suboptimal]
         )
         training = prepare(config, data)
         training.load_state(checkpoint.load(folder / LATEST)[0])
-        rows = [Watch(training, data).look()]
+        rows = [watches([training], [data])[0].look()]
     learner = config.iq_learn.policy if config.algorithm == "iq_learn" else f"bc {config.bc.imitate}"
-    group = f"{[part.dataset for part in config.data.suboptimal]} {config.data.num_expert_trajectories} {learner}"
-    about = {"group": group, "seed": config.seed, "learner": learner, "verdict": health(rows).verdict}
+    group = json.dumps(to_table(replace(config, seed=0)))
+    about = {"group": group, "seed": config.seed, "learner": learner, "verdict": verdict}
     return about | {"score": summary["normalized_score"]} | rows[-1]
 
 
@@ -86,7 +89,12 @@ def main() -> None:
         folders = sorted(file.parent for file in sweep.glob("runs/**/config.toml"))
         for number, folder in enumerate(folders, 1):
             print(f"\r{sweep.name}: {number} of {len(folders)}", end="", flush=True)
-            if row := row_of(folder):
+            try:
+                row = row_of(folder)
+            except UserError as error:
+                print(f"\n{folder} is left out: {error}")
+                continue
+            if row:
                 found.append({"sweep": sweep.name, "run": str(folder.relative_to(sweep))} | row)
         print()
     rows = pl.DataFrame(found, infer_schema_length=None)
