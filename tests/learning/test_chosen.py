@@ -130,6 +130,25 @@ def test_the_same_first_step_counts_where_it_leads_to_the_expert():
     assert (weights[4:] < 1e-3).all()
 
 
+def test_a_value_that_does_not_last_does_not_count():
+    """A moment at the expert's value, and two steps a little below it."""
+    value = torch.tensor([0.0, 8.0, 0.0, -8.0, 0.0, 6.0, 6.0, -8.0])
+    last = torch.tensor([False, False, False, True] * 2)
+    nothing = torch.zeros(8)
+    expert = Appraisal(torch.ones(1), torch.tensor([8.0]), torch.zeros(1))
+    starts = []
+    for steps in (1, 2, 100):
+        agent = LookaheadIQLearn(replace(CONFIG, lasting=steps), ENCODER, UNIT_BOX, (5,))
+        weights = agent.choose(Appraisal(nothing, value, nothing), expert, last)[1]
+        starts.append(weights[[0, 4]])
+        if steps == 100:
+            assert weights[:4].unique().numel() == 1, "an episode that is shorter counts as a whole"
+    moment, two, whole = starts
+    assert moment[0] == 1 > moment[1]
+    assert two[1] == 1 > two[0]
+    assert whole[1] == 1 > whole[0]
+
+
 def test_returns_are_those_of_following_the_data():
     agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, (5,))
     reward = torch.tensor([1.0, 0.0])
