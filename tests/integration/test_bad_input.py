@@ -49,6 +49,7 @@ RUN_FILES = {
     "config.toml",
     "data.json",
     "metrics.ndjson",
+    "diagnostics.ndjson",
     "policy.safetensors",
     "episodes.parquet",
     "summary.json",

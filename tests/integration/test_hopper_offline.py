@@ -41,6 +41,7 @@ FILES = {
     "config.toml",
     "data.json",
     "metrics.ndjson",
+    "diagnostics.ndjson",
     "policy.safetensors",
     "summary.json",
     "curve.png",
