@@ -33,6 +33,8 @@ WORSE = 1.25
 """An error this many times its lowest has risen,"""
 UNSEEN = 0.002
 """if it is by more than this: ten wrong actions in 5,000."""
+APART, LEARNED = 100, 3e-4
+"""A held-out error so many times the labelled one, or this where that is less, is of what was learned by heart."""
 BEYOND = 2.0
 """Values this many times what bounded rewards can add up to have left the data."""
 NEAR_BOUND = 0.95
@@ -143,8 +145,8 @@ def health(rows: Sequence[Row]) -> Health:
     """A verdict on a training from its diagnostics, oldest first.
 
     Diverging: values beyond what bounded rewards can add up to, or errors that rose on labelled data themselves.
-    Overfitting: the error rose on held-out trajectories and not on labelled ones. Unknown: nothing was held out, or
-    there was one look only.
+    Overfitting: the error rose on held-out trajectories and not on labelled ones, or is far from theirs. Unknown:
+    nothing was held out, or there was one look only.
     """
     last = rows[-1] if rows else {}
     of_bound = last.get("value_of_bound", 0.0)
@@ -160,6 +162,9 @@ def health(rows: Sequence[Row]) -> Health:
     risen = _rise(rows, "held_out/error")
     if risen:
         return Health("overfitting", f"the held-out error rose {risen}, the labelled one did not")
+    held_out, labelled = last["held_out/error"], last["labelled/error"]
+    if held_out > APART * max(labelled, LEARNED):
+        return Health("overfitting", f"the held-out error is {held_out:.4g} where the labelled one is {labelled:.2g}")
     return Health("healthy", f"the held-out error did not rise: {last['held_out/error']:.4g}")
 
 

@@ -240,6 +240,9 @@ def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Ro
         (rows([0.5, 0.1], [0.5, 0.1], value_of_bound=3.21), "diverging", "3.2 times"),
         (rows([0.5, 0.1], [0.5, 0.1], value_of_bound=math.nan), "diverging", "nan times"),
         (rows([0.5, 0.1], [0.5, 0.1], value_of_bound=0.9), "healthy", "did not rise"),
+        (rows([0.5, 0.04], [0.5, 0.00035]), "overfitting", "0.04 where the labelled one is 0.00035"),
+        (rows([0.5, 0.031], [0.5, 0.0]), "overfitting", "0.031 where the labelled one is 0"),
+        (rows([0.5, 0.029], [0.5, 0.0]), "healthy", "did not rise"),
         (rows([0.5], [0.5]), "unknown", "less than two"),
         ([{"gradient_steps": i, "labelled/error": 1.0} for i in (1, 2)], "unknown", "held_out_trajectories"),
         (
