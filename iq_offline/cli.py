@@ -215,9 +215,8 @@ def print_table(summaries: "Sequence[Summary]") -> None:
     for summary in summaries:
         found = summary.get("health")
         if found:
-            console.print(
-                f"{LABELS[summary['algorithm']]} without the environment: {found['verdict']}: {found['reason']}"
-            )
+            label = LABELS[summary["algorithm"]]
+            console.print(f"{label}, by recorded data alone: {found['verdict']} ({found['reason']})")
 
 
 @dataclasses.dataclass(frozen=True)
