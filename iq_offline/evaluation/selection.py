@@ -110,7 +110,10 @@ class Watch:
     def append(self, folder: Path) -> None:
         """Write what is seen now into the run's folder, after what was seen at earlier steps."""
         step = self.training.learner.step
-        rows = [*(row for row in read_diagnostics(folder) if row["gradient_steps"] < step), self.look()]
+        rows = read_diagnostics(folder)
+        if rows and rows[-1]["gradient_steps"] == step:
+            return  # The last step is that of a snapshot, too.
+        rows = [*(row for row in rows if row["gradient_steps"] < step), self.look()]
         with disk_errors("writing diagnostics", folder):
             write_atomically(folder / DIAGNOSTICS, "".join(json.dumps(row) + "\n" for row in rows))
 

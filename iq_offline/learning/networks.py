@@ -95,6 +95,17 @@ def branch_values(
     return torch.stack(branches, -2)
 
 
+def chosen_branches(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """Log pi(a|s) of a softmax summed over its branches, and 1 for each row whose likeliest action is another one.
+
+    Args:
+        logits: ``(batch, branches, counts)``, from :func:`branch_values`.
+        action: indices, ``(batch, branches)``.
+    """
+    log_probability = torch.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
+    return log_probability, (logits.argmax(-1) != action).any(-1).to(logits.dtype)
+
+
 def gaussian(outputs: Float[Tensor, "batch twice"]) -> tuple[Batch, Batch]:
     """Mean and standard deviation, before the squashing, from an actor's outputs; log std in [-5, 2]."""
     mean, raw = outputs.chunk(2, dim=-1)

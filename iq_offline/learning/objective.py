@@ -103,6 +103,11 @@ def beyond_half(reward: Values) -> Float[Tensor, ""]:
     return (reward.abs() - 0.5).clamp(min=0).square().mean()
 
 
+def beyond_one(slopes: Float[Tensor, "batch inputs"]) -> Float[Tensor, ""]:
+    """E[max(0, |slope| - 1)²]: a gradient penalty on one side (Gulrajani et al., 2017)."""
+    return (slopes.square().sum(-1).add(1e-12).sqrt() - 1).clamp(min=0).square().mean()
+
+
 def telescoped_value(value: Values, next_value: Values, terminated: Values, discount: Coefficient) -> Float[Tensor, ""]:
     """E_mu[V(s) - discount (1 - terminated) V(s')], which is (1 - discount) E[V(s0)] (corollary 2.1).
 

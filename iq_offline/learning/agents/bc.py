@@ -8,7 +8,7 @@ from iq_offline.config import BCConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of
-from iq_offline.learning.networks import branch_values, gaussian, network, squashed_log_probability
+from iq_offline.learning.networks import branch_values, chosen_branches, gaussian, network, squashed_log_probability
 
 
 class BC:
@@ -106,12 +106,10 @@ class BC:
         return found | ({"log_likelihood": squashed_log_probability(mean, std, action)} if self.has_likelihood else {})
 
     def _categorical(self, parameters: TensorDict, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Log pi(a|s) summed over the branches, and whether the likeliest action is another one."""
         assert isinstance(self.actions, ActionBranches)
         state = normalized(parameters, observation)
         logits = branch_values(call(self.actor, parameters["actor"], state), self.actions.counts)
-        log_probability = torch.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
-        return log_probability, (logits.argmax(-1) != action).any(-1).to(log_probability.dtype)
+        return chosen_branches(logits, action)
 
     def _gaussian(self, parameters: TensorDict, observation: Tensor) -> tuple[Tensor, Tensor]:
         return gaussian(call(self.actor, parameters["actor"], normalized(parameters, observation)))

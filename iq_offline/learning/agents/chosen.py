@@ -25,7 +25,7 @@ from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, nor
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
 from iq_offline.learning.networks import network
-from iq_offline.learning.objective import iq_loss
+from iq_offline.learning.objective import beyond_one, iq_loss
 
 CHOSEN_COEFFICIENTS = ("chi2_alpha", "reward_penalty")
 """Keys of :class:`IQLearnConfig` that are factors in a loss here."""
@@ -173,7 +173,7 @@ class ChosenImitation(ABC):
         expert, other = (self._inputs(parameters, batch[kind])[:count] for kind in ("expert", "suboptimal"))
         between = torch.lerp(other, expert, share)
         slope = grad(lambda at: call(self.reward_network, parameters["reward"], at).sum())(between)
-        return (slope.square().sum(-1).add(1e-12).sqrt() - 1).clamp(min=0).square().mean()
+        return beyond_one(slope)
 
 
 class LookaheadIQLearn(ChosenImitation):

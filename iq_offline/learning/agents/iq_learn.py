@@ -15,9 +15,17 @@ from iq_offline.config import IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of, tensors
-from iq_offline.learning.networks import branch_values, gaussian, network, sample_squashed, squashed_log_probability
+from iq_offline.learning.networks import (
+    branch_values,
+    chosen_branches,
+    gaussian,
+    network,
+    sample_squashed,
+    squashed_log_probability,
+)
 from iq_offline.learning.objective import (
     beyond_half,
+    beyond_one,
     discrete_soft_value,
     divergence_loss,
     implied_reward,
@@ -148,8 +156,7 @@ class IQLearn(ABC):
         if self.config.divergence == "wasserstein":
             by = (0, 1) if action.is_floating_point() else (0,)
             slopes = grad(lambda s, a: self.q(critic, s, a).sum(), argnums=by)(state, action)
-            steepness = torch.cat(slopes, -1).square().sum(-1).add(1e-12).sqrt()
-            return (steepness - 1).clamp(min=0).square().mean()
+            return beyond_one(torch.cat(slopes, -1))
         return reward.new_zeros(())
 
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
@@ -312,10 +319,8 @@ class DiscreteIQLearn(IQLearn):
 
     def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
         """Of the softmax of Q, and of its largest value."""
-        branches = self._branches(parameters["critic"], state)
-        log_policy = torch.log_softmax(branches / parameters["coefficients", "temperature"], -1)
-        log_probability = log_policy.gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
-        wrong = (branches.argmax(-1) != action).any(-1).to(branches.dtype)
+        logits = self._branches(parameters["critic"], state) / parameters["coefficients", "temperature"]
+        log_probability, wrong = chosen_branches(logits, action)
         return {"error": wrong, "log_likelihood": log_probability}
 
     def _branches(self, critic: TensorDict, state: Tensor) -> Tensor:
