@@ -30,8 +30,8 @@ class ExpertTraining:
     seed: int = 0
     hidden_sizes: tuple[int, ...] = (256, 256)
     action_noise: tuple[tuple[int, float], ...] = ()
-    """Noise on actions: pairs of (from this step on, standard deviation as a fraction of half the action box). TD3 and
-    SAC explore with it; PPO and TRPO do not know of it, and learn what does not need perfect actions."""
+    """Noise on actions: pairs of (from this step on, standard deviation as a fraction of half the action box). TD3
+    explores with it; the others do not know of it, and learn what does not need perfect actions."""
     environments: Positive = 1
     """Environments side by side."""
     normalize: bool = False
@@ -42,6 +42,8 @@ class ExpertTraining:
     save_every: Positive = 50_000
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of the algorithm's class."""
+    later_arguments: tuple[tuple[int, dict[str, Any]], ...] = ()
+    """Others from a step on: pairs of (from this step on, arguments), in order. Larger batches late, say."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the packages that the shipped policies were trained with."""
 

@@ -60,69 +60,86 @@ def train_expert(
         raise UserError(f"{folder} holds a training with other settings: choose another --output")
     algorithm = algorithm_of(training.algorithm)
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.noise import NormalActionNoise
-    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
     write_atomically(settings_file, settings)
-    from stable_baselines3.common.vec_env import VecNormalize
-
-    on_policy = issubclass(algorithm, OnPolicyAlgorithm)
-    disturbed: list[Disturbed] = []
-    environment = _environments(environment_id, training, disturbed)
     state = folder / "state"
-    if state.is_dir():
-        if training.normalize:
-            environment = VecNormalize.load(str(state / "normalizer.pkl"), environment.venv)
-        model = algorithm.load(state / "model.zip", env=environment, force_reset=True)
-        if (state / "replay.pkl").exists():
-            model.load_replay_buffer(state / "replay.pkl")
-    else:
-        policy = {"net_arch": list(training.hidden_sizes)}
-        arguments = dict(training.arguments)
-        model = algorithm("MlpPolicy", environment, seed=training.seed, policy_kwargs=policy, device="cpu", **arguments)
-
-    def explore(steps: int) -> None:
-        deviations = [deviation for start, deviation in training.action_noise if start <= steps]
-        if not deviations:
-            return
-        if on_policy:
-            for one in disturbed:
-                one.deviation = deviations[-1]
-        else:
-            half = _center_and_half(environment.action_space)[1]
-            model.action_noise = NormalActionNoise(np.zeros_like(half), deviations[-1] * half)
-
-    explore(model.num_timesteps)
-
-    rows = _rows(folder, model.num_timesteps)
+    steps = _steps_of(state)
+    rows = _rows(folder, steps)
     started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     judges = [gymnasium.make(environment_id) for _ in range(EVALUATION_EPISODES)]
 
     class Watch(BaseCallback):
         """Evaluate and save whenever a multiple of the interval is reached or passed."""
 
-        before = model.num_timesteps
+        before = steps
 
         def _on_step(self) -> bool:
-            steps, before = self.num_timesteps, self.before
-            self.before = steps
-            if any(before < start <= steps for start, _ in training.action_noise):
-                explore(steps)
-            if steps // training.evaluate_every > before // training.evaluate_every:
+            now, before = self.num_timesteps, self.before
+            self.before = now
+            if any(before < start <= now for start, _ in training.action_noise):
+                _disturb(self.model, training, now)
+            if now // training.evaluate_every > before // training.evaluate_every:
                 policy = policy_of(self.model, judges[0])
-                policy.save(policy_file(folder, steps), {"environment": environment_id, "steps": steps})
-                row = {"steps": steps, **score(policy, judges), "seconds": round(time.monotonic() - started, 1)}
+                policy.save(policy_file(folder, now), {"environment": environment_id, "steps": now})
+                row = {"steps": now, **score(policy, judges), "seconds": round(time.monotonic() - started, 1)}
                 rows.append(row)
                 write_atomically(folder / EVALUATIONS, "".join(json.dumps(row) + "\n" for row in rows))
                 report(row)
-            if steps // training.save_every > before // training.save_every:
+            if now // training.save_every > before // training.save_every:
                 _save_state(self.model, state)
             return True
 
-    remaining = training.steps - model.num_timesteps
-    if remaining > 0:
-        model.learn(remaining, callback=Watch(), reset_num_timesteps=False)
+    watch = Watch()
+    while steps < training.steps:
+        model = _model(algorithm, environment_id, training, state, steps)
+        _disturb(model, training, steps)
+        until = min([start for start, _ in training.later_arguments if start > steps], default=training.steps)
+        model.learn(until - steps, callback=watch, reset_num_timesteps=False)
+        steps = model.num_timesteps
+        if steps < training.steps:
+            _save_state(model, state)
     return rows
+
+
+def _model(algorithm: Any, environment_id: str, training: ExpertTraining, state: Path, steps: int) -> Any:
+    """The algorithm as it was at that step, with the arguments from there on."""
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    arguments = dict(training.arguments)
+    for start, others in training.later_arguments:
+        arguments |= others if start <= steps else {}
+    environment = _environments(environment_id, training)
+    if not state.is_dir():
+        policy = {"net_arch": list(training.hidden_sizes)}
+        return algorithm("MlpPolicy", environment, seed=training.seed, policy_kwargs=policy, device="cpu", **arguments)
+    if training.normalize:
+        environment = VecNormalize.load(str(state / "normalizer.pkl"), environment.venv)
+    model = algorithm.load(state / "model.zip", env=environment, force_reset=True, **arguments)
+    if (state / "replay.pkl").exists():
+        model.load_replay_buffer(state / "replay.pkl")
+    return model
+
+
+def _steps_of(state: Path) -> int:
+    """Environment steps behind a saved state; 0 where there is none."""
+    if not state.is_dir():
+        return 0
+    from stable_baselines3.common.save_util import load_from_zip_file
+
+    return (load_from_zip_file(state / "model.zip")[0] or {})["num_timesteps"]
+
+
+def _disturb(model: Any, training: ExpertTraining, steps: int) -> None:
+    """Set the noise on actions that the schedule has for that step."""
+    from stable_baselines3 import TD3
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    deviation = [0.0, *(deviation for start, deviation in training.action_noise if start <= steps)][-1]
+    if isinstance(model, TD3):
+        half = _center_and_half(model.action_space)[1]
+        model.action_noise = NormalActionNoise(np.zeros_like(half), deviation * half)
+    else:
+        model.get_env().set_attr("deviation", deviation)
 
 
 def algorithm_of(name: str) -> Any:
@@ -157,14 +174,13 @@ class Disturbed(gymnasium.ActionWrapper):
         return np.clip(action + noise, space.low, space.high).astype(space.dtype)
 
 
-def _environments(environment_id: str, training: ExpertTraining, disturbed: list[Disturbed]) -> Any:
+def _environments(environment_id: str, training: ExpertTraining) -> Any:
     """The environments of a training side by side, each disturbed, all of it normalised if asked for."""
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     def make() -> gymnasium.Env:
-        disturbed.append(Disturbed(gymnasium.make(environment_id)))
-        return Monitor(disturbed[-1])
+        return Disturbed(Monitor(gymnasium.make(environment_id)))
 
     side_by_side = DummyVecEnv([make] * training.environments)
     if not training.normalize:

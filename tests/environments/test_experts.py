@@ -1,5 +1,6 @@
 """Experts by stable-baselines3: what they do is what our policies do, and a training resumes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from iq_offline.data.catalog import ExpertTraining
+from iq_offline.environments import experts
 from iq_offline.environments.cards import tiers_from
 from iq_offline.environments.experts import Disturbed, algorithm_of, policy_file, policy_of, train_expert
 from iq_offline.errors import UserError
@@ -107,6 +109,53 @@ def test_an_interrupted_training_goes_on_from_its_state(tmp_path: Path):
     rows = train_expert("Pendulum-v1", TRAINING, tmp_path, told.append)
     assert [row["steps"] for row in told] == [400], "what came after the last state is done again, and nothing else"
     assert [row["steps"] for row in rows] == [200, 400]
+
+
+def test_arguments_change_along_the_training(tmp_path: Path):
+    training = replace(TRAINING, later_arguments=((200, {"n_steps": 100}), (400, {"n_steps": 25})), steps=600)
+    sizes: list[tuple[int, int]] = []
+
+    def counting(algorithm: Any) -> Any:
+        class Counted(algorithm):
+            def train(self) -> None:
+                sizes.append((self.num_timesteps, self.rollout_buffer.buffer_size))
+                super().train()
+
+        return Counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experts, "algorithm_of", lambda name: counting(algorithm_of(name)))
+        rows = train_expert("Pendulum-v1", training, tmp_path)
+        assert sizes == [(100, 50), (200, 50), (400, 100), *((steps, 25) for steps in (450, 500, 550, 600))]
+    assert [row["steps"] for row in rows] == [200, 400, 600]
+
+
+@pytest.mark.parametrize(("algorithm", "known"), [("SAC", False), ("TD3", True)])
+def test_only_td3_knows_of_the_noise(algorithm: str, known: bool, tmp_path: Path):
+    training = ExpertTraining(
+        algorithm=algorithm,
+        steps=40,
+        hidden_sizes=(8,),
+        action_noise=((0, 0.0), (20, 0.3)),
+        evaluate_every=1000,
+        save_every=1000,
+        arguments={"learning_starts": 1000},
+    )
+    seen: list[tuple[float, bool]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        step = Disturbed.action
+
+        def noted(self: Disturbed, action: np.ndarray) -> np.ndarray:
+            after = step(self, action)
+            seen.append((self.deviation, bool((after == action).all())))
+            return after
+
+        patch.setattr(Disturbed, "action", noted)
+        train_expert("Pendulum-v1", training, tmp_path)
+    assert [deviation for deviation, _ in seen[:19]] == [0.0] * 19
+    assert all(same for _, same in seen[:19])
+    assert [deviation for deviation, _ in seen[20:]] == [0.0 if known else 0.3] * 20
+    assert all(same for _, same in seen[20:]) == known
 
 
 def test_no_such_algorithm():
