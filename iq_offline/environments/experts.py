@@ -8,7 +8,6 @@ chosen from one and the same training.
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -22,17 +21,20 @@ from gymnasium.spaces import Box
 from torch import nn
 
 from iq_offline.data.catalog import ExpertTraining
+from iq_offline.environments.expert_state import load_state, state_of
 from iq_offline.environments.rollout import Act, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
 from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import ACTIVATIONS, Policy
+from iq_offline.training import checkpoint
 
 EVALUATION_EPISODES = 20
 EVALUATION_SEED = 1_000_000
 DISTURBANCE = 0.2
 """Standard deviation of the noise on the actions in the second evaluation, as a fraction of half the action box."""
 EVALUATIONS = "evaluations.ndjson"
+STATE = "state.safetensors"
 
 
 def train_expert(
@@ -44,8 +46,8 @@ def train_expert(
     """Train to ``training.steps`` environment steps in ``folder``, or go on from the state that is there.
 
     Writes ``policies/step-XXXXXXX.safetensors`` and a row of ``evaluations.ndjson`` at every evaluation, and the
-    algorithm's whole state (replay included) in ``state/`` every ``training.save_every`` steps. A resumed training
-    begins new episodes, so it is not bit for bit the uninterrupted one.
+    state of PPO and TRPO in ``state.safetensors`` every ``training.save_every`` steps. A resumed training begins new
+    episodes, so it is not bit for bit the uninterrupted one. The others, whose replay is large, begin again.
 
     Returns:
         The evaluation rows: steps, what :func:`score` measures, seconds.
@@ -60,13 +62,22 @@ def train_expert(
         raise UserError(f"{folder} holds a training with other settings: choose another --output")
     algorithm = algorithm_of(training.algorithm)
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+    if training.later_arguments and not issubclass(algorithm, OnPolicyAlgorithm):
+        raise UserError(f"later_arguments need PPO or TRPO: the state of {training.algorithm} is not kept")
     write_atomically(settings_file, settings)
-    state = folder / "state"
-    steps = _steps_of(state)
+    state = folder / STATE
+    tensors, steps = _saved(state)
     rows = _rows(folder, steps)
     started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     judges = [gymnasium.make(environment_id) for _ in range(EVALUATION_EPISODES)]
+
+    def save(model: Any) -> dict[str, torch.Tensor]:
+        tensors = state_of(model) if isinstance(model, OnPolicyAlgorithm) else {}
+        if tensors:
+            checkpoint.save(state, tensors, {"steps": model.num_timesteps})
+        return tensors
 
     class Watch(BaseCallback):
         """Evaluate and save whenever a multiple of the interval is reached or passed."""
@@ -86,47 +97,42 @@ def train_expert(
                 write_atomically(folder / EVALUATIONS, "".join(json.dumps(row) + "\n" for row in rows))
                 report(row)
             if now // training.save_every > before // training.save_every:
-                _save_state(self.model, state)
+                save(self.model)
             return True
 
     watch = Watch()
     while steps < training.steps:
-        model = _model(algorithm, environment_id, training, state, steps)
+        model = _model(algorithm, environment_id, training, steps, tensors)
         _disturb(model, training, steps)
         until = min([start for start, _ in training.later_arguments if start > steps], default=training.steps)
         model.learn(until - steps, callback=watch, reset_num_timesteps=False)
-        steps = model.num_timesteps
-        if steps < training.steps:
-            _save_state(model, state)
+        tensors, steps = save(model), model.num_timesteps
     return rows
 
 
-def _model(algorithm: Any, environment_id: str, training: ExpertTraining, state: Path, steps: int) -> Any:
-    """The algorithm as it was at that step, with the arguments from there on."""
-    from stable_baselines3.common.vec_env import VecNormalize
+def _saved(state: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """The tensors of a saved state and the environment steps behind it; none where there is none."""
+    if not state.exists():
+        return {}, 0
+    tensors, values = checkpoint.load(state)
+    return tensors, values["steps"]
 
+
+def _model(
+    algorithm: Any, environment_id: str, training: ExpertTraining, steps: int, tensors: dict[str, torch.Tensor]
+) -> Any:
+    """The algorithm as it was at that step, with the arguments from there on."""
     arguments = dict(training.arguments)
     for start, others in training.later_arguments:
         arguments |= others if start <= steps else {}
     environment = _environments(environment_id, training)
-    if not state.is_dir():
-        policy = {"net_arch": list(training.hidden_sizes)}
-        return algorithm("MlpPolicy", environment, seed=training.seed, policy_kwargs=policy, device="cpu", **arguments)
-    if training.normalize:
-        environment = VecNormalize.load(str(state / "normalizer.pkl"), environment.venv)
-    model = algorithm.load(state / "model.zip", env=environment, force_reset=True, **arguments)
-    if (state / "replay.pkl").exists():
-        model.load_replay_buffer(state / "replay.pkl")
+    policy = {"net_arch": list(training.hidden_sizes)}
+    model = algorithm("MlpPolicy", environment, seed=training.seed, policy_kwargs=policy, device="cpu", **arguments)
+    if steps:
+        model.set_random_seed(training.seed + steps)  # Else it would draw again what it drew at the start.
+        model.num_timesteps = steps
+        load_state(model, tensors)
     return model
-
-
-def _steps_of(state: Path) -> int:
-    """Environment steps behind a saved state; 0 where there is none."""
-    if not state.is_dir():
-        return 0
-    from stable_baselines3.common.save_util import load_from_zip_file
-
-    return (load_from_zip_file(state / "model.zip")[0] or {})["num_timesteps"]
 
 
 def _disturb(model: Any, training: ExpertTraining, steps: int) -> None:
@@ -264,16 +270,3 @@ def policy_of(model: Any, environment: gymnasium.Env) -> Policy:
 def _center_and_half(space: Any) -> tuple[np.ndarray, np.ndarray]:
     """Of an action box, flat."""
     return (space.high + space.low).reshape(-1) / 2, (space.high - space.low).reshape(-1) / 2
-
-
-def _save_state(model: Any, state: Path) -> None:
-    temporary = state.with_suffix(".new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    model.save(temporary / "model.zip")
-    if hasattr(model, "replay_buffer"):
-        model.save_replay_buffer(temporary / "replay.pkl")
-    if model.get_vec_normalize_env() is not None:
-        model.get_vec_normalize_env().save(str(temporary / "normalizer.pkl"))
-    shutil.rmtree(state, ignore_errors=True)
-    temporary.rename(state)

@@ -11,7 +11,8 @@ import pytest
 from iq_offline.data.catalog import ExpertTraining
 from iq_offline.environments import experts
 from iq_offline.environments.cards import tiers_from
-from iq_offline.environments.experts import Disturbed, algorithm_of, policy_file, policy_of, train_expert
+from iq_offline.environments.expert_state import load_state, state_of
+from iq_offline.environments.experts import STATE, Disturbed, algorithm_of, policy_file, policy_of, train_expert
 from iq_offline.errors import UserError
 from iq_offline.learning.policy import Policy
 
@@ -90,7 +91,7 @@ def test_a_training_leaves_policies_rows_and_a_state_to_go_on_from(tmp_path: Pat
     again = train_expert("Pendulum-v1", TRAINING, tmp_path, told.append)
     assert again == rows
     assert told == rows, "a finished training is not run again"
-    (tmp_path / "state").rename(tmp_path / "gone")
+    (tmp_path / STATE).rename(tmp_path / "gone")
     with pytest.raises(UserError, match="other settings"):
         train_expert("Pendulum-v1", ExpertTraining(algorithm="PPO"), tmp_path)
 
@@ -107,6 +108,7 @@ def test_an_interrupted_training_goes_on_from_its_state(tmp_path: Path):
         train_expert("Pendulum-v1", TRAINING, tmp_path, stop)
     told: list[dict[str, Any]] = []
     rows = train_expert("Pendulum-v1", TRAINING, tmp_path, told.append)
+    assert (tmp_path / STATE).stat().st_size < 20_000
     assert [row["steps"] for row in told] == [400], "what came after the last state is done again, and nothing else"
     assert [row["steps"] for row in rows] == [200, 400]
 
@@ -156,6 +158,38 @@ def test_only_td3_knows_of_the_noise(algorithm: str, known: bool, tmp_path: Path
     assert all(same for _, same in seen[:19])
     assert [deviation for deviation, _ in seen[20:]] == [0.0 if known else 0.3] * 20
     assert all(same for _, same in seen[20:]) == known
+
+
+@pytest.mark.parametrize("algorithm", ["TRPO", "PPO"])
+def test_a_state_is_all_that_learns(algorithm: str):
+    def learned(model: Any) -> Any:
+        return model.learn(200, reset_num_timesteps=False)
+
+    first = learned(model_of(algorithm, "Pendulum-v1", True, **SMALL))
+    second = model_of(algorithm, "Pendulum-v1", True, **SMALL)
+    saved = {name: value.clone() for name, value in state_of(first).items()}
+    load_state(second, saved)
+    assert {name: value.tolist() for name, value in state_of(second).items()} == {
+        name: value.tolist() for name, value in saved.items()
+    }
+    assert any(name.startswith("optimizer/") and value.abs().sum() > 0 for name, value in saved.items())
+    for model in (first, second):  # The same draws from here on: the same weights after it.
+        model.num_timesteps, model._last_obs = 256, None
+        model.set_random_seed(7)
+        model.get_env().seed(7)
+        learned(model)
+    for name, value in state_of(first).items():
+        np.testing.assert_array_equal(value, state_of(second)[name], err_msg=name)
+    changed = [name for name, value in state_of(first).items() if not np.array_equal(value, saved[name])]
+    assert any(name.startswith("policy/") for name in changed)
+    assert any(name.startswith("obs_rms/") for name in changed)
+
+
+def test_a_replay_is_not_kept():
+    training = ExpertTraining(algorithm="SAC", later_arguments=((10, {"batch_size": 2}),))
+    with pytest.raises(UserError, match="need PPO or TRPO"):
+        train_expert("Pendulum-v1", training, Path("never-written"))
+    assert not Path("never-written").exists()
 
 
 def test_no_such_algorithm():
