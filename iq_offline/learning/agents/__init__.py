@@ -66,15 +66,24 @@ class Agent(Protocol):
         ...
 
 
-def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor) -> Tensor:
+def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor, twice: bool = False) -> Tensor:
     """The network's outputs with parameters from outside, also under ``torch.vmap``.
 
     Linear layers are called one by one: ``functional_call`` on all of a small network takes longer than its products.
+
+    Args:
+        network: its layers.
+        parameters: by the network's own names.
+        inputs: ``(batch, size)``.
+        twice: whether the slopes in the inputs are differentiated again. A ReLU's second derivative is zero, and
+            autograd would send zeros back through all layers to say so: two products each for nothing.
     """
     weights = tensors(parameters)
     for name, layer in network.named_children():
         if isinstance(layer, nn.Linear):
             inputs = linear(inputs, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        elif twice and isinstance(layer, nn.ReLU):
+            inputs = inputs * torch.relu(inputs).detach().sign()
         else:
             own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
             inputs = functional_call(layer, own, (inputs,)) if own else layer(inputs)

@@ -172,7 +172,7 @@ class ChosenImitation(ABC):
         share = torch.special.ndtr(noise["expert"][:count])
         expert, other = (self._inputs(parameters, batch[kind])[:count] for kind in ("expert", "suboptimal"))
         between = torch.lerp(other, expert, share)
-        slope = grad(lambda at: call(self.reward_network, parameters["reward"], at).sum())(between)
+        slope = grad(lambda at: call(self.reward_network, parameters["reward"], at, twice=True).sum())(between)
         return beyond_one(slope)
 
 

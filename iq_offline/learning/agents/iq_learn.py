@@ -142,8 +142,8 @@ class IQLearn(ABC):
         """The dataset's actions as :meth:`q` takes them."""
 
     @abstractmethod
-    def q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
-        """Q(s, a), shape ``(batch,)``."""
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
+        """Q(s, a), shape ``(batch,)``; ``twice`` as for :func:`call`."""
 
     @abstractmethod
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class IQLearn(ABC):
             return beyond_half(reward)
         if self.config.divergence == "wasserstein":
             by = (0, 1) if action.is_floating_point() else (0,)
-            slopes = grad(lambda s, a: self.q(critic, s, a).sum(), argnums=by)(state, action)
+            slopes = grad(lambda s, a: self.q(critic, s, a, twice=True).sum(), argnums=by)(state, action)
             return beyond_one(torch.cat(slopes, -1))
         return reward.new_zeros(())
 
@@ -241,9 +241,9 @@ class ContinuousIQLearn(IQLearn):
         """In the unit box."""
         return self.unit_box(action)
 
-    def q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
         """One number from the state and the action."""
-        return call(self.critic, critic, torch.cat([state, action], -1)).squeeze(-1)
+        return call(self.critic, critic, torch.cat([state, action], -1), twice).squeeze(-1)
 
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """By one action of the policy."""
@@ -262,7 +262,7 @@ class ContinuousIQLearn(IQLearn):
         """E_E[|dQ/da|²] at the expert's actions in the unit box, where a soft-optimal expert has its maximum."""
         if not self.config.gradient_penalty:
             return state.new_zeros(())
-        slope = grad(lambda at: self.q(critic, state, at).sum())(action)
+        slope = grad(lambda at: self.q(critic, state, at, twice=True).sum())(action)
         return slope.square().sum(-1).mean()
 
 
@@ -308,9 +308,9 @@ class DiscreteIQLearn(IQLearn):
         """Indices as they are."""
         return action
 
-    def q(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
         """The sum over branches of the chosen values."""
-        return self._branches(critic, state).gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
+        return self._branches(critic, state, twice).gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
 
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """Exact: the sum over branches of their soft values."""
@@ -323,5 +323,5 @@ class DiscreteIQLearn(IQLearn):
         log_probability, wrong = chosen_branches(logits, action)
         return {"error": wrong, "log_likelihood": log_probability}
 
-    def _branches(self, critic: TensorDict, state: Tensor) -> Tensor:
-        return branch_values(call(self.critic, critic, state), self.actions.counts)
+    def _branches(self, critic: TensorDict, state: Tensor, twice: bool = False) -> Tensor:
+        return branch_values(call(self.critic, critic, state, twice), self.actions.counts)
