@@ -20,10 +20,12 @@ from iq_offline.config import (
     EvaluationConfig,
     IQLearnConfig,
     RunConfig,
+    Suboptimal,
     TrainingConfig,
     explain,
     from_table,
     load_recipe,
+    next_recipe,
 )
 from iq_offline.dataset_cli import Datasets, run_dataset_command
 from iq_offline.errors import InterruptedCommandError, UserError
@@ -87,7 +89,13 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
         )
         about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}; training builds no environment."
         given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
-        _train(recipe.recipe, given)
+        then = next_recipe(name)
+        more = load_recipe(then)[0] if then else None
+        _train(recipe.recipe, given, more and more.recipe)
+        if more and given.data == recipe.data:
+            output = given.output and given.output / more.recipe
+            print()
+            _train(more.recipe, dataclasses.replace(given, data=more.data, output=output))
 
     return guarded(command, "--debug" in arguments)
 
@@ -145,7 +153,8 @@ def _in_one_line(complaint: str) -> str:
     return words
 
 
-def _train(recipe: str, given: RunArguments) -> None:
+def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
+    """Train and evaluate the algorithms, and print what came out; ``beside``: a folder that may be among theirs."""
     shared = {
         name: getattr(given, name) for name in ("seed", "fast", "data", "training", "iq_learn", "bc", "evaluation")
     }
@@ -160,8 +169,8 @@ def _train(recipe: str, given: RunArguments) -> None:
     if plain and given.data.suboptimal and "iq_learn" in given.algorithms:
         options.say(MIXTURE_WARNING)
     folder = given.output or default_folder(recipe, given)
-    summaries = run_all(configs, folder, options)
-    print_table(summaries)
+    summaries = run_all(configs, folder, options, beside)
+    print_table(summaries, given.data.suboptimal)
     print(f"runs, curves and policies: {folder}")
 
 
@@ -182,7 +191,7 @@ def default_folder(recipe: str, given: RunArguments) -> Path:
     return Path("runs") / recipe / "-".join(words)
 
 
-def print_table(summaries: "Sequence[Summary]") -> None:
+def print_table(summaries: "Sequence[Summary]", suboptimal: Sequence[Suboptimal] = ()) -> None:
     """Expert, random and each algorithm: returns, normalised scores, error on held-out trajectories, seconds."""
     from rich.console import Console
     from rich.table import Table
@@ -191,6 +200,8 @@ def print_table(summaries: "Sequence[Summary]") -> None:
     sampled = "complete" if first["subsample"] == 1 else f"subsampled every {first['subsample']} steps"
     count = first["num_expert_trajectories"]
     title = f"{first['dataset_ids'][0]}: {count} expert {'trajectory' if count == 1 else 'trajectories'}, {sampled}"
+    if suboptimal:
+        title += f"\nwithout labels: {' and '.join(map(in_words, suboptimal))}"
     table = Table(caption_justify="left")
     measured = next((summary["held_out"]["measure"] for summary in summaries if summary.get("held_out")), None)
     held_out = "held-out " + (measured or "error").replace("_", " ")
@@ -217,6 +228,13 @@ def print_table(summaries: "Sequence[Summary]") -> None:
         if found:
             label = LABELS[summary["algorithm"]]
             console.print(f"{label}, by recorded data alone: {found['verdict']} ({found['reason']})")
+
+
+def in_words(part: Suboptimal) -> str:
+    """``hopper/random``, or ``30 hidden trajectories of hopper/expert``."""
+    count = f"{part.episodes} " if part.episodes else ""
+    hidden = "hidden " if part.hidden else ""
+    return f"{count}{hidden}trajectories of {part.dataset}" if count or hidden else part.dataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -321,11 +321,24 @@ def is_others(key: str, algorithm: Any) -> bool:
 
 
 def recipe_table(name: str) -> dict[str, Any]:
-    """What a shipped recipe, or any by the path of its TOML file, holds.
+    """What a shipped recipe, or any by the path of its TOML file, holds of a run.
 
     Raises:
         UserError: no such recipe (near names suggested), not TOML, or ``algorithms`` is no list.
     """
+    return _recipe(name)[0]
+
+
+def next_recipe(name: str) -> str | None:
+    """The recipe whose data a training command goes on with after this one: its ``then``.
+
+    Raises:
+        UserError: as :func:`recipe_table`, or ``then`` is no name.
+    """
+    return _recipe(name)[1]
+
+
+def _recipe(name: str) -> tuple[dict[str, Any], str | None]:
     folder = shipped("recipes")
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
@@ -335,7 +348,10 @@ def recipe_table(name: str) -> dict[str, Any]:
     algorithms = table.get("algorithms", [])
     if not isinstance(algorithms, list):
         raise UserError(f"{path}: algorithms = {algorithms!r}: must be a list of names, such as ['bc', 'iq_learn']")
-    return table
+    then = table.pop("then", None)
+    if not isinstance(then, str | None):
+        raise UserError(f"{path}: then = {then!r}: must be the name of a recipe")
+    return table, then
 
 
 def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:

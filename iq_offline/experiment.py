@@ -302,13 +302,21 @@ ABOUT_RUNS = ("results", "report.html")
 """What ``iq-offline results`` and ``iq-offline report`` leave beside runs."""
 
 
-def run_all(configs: Sequence[RunConfig], folder: Path, options: Options = Options()) -> list[Summary]:
+def run_all(
+    configs: Sequence[RunConfig], folder: Path, options: Options = Options(), beside: str | None = None
+) -> list[Summary]:
     """Several algorithms on the same data, each in a folder of its name, and a picture of all of them.
+
+    Args:
+        configs: one an algorithm.
+        folder: of all of them.
+        options: as for :func:`run`.
+        beside: a name in the folder that is not ours and may be there.
 
     Raises:
         UserError: as :func:`run`; every folder is looked at before anything starts.
     """
-    ours = {COMPARISON, *ABOUT_RUNS, *ALGORITHMS}
+    ours = {COMPARISON, *ABOUT_RUNS, *ALGORITHMS, beside}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --output")
     if folder.exists() and not ours.issuperset(name for name in os.listdir(folder) if not name.startswith(".")):

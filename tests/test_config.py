@@ -17,6 +17,7 @@ from iq_offline.config import (
     TrainingConfig,
     from_table,
     load_recipe,
+    next_recipe,
     resolved,
     to_table,
     to_toml,
@@ -269,8 +270,13 @@ def test_shipped_recipes(file: Path) -> None:
     assert (config, algorithms) == load_recipe(str(file))
     assert config.recipe == file.stem
     table = flat(to_table(config)) | {"algorithms": list(algorithms)}
-    for key, value in flat(tomllib.loads(file.read_text())).items():
-        assert table[key] == value, key
+    said = tomllib.loads(file.read_text())
+    assert next_recipe(file.stem) == said.pop("then", None)
+    for key, value in flat(said).items():
+        parts = [value] if not isinstance(value, list) or not isinstance(value[0], dict) else value
+        theirs = [table[key]] if len(parts) == 1 and parts[0] is value else table[key]
+        for part, own in zip(parts, theirs, strict=True):
+            assert (own | part if isinstance(part, dict) else part) == own, key
 
 
 def test_unknown_recipes() -> None:
@@ -318,6 +324,15 @@ def test_wrong_algorithms_of_a_recipe(value: str, tmp_path: Path) -> None:
     file.write_text(f"algorithms = {value}\n")
     with pytest.raises(UserError, match=r"mine\.toml: algorithm"):
         load_recipe(str(file))
+
+
+def test_what_comes_after_a_recipe(tmp_path: Path) -> None:
+    assert next_recipe("hopper_offline") == "hopper_mixture"
+    assert next_recipe("hopper_mixture") is None
+    file = tmp_path / "mine.toml"
+    file.write_text("then = 3\n")
+    with pytest.raises(UserError, match=r"mine\.toml: then = 3: must be the name of a recipe"):
+        next_recipe(str(file))
 
 
 def test_nearest() -> None:

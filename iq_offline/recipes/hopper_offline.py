@@ -1,4 +1,4 @@
-"""``python -m iq_offline.recipes.hopper_offline``: IQ-Learn and BC on recorded Hopper data, then both evaluated."""
+"""``python -m iq_offline.recipes.hopper_offline``: IQ-Learn and BC on recorded Hopper data, with and without labels."""
 
 import sys
 

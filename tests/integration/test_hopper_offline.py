@@ -75,9 +75,15 @@ def test_fast(tmp_path: Path) -> None:
 
     # What the user reads.
     printed = done.stdout.splitlines()
-    rows = {line.split("│")[1].strip(): line.split("│") for line in printed if line.count("│") > 3}
-    assert list(rows) == ["expert", "random", "BC", "IQ-Learn"]
-    assert "not a result" in done.stdout
+    cells_of = [(line.split("│")[1].strip(), line.split("│")) for line in printed if line.count("│") > 3]
+    assert [name for name, _ in cells_of] == 2 * ["expert", "random", "BC", "IQ-Learn"]
+    rows = dict(cells_of[:4])
+    assert done.stdout.count("not a result") == 2
+    assert [line for line in printed if line.startswith("iq-offline/hopper/expert-v0: ")] == [
+        "iq-offline/hopper/expert-v0: 1 expert trajectory, complete",
+        "iq-offline/hopper/expert-v0: 1 expert trajectory, subsampled every 20 steps",
+    ]
+    assert "without labels: hopper/random and 30 hidden trajectories of hopper/expert" in printed
     assert str(folder) in done.stdout
     assert "Traceback" not in done.stderr
     assert not [line for line in done.stderr.splitlines() if line.startswith("error")]
@@ -93,8 +99,15 @@ def test_fast(tmp_path: Path) -> None:
     assert metadata["ref_min_score"] == card.references.random_return
 
     # The run folders.
-    assert {path.name for path in folder.iterdir()} == {"bc", "iq_learn", "comparison.png"}
-    assert_picture(folder / "comparison.png")
+    runs = {"bc", "iq_learn", "comparison.png"}
+    assert {path.name for path in folder.iterdir()} == {*runs, "hopper_mixture"}
+    assert {path.name for path in (folder / "hopper_mixture").iterdir()} == runs
+    for picture in folder.rglob("comparison.png"):
+        assert_picture(picture)
+    mixture = json.loads((folder / "hopper_mixture" / "iq_learn" / "summary.json").read_text())
+    assert (mixture["recipe"], mixture["subsample"], mixture["fast"]) == ("hopper_mixture", 20, True)
+    names = ("expert", "random", "expert")
+    assert mixture["dataset_ids"] == [f"iq-offline/hopper/{name}-v0" for name in names]
     recipe = load_recipe("hopper_offline")[0]
     for algorithm, label in (("bc", "BC"), ("iq_learn", "IQ-Learn")):
         run = folder / algorithm
@@ -139,6 +152,12 @@ def test_fast(tmp_path: Path) -> None:
     lengths = [len(episode.rewards) for episode in dataset.iterate_episodes()]
     (chosen,) = manifests[0][0]["first_trajectories"]
     assert manifests[0][0]["transitions"] == lengths[chosen]
+
+    # Other data: the second question is left out.
+    other = python(*command[:3], "--subsample", "2", "--output", str(tmp_path / "other"))
+    assert other.returncode == 0, other.stderr
+    assert other.stdout.count("expert trajectory") == 1
+    assert {path.name for path in (tmp_path / "other").iterdir()} == runs
 
     # Again: nothing is trained, the same table.
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("summary.json")}
