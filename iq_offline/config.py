@@ -22,6 +22,12 @@ ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC"}
 """The algorithms' names for people."""
 
+
+def label(algorithm: str) -> str:
+    """An algorithm's name in plain words."""
+    return LABELS.get(algorithm, algorithm.replace("_", " "))
+
+
 STRICT = ConfigDict(extra="forbid")
 
 Positive = Annotated[int, Field(ge=1)]

@@ -11,7 +11,7 @@ import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from iq_offline.config import LABELS, STRICT, Algorithm, Positive
+from iq_offline.config import STRICT, Algorithm, Positive, label
 from iq_offline.errors import UserError
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc") -> 
     """Print and write the tables."""
     from iq_offline.files import disk_errors
     from iq_offline.sweeps import results as tables_of
-    from iq_offline.sweeps.tables import print_frame, write_tables
+    from iq_offline.sweeps.tables import overview_of, print_frame, write_tables
 
     metric, by = tables_of.metric_of(runs), tables_of.varied(runs)
     left_out = runs[metric].null_count()
@@ -233,13 +233,16 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc") -> 
         caption = ". ".join(filter(None, [caption, "The runs were made with different versions of the code"]))
     if runs["fast"].any():
         caption = "--fast: a rehearsal, not a result. " + caption
-    constant = ", ".join(sorted({tables_of.as_words(value) for value in runs["data.expert"].unique()}))
+    constant = ", ".join(sorted({str(value) for value in runs["data.expert"].unique()}))
     meaning = {"score": "normalised scores (0 random, 1 expert)", "return": "returns"}
     title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {runs.height} runs"
     print_frame(summary, title, caption)
+    overview = overview_of(summary)
+    if overview.height:
+        print_frame(overview, "interquartile means and 95% intervals, by the kind of suboptimal data")
     if comparisons.width:
-        print_frame(comparisons, f"difference to {LABELS[baseline]}, paired by seed")
-    frames = {"runs": runs, "summary": summary, "comparisons": comparisons}
+        print_frame(comparisons, f"difference to {label(baseline)}, paired by seed")
+    frames = {"runs": runs, "summary": summary, "overview": overview, "comparisons": comparisons}
     with disk_errors("writing the tables", output):
         write_tables(output, frames)
     print(f"tables: {output}")

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from iq_offline.sweeps import plots
 from iq_offline.sweeps.answers import settings_of
-from iq_offline.sweeps.results import EXPERT, METRICS
+from iq_offline.sweeps.results import METRICS, TASK
+from iq_offline.sweeps.words import COUNT, EXPERT
 from iq_offline.training.tracking import patient_progress
 
 FOR_PROFILES = 5
@@ -26,11 +27,14 @@ def drawings_of(runs: pl.DataFrame, curves: pl.DataFrame) -> dict[str, Draw]:
         runs: one row a finished run.
         curves: one row for each run and snapshot.
     """
-    lines = [key for key in settings_of(runs) if key != EXPERT]
+    lines = settings_of(runs, besides=TASK)
     scores = runs["score"].count()
     drawings: dict[str, Draw] = {}
     if any(runs[metric].count() for metric in METRICS):
-        drawings["expert_counts"] = lambda width: plots.expert_counts(runs, lines, width)
+        if runs[COUNT].n_unique() > 1:
+            drawings["expert_counts"] = lambda width: plots.expert_counts(runs, lines, width)
+        else:
+            drawings["learners"] = lambda width: plots.learners(runs, lines, width)
     if curves["return"].count() and curves["gradient_steps"].n_unique() > 1:
         drawings["learning_curves"] = lambda width: plots.learning_curves(curves, lines, width)
     if scores >= FOR_PROFILES * runs.select("algorithm", *lines).n_unique():
