@@ -4,6 +4,7 @@ import dataclasses
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from iq_offline.sweeps import grid
     from iq_offline.sweeps.launch import Launcher
+    from iq_offline.sweeps.published import Published
 
 
 NAMED = tyro.conf.arg(name="sweep")
@@ -182,7 +184,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
             episodes = read_episodes(folder)
             finished = runs_of(episodes)
             tabulate(finished, folder / "results")
-            draw(finished, curves_of(episodes), folder / "figures")
+            draw(finished, curves_of(episodes), folder / "figures", chosen.published)
     except NothingToCompareError as error:
         say(f"no tables: {error}")
     finally:  # Also where the tables cannot be written.
@@ -195,13 +197,13 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
 
 
-def draw(runs: "pl.DataFrame", curves: "pl.DataFrame", output: Path) -> None:
+def draw(runs: "pl.DataFrame", curves: "pl.DataFrame", output: Path, published: "Sequence[Published]") -> None:
     """Write the figures."""
     from iq_offline.files import disk_errors
     from iq_offline.sweeps.figures import write_figures
 
     with disk_errors("drawing the figures", output):
-        write_figures(output, runs, curves)
+        write_figures(output, runs, curves, published)
     print(f"figures: {output}")
 
 

@@ -60,7 +60,9 @@ def figures_of(found: Findings) -> Html:
             "All datasets at a glance: interquartile means of the normalised score.",
         ),
     }
-    shown = {name: _chart(draw, *said[name]) for name, draw in drawings_of(found.runs, found.curves).items()}
+    published = found.sweep.published if found.sweep else ()
+    drawings = drawings_of(found.runs, found.curves, published)
+    shown = {name: _chart(draw, *said[name]) for name, draw in drawings.items()}
     if "learning_curves" in shown and found.curves.select(*TASK, COUNT).n_unique() > PANELS:
         shown["learning_curves"] = folded("Along the training", shown["learning_curves"])
     return section("Figures", list(shown.values())) if shown else Html("")

@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from iq_offline.evaluation.plots import DASHES
+from iq_offline.sweeps.published import Published
 from iq_offline.sweeps.statistics import Estimate
-from iq_offline.sweeps.words import COUNT
+from iq_offline.sweeps.words import COUNT, EXPERT
 
 SMALL, MEDIUM = 7, 8
 """Points."""
-GREY = "#666666"
+GREY, LIGHT = "#666666", "#999999"
 ROW = 1.75
 """Inches that a row of panels is high, with its title and labels."""
 TOUCHING = 0.07
@@ -106,6 +108,18 @@ def references(draw: Callable) -> None:
     """What a score of 1 and of 0 mean, by ``axes.axhline`` or ``axes.axvline``."""
     draw(1, color=GREY, linewidth=0.9, linestyle="-", label="expert", zorder=1)
     draw(0, color=GREY, linewidth=0.9, linestyle=":", label="random", zorder=1)
+
+
+def published(axes: Axes, panel: pl.DataFrame, curves: Sequence[Published]) -> None:
+    """Others' scores on the panel's dataset, in thin grey lines that differ in their dashes."""
+    kinds = list(dict.fromkeys(f"{curve.learner}, {curve.source}" for curve in curves))
+    random = panel["random_return"].drop_nulls().to_list()
+    for curve in curves:
+        if curve.expert in panel[EXPERT] and random:
+            name = f"{curve.learner}, {curve.source}"
+            look: dict[str, Any] = {"color": LIGHT, "linestyle": DASHES[(1 + kinds.index(name)) % len(DASHES)]}
+            look |= {"linewidth": 0.9, "marker": ".", "markersize": 3, "zorder": 1.5}
+            axes.plot(curve.num_expert_trajectories, curve.scores(random[0]), label=name, **look)
 
 
 def mean_of_data(axes: Axes, panel: pl.DataFrame, looks: dict[str, dict[str, Any]]) -> None:

@@ -33,6 +33,7 @@ from iq_offline.sweeps.lines import (
     named_lines,
     points,
 )
+from iq_offline.sweeps.published import Published
 from iq_offline.sweeps.statistics import Estimate, estimate, interquartile_mean, performance_profile
 from iq_offline.sweeps.words import COUNT, EXPERT, SUBOPTIMAL
 
@@ -56,7 +57,9 @@ def save_figure(figure: Figure, path: Path, formats: Iterable[str] = ("png", "sv
     return list(files)
 
 
-def expert_counts(runs: pl.DataFrame, varied: Sequence[str] = (), width: float = PAGE) -> Figure:
+def expert_counts(
+    runs: pl.DataFrame, varied: Sequence[str] = (), width: float = PAGE, published: Sequence[Published] = ()
+) -> Figure:
     """Score against the number of expert trajectories: a panel for all data, a line for each learner.
 
     Where no run of a panel has a score, it shows the returns, or else the errors on held-out trajectories.
@@ -65,6 +68,7 @@ def expert_counts(runs: pl.DataFrame, varied: Sequence[str] = (), width: float =
         runs: one row a finished run.
         varied: further keys of the configuration that get lines of their own.
         width: of the figure, in inches.
+        published: others' numbers on these datasets, as thin grey lines among the scores.
 
     Raises:
         UserError: nothing to draw, no such key, or different configurations that would be one line.
@@ -85,6 +89,7 @@ def expert_counts(runs: pl.DataFrame, varied: Sequence[str] = (), width: float =
             panels.references(axes.axhline)
             panels.mean_of_data(axes, panel, {name: shown[name] for name in lines})
             panels.returns_beside(axes, panel)
+            panels.published(axes, panel, published)
         panels.titled(axes, panel["data"][0], _joined("expert trajectories", _kept(panel)), measure.label)
         panels.counted(axes, counts)
     panels.legend(figure, grid)
