@@ -28,8 +28,9 @@ from iq_offline.sweeps.plots import (
     performance_profiles,
     save_figure,
 )
-from iq_offline.sweeps.results import COUNT
+from iq_offline.sweeps.published import Published
 from iq_offline.sweeps.statistics import estimate, performance_profile
+from iq_offline.sweeps.words import COUNT
 from tests.sweeps.frames import EXPERT_RETURN, RANDOM_RETURN, draw_score, make_curves, make_runs
 
 REFERENCES = {"expert", "random"}
@@ -219,6 +220,26 @@ def test_the_mean_of_the_data_is_drawn_where_it_is_not_the_experts() -> None:
     for same in (EXPERT_RETURN, EXPERT_RETURN + 1, None):
         (axes,) = expert_counts(make_runs(data_return=same)).axes
         assert set(lines(axes)) == {*NAMES.values(), *REFERENCES}
+
+
+def test_others_numbers_are_thin_grey_lines_on_their_dataset() -> None:
+    """Normalised with their own expert and our random policy; every panel has its own."""
+    ours = make_runs(counts=(1, 10), experts=("a", "b"))
+    curves = [
+        Published("IQ-Learn", "x 2021", "a", 500.0, (1, 3, 10), (180.0, 300.0, 500.0)),
+        Published("BC", "x 2021", "a", 500.0, (3,), (100.0,)),
+        Published("BC", "x 2021", "c", 500.0, (3,), (100.0,)),
+    ]
+    first, second = expert_counts(ours, published=curves).axes
+    drawn = lines(first)
+    np.testing.assert_allclose(drawn["IQ-Learn, x 2021"], [(1, 0.2), (3, 0.5), (10, 1.0)])
+    np.testing.assert_allclose(drawn["BC, x 2021"], [(3, 0.0)])
+    assert set(lines(second)) == {*NAMES.values(), *REFERENCES}
+    looks = {str(line.get_label()): line for line in first.get_lines()}
+    assert looks["IQ-Learn, x 2021"].get_linewidth() < looks["IQ-Learn"].get_linewidth()
+    assert looks["IQ-Learn, x 2021"].get_color() == looks["BC, x 2021"].get_color() == "#999999"
+    assert looks["IQ-Learn, x 2021"]._dash_pattern != looks["BC, x 2021"]._dash_pattern  # type: ignore[attr-defined]
+    assert ticks(first)[1] == ["1", "10"], "at our counts"
 
 
 def test_lines_with_other_data_have_other_means() -> None:
