@@ -22,6 +22,12 @@ ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC"}
 """The algorithms' names for people."""
 
+
+def label(algorithm: str) -> str:
+    """An algorithm's name in plain words."""
+    return LABELS.get(algorithm, algorithm.replace("_", " "))
+
+
 STRICT = ConfigDict(extra="forbid")
 
 Positive = Annotated[int, Field(ge=1)]
@@ -165,6 +171,8 @@ class IQLearnConfig:
     """Adam's, at the start."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
+    target_network: bool = True
+    """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
     policy: Literal["auto", "soft_actor_critic", "lookahead", "survival", "weighted", "best_episodes"] = "auto"

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ import tyro
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from iq_offline.config import LABELS, STRICT, Algorithm, Positive
+from iq_offline.config import STRICT, Algorithm, Positive, label
 from iq_offline.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from iq_offline.sweeps import grid
     from iq_offline.sweeps.launch import Launcher
+    from iq_offline.sweeps.published import Published
 
 
 NAMED = tyro.conf.arg(name="sweep")
@@ -182,7 +184,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
             episodes = read_episodes(folder)
             finished = runs_of(episodes)
             tabulate(finished, folder / "results")
-            draw(finished, curves_of(episodes), folder / "figures")
+            draw(finished, curves_of(episodes), folder / "figures", chosen.published)
     except NothingToCompareError as error:
         say(f"no tables: {error}")
     finally:  # Also where the tables cannot be written.
@@ -195,13 +197,13 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         raise UserError(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
 
 
-def draw(runs: "pl.DataFrame", curves: "pl.DataFrame", output: Path) -> None:
+def draw(runs: "pl.DataFrame", curves: "pl.DataFrame", output: Path, published: "Sequence[Published]") -> None:
     """Write the figures."""
     from iq_offline.files import disk_errors
     from iq_offline.sweeps.figures import write_figures
 
     with disk_errors("drawing the figures", output):
-        write_figures(output, runs, curves)
+        write_figures(output, runs, curves, published)
     print(f"figures: {output}")
 
 
@@ -222,7 +224,7 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc") -> 
     """Print and write the tables."""
     from iq_offline.files import disk_errors
     from iq_offline.sweeps import results as tables_of
-    from iq_offline.sweeps.tables import print_frame, write_tables
+    from iq_offline.sweeps.tables import overview_of, print_frame, write_tables
 
     metric, by = tables_of.metric_of(runs), tables_of.varied(runs)
     left_out = runs[metric].null_count()
@@ -233,13 +235,16 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc") -> 
         caption = ". ".join(filter(None, [caption, "The runs were made with different versions of the code"]))
     if runs["fast"].any():
         caption = "--fast: a rehearsal, not a result. " + caption
-    constant = ", ".join(sorted({tables_of.as_words(value) for value in runs["data.expert"].unique()}))
+    constant = ", ".join(sorted({str(value) for value in runs["data.expert"].unique()}))
     meaning = {"score": "normalised scores (0 random, 1 expert)", "return": "returns"}
     title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {runs.height} runs"
     print_frame(summary, title, caption)
+    overview = overview_of(summary)
+    if overview.height:
+        print_frame(overview, "interquartile means and 95% intervals, by the kind of suboptimal data")
     if comparisons.width:
-        print_frame(comparisons, f"difference to {LABELS[baseline]}, paired by seed")
-    frames = {"runs": runs, "summary": summary, "comparisons": comparisons}
+        print_frame(comparisons, f"difference to {label(baseline)}, paired by seed")
+    frames = {"runs": runs, "summary": summary, "overview": overview, "comparisons": comparisons}
     with disk_errors("writing the tables", output):
         write_tables(output, frames)
     print(f"tables: {output}")

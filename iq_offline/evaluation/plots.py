@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-from iq_offline.config import LABELS
+from iq_offline.config import LABELS, label
 from iq_offline.files import write_atomically
 from iq_offline.training.tracking import Row
 
@@ -74,11 +74,6 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
     axes.set_title(title + (" (fast: not a result)" if first["fast"] else ""), fontsize=9)
     axes.set(xlabel="gradient steps", ylabel="return (mean, lowest to highest)")
     axes.legend(frameon=False, fontsize=8)
-
-
-def label(algorithm: str) -> str:
-    """An algorithm's name in plain words."""
-    return LABELS.get(algorithm, algorithm.replace("_", " "))
 
 
 def style(position: int) -> dict[str, Any]:

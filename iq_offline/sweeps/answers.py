@@ -6,12 +6,12 @@ A *setting* is what runs of a learner have in common besides the number of traje
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
-from iq_offline.config import LABELS, is_others
-from iq_offline.sweeps.results import COUNT, as_words, expert_level, key_in_words, summary_of, varied
+from iq_offline.sweeps.results import TASK, expert_level, summary_of, varied
+from iq_offline.sweeps.words import COUNT, with_lines
 
 LEVEL = 0.95
 """Normalised score that counts as the expert's, as the lower end of an interval."""
@@ -25,9 +25,10 @@ Kind = Literal["reached", "lost again", "not reached", "no interval"]
 class Answer:
     """What the scores of a learner in one setting say."""
 
-    algorithm: str
-    setting: Mapping[str, object]
-    """What tells it from the learner's other settings."""
+    learner: str
+    """With its own settings: "BC", or "IQ-Learn, temperature 0.01"."""
+    name: str
+    """Of the learner and of what it learned from, where that differs: "BC, hopper/expert"."""
     kind: Kind
     count: int | None
     """The number of trajectories from which on it is at the expert's level."""
@@ -39,40 +40,39 @@ def answers_of(runs: pl.DataFrame) -> list[Answer]:
     return [_answer(*part) for part in _parts(runs.drop_nulls("score"))]
 
 
-def _parts(runs: pl.DataFrame) -> Iterator[tuple[str, dict[str, object], pl.DataFrame]]:
-    """Each learner, what tells its setting from its others, and the runs there."""
-    for (algorithm,), own in runs.sort("algorithm").group_by("algorithm", maintain_order=True):
-        keys = settings_of(own, str(algorithm))
-        groups = own.sort(keys).group_by(keys, maintain_order=True) if keys else [((), own)]
-        for values, part in groups:
-            yield str(algorithm), dict(zip(keys, values, strict=True)), part
+def _parts(runs: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
+    """Each learner, its name in a setting, and the runs there."""
+    if runs.is_empty():
+        return
+    learners = with_lines(runs, settings_of(runs, besides=TASK)).rename({"line": "learner"})
+    for own in with_lines(learners, settings_of(runs)).sort("line").partition_by("line", maintain_order=True):
+        yield own["learner"][0], own["line"][0], own
 
 
-def settings_of(runs: pl.DataFrame, algorithm: str | None = None) -> list[str]:
-    """The keys that tell settings apart; of one algorithm, without those that only others read."""
-    keys = [key for key in varied(runs) if key not in ("algorithm", COUNT)]
-    return [key for key in keys if algorithm is None or not is_others(key, algorithm)]
+def settings_of(runs: pl.DataFrame, besides: Sequence[str] = ()) -> list[str]:
+    """The keys that tell settings apart, without some."""
+    return [key for key in varied(runs) if key not in ("algorithm", COUNT, *besides)]
 
 
-def _answer(algorithm: str, setting: Mapping[str, object], runs: pl.DataFrame) -> Answer:
+def _answer(learner: str, name: str, runs: pl.DataFrame) -> Answer:
     cells = summary_of(runs, [COUNT], "score").sort(COUNT)
     counts, last = cells[COUNT].to_list(), cells.row(-1, named=True)
-    reached = expert_level(runs, LEVEL)[algorithm]
+    reached = expert_level(runs, LEVEL)[runs["algorithm"][0]]
     most = trajectories(counts[-1])
     if reached is not None:
-        return Answer(algorithm, setting, "reached", reached, _where_reached(reached, counts))
+        return Answer(learner, name, "reached", reached, _where_reached(reached, counts))
     if math.isnan(last["low"]):
         score = f"its score with {most} is {last['iqm']:.3f}"
         some = any(cells["n"] > 1)
         why = f"with {most} only one seed is done" if some else "only one seed"
-        return Answer(algorithm, setting, "no interval", None, f"no answer: {why}, so there is no interval; {score}")
+        return Answer(learner, name, "no interval", None, f"no answer: {why}, so there is no interval; {score}")
     there = cells.filter(pl.col("low") >= LEVEL)[COUNT].to_list()
     score = f"with {most} its score is {number_with_interval(last)}"
     if there:
         sentence = f"expert level with {trajectories(there[-1])}, but not with every larger number tried: {score}"
-        return Answer(algorithm, setting, "lost again", None, sentence)
+        return Answer(learner, name, "lost again", None, sentence)
     tried = "the only number tried" if len(counts) == 1 else f"any number tried ({in_a_row(counts)})"
-    return Answer(algorithm, setting, "not reached", None, f"expert level is not reached at {tried}: {score}")
+    return Answer(learner, name, "not reached", None, f"expert level is not reached at {tried}: {score}")
 
 
 def _where_reached(count: int, counts: Sequence[int]) -> str:
@@ -96,20 +96,6 @@ def in_short(answer: Answer) -> str:
     return answer.kind if answer.count is None else str(answer.count)
 
 
-def name_of(answer: Answer) -> str:
-    """``BC``, or ``BC, hopper/expert``."""
-    return setting_in_words(answer.algorithm, answer.setting)
-
-
-def setting_in_words(algorithm: str, setting: Mapping[str, object]) -> str:
-    """A learner and what tells its setting from others."""
-    words = [
-        as_words(value) if key == "data.expert" else f"{key_in_words(key)} {as_words(value)}"
-        for key, value in setting.items()
-    ]
-    return ", ".join([LABELS.get(algorithm, algorithm), *words])
-
-
 def without_scores(runs: pl.DataFrame, metric: str) -> list[tuple[str, str]]:
     """Each learner and setting, and a sentence, where no run has a score.
 
@@ -118,10 +104,10 @@ def without_scores(runs: pl.DataFrame, metric: str) -> list[tuple[str, str]]:
         metric: ``return``, or ``held_out_error``.
     """
     sentences = []
-    for algorithm, setting, own in _parts(runs.drop_nulls(metric)):
+    for _, name, own in _parts(runs.drop_nulls(metric)):
         cells = summary_of(own, [COUNT], metric).sort(COUNT).rows(named=True)
         values = [f"{number_with_interval(cell)} with {trajectories(cell[COUNT])}" for cell in cells]
-        sentences.append((setting_in_words(algorithm, setting), f"{_measured(own, metric)} {in_a_row(values)}"))
+        sentences.append((name, f"{_measured(own, metric)} {in_a_row(values)}"))
     return sentences
 
 
@@ -133,7 +119,7 @@ def _measured(runs: pl.DataFrame, metric: str) -> str:
     return f"its {words.get(kinds[0], 'error') if len(kinds) == 1 else 'error'} on held-out trajectories is"
 
 
-def number_with_interval(cell: dict[str, float]) -> str:
+def number_with_interval(cell: Mapping[str, Any]) -> str:
     """``0.912 (0.850 to 0.950)``; returns with one digit."""
     digits = 1 if abs(cell["iqm"]) >= 10 else 3
     number = f"{cell['iqm']:.{digits}f}"

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from iq_offline.config import LABELS
-from iq_offline.sweeps.answers import in_a_row, setting_in_words, settings_of, trajectories
+from iq_offline.config import label
+from iq_offline.sweeps.answers import in_a_row, settings_of, trajectories
 from iq_offline.sweeps.findings import Findings
 from iq_offline.sweeps.page import Html, data_uri, element, figure, folded, joined, paragraph, picture, section
-from iq_offline.sweeps.results import COUNT, EXPERT
+from iq_offline.sweeps.results import TASK
 from iq_offline.sweeps.video import REMEDY, Clip, Films, Order, chosen_runs, make_clips
+from iq_offline.sweeps.words import COUNT, EXPERT, with_lines
 from iq_offline.training.tracking import patient_progress
 
 if TYPE_CHECKING:
@@ -28,13 +29,17 @@ def figures_of(found: Findings) -> Html:
         return Html("")
     from iq_offline.sweeps.figures import drawings_of
 
-    learners = in_a_row([LABELS.get(name, name) for name in found.runs["algorithm"].unique().sort()])
+    learners = in_a_row([label(name) for name in found.runs["algorithm"].unique().sort()])
     measure = MEASURES[found.metric]
     said = {
         "expert_counts": (
             f"Chart of the {measure} against the number of expert trajectories, with a line for each of {learners}. "
             "Its numbers are in the table of every setting.",
             f"How good with how many trajectories. {_points(found)} {_meaning(found)}",
+        ),
+        "learners": (
+            f"Chart of the {measure} of each learner: {learners}. Its numbers are in the tables.",
+            f"How good each learner is. {_points(found)} {_meaning(found)}",
         ),
         "learning_curves": (
             f"Charts of the {measure} along the gradient steps, with a line for each of {learners}.",
@@ -55,8 +60,10 @@ def figures_of(found: Findings) -> Html:
             "All datasets at a glance: interquartile means of the normalised score.",
         ),
     }
-    shown = {name: _chart(draw, *said[name]) for name, draw in drawings_of(found.runs, found.curves).items()}
-    if "learning_curves" in shown and found.curves.select(EXPERT, COUNT).n_unique() > PANELS:
+    published = found.sweep.published if found.sweep else ()
+    drawings = drawings_of(found.runs, found.curves, published)
+    shown = {name: _chart(draw, *said[name]) for name, draw in drawings.items()}
+    if "learning_curves" in shown and found.curves.select(*TASK, COUNT).n_unique() > PANELS:
         shown["learning_curves"] = folded("Along the training", shown["learning_curves"])
     return section("Figures", list(shown.values())) if shown else Html("")
 
@@ -112,8 +119,9 @@ def clips_of(found: Findings) -> Html:
     ]
     with patient_progress("drawing the policies") as progress:
         films = make_clips(orders, progress)
+    called = dict(with_lines(found.runs, settings_of(found.runs)).select("run", "line").rows())
     rows = chosen.rows(named=True)
-    names = [_name(row, settings_of(found.runs, row["algorithm"])) for row in rows]
+    names = [f"{called[row['run']]}, {trajectories(row[COUNT])}, seed {row['seed']}" for row in rows]
     shown = [_filmed(films.clips[index], names[index], rows[index]) for index in sorted(films.clips)]
     cells = found.runs.select(*found.by).n_unique()
     fewer = f" {len(rows)} of {cells} settings are shown." if len(rows) < cells else ""
@@ -145,11 +153,6 @@ def _by_reason(reasons: dict[int, str]) -> dict[str, list[int]]:
 def _which(indices: Iterable[int], names: list[str]) -> str:
     some = [names[index] for index in indices]
     return "any policy" if len(some) == len(names) and len(some) > 1 else "; ".join(some)
-
-
-def _name(row: dict, keys: list[str]) -> str:
-    setting = setting_in_words(row["algorithm"], {key: row[key] for key in keys})
-    return f"{setting}, {trajectories(row[COUNT])}, seed {row['seed']}"
 
 
 def _filmed(clip: Clip, name: str, row: dict) -> Html:

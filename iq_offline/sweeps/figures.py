@@ -1,6 +1,6 @@
 """Which pictures a folder of runs has something to show in, and drawing them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from iq_offline.sweeps import plots
 from iq_offline.sweeps.answers import settings_of
-from iq_offline.sweeps.results import EXPERT, METRICS
+from iq_offline.sweeps.published import Published
+from iq_offline.sweeps.results import METRICS, TASK
+from iq_offline.sweeps.words import COUNT, EXPERT
 from iq_offline.training.tracking import patient_progress
 
 FOR_PROFILES = 5
@@ -19,18 +21,22 @@ Draw = Callable[[float], Figure]
 """From a width in inches."""
 
 
-def drawings_of(runs: pl.DataFrame, curves: pl.DataFrame) -> dict[str, Draw]:
+def drawings_of(runs: pl.DataFrame, curves: pl.DataFrame, published: Sequence[Published] = ()) -> dict[str, Draw]:
     """The pictures by name, the answer to the sweep's question first.
 
     Args:
         runs: one row a finished run.
         curves: one row for each run and snapshot.
+        published: others' numbers, to draw beside.
     """
-    lines = [key for key in settings_of(runs) if key != EXPERT]
+    lines = settings_of(runs, besides=TASK)
     scores = runs["score"].count()
     drawings: dict[str, Draw] = {}
     if any(runs[metric].count() for metric in METRICS):
-        drawings["expert_counts"] = lambda width: plots.expert_counts(runs, lines, width)
+        if runs[COUNT].n_unique() > 1:
+            drawings["expert_counts"] = lambda width: plots.expert_counts(runs, lines, width, published)
+        else:
+            drawings["learners"] = lambda width: plots.learners(runs, lines, width)
     if curves["return"].count() and curves["gradient_steps"].n_unique() > 1:
         drawings["learning_curves"] = lambda width: plots.learning_curves(curves, lines, width)
     if scores >= FOR_PROFILES * runs.select("algorithm", *lines).n_unique():
@@ -40,9 +46,12 @@ def drawings_of(runs: pl.DataFrame, curves: pl.DataFrame) -> dict[str, Draw]:
     return drawings
 
 
-def write_figures(folder: Path, runs: pl.DataFrame, curves: pl.DataFrame) -> list[Path]:
+def write_figures(
+    folder: Path, runs: pl.DataFrame, curves: pl.DataFrame, published: Sequence[Published] = ()
+) -> list[Path]:
     """Every figure as PNG, SVG and PDF, for both columns of a page, and ``…-column`` for one."""
-    written, widths, drawings = [], {"": plots.PAGE, "-column": plots.COLUMN}, drawings_of(runs, curves)
+    widths = {"": plots.PAGE, "-column": plots.COLUMN}
+    written, drawings = [], drawings_of(runs, curves, published)
     with patient_progress("drawing") as progress:
         for number, (suffix, width) in enumerate(widths.items()):
             for name, draw in drawings.items():

@@ -10,6 +10,8 @@ are those of the configuration and whose values are lists (``docs/recipes.md``):
     algorithm = ["bc", "iq_learn"]
     data.num_expert_trajectories = [1, 3, 5, 10, 25]
     seed = [0, 1, 2, 3, 4]
+
+Keys that change with each other are a list of tables: ``together = [{ data.expert = "a", data.subsample = 20 }, …]``.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -40,8 +42,11 @@ from iq_offline.config import (
 )
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
+from iq_offline.sweeps.published import Published, published_of
 
 FILE = "sweep.toml"
+TOGETHER = "together"
+"""The key of the grid whose values are tables of other keys."""
 LONGEST_NAME = 120
 KEYS: tuple[str, ...] = tuple(key for key in flat(to_table(RunConfig())) if key != "recipe")
 """Every key of a run's configuration, dotted, but ``recipe``, which is the sweep's name."""
@@ -64,7 +69,9 @@ class Sweep:
     fixed: dict[str, Any]
     """The configuration of every run, as dotted keys, without those of the grid."""
     grid: dict[str, list[Any]]
-    """Dotted keys and their values, in the order of the file."""
+    """Dotted keys and their values, in the order of the file; ``together`` has tables of dotted keys."""
+    published: tuple[Published, ...] = ()
+    """Others' numbers, to draw beside."""
 
     def runs(self) -> tuple[PlannedRun, ...]:
         """Every combination of the grid's values, each learner's own keys apart from the others' learners.
@@ -77,9 +84,11 @@ class Sweep:
         keys = sorted(self.grid, key=lambda key: key != "seed")
         found: dict[RunConfig, str] = {}
         for values in itertools.product(*(self.grid[key] for key in keys)):
-            chosen = dict(zip(keys, values, strict=True))
+            chosen: dict[str, Any] = {}
+            for key, value in zip(keys, values, strict=True):
+                chosen |= value if key == TOGETHER else {key: value}
             algorithm = chosen.get("algorithm", self.fixed.get("algorithm"))
-            chosen = {key: chosen[key] for key in self.grid if not is_others(key, algorithm)}
+            chosen = {key: chosen[key] for key in varied_by(self.grid) if not is_others(key, algorithm)}
             where = ", ".join(f"{key} = {value!r}" for key, value in chosen.items())
             config = from_table(RunConfig, nested(self.fixed | chosen | {"recipe": self.name}), self.name)
             try:
@@ -95,7 +104,15 @@ class Sweep:
 
     def to_toml(self) -> str:
         """The sweep's file with nothing left to a recipe."""
-        return tomli_w.dumps({"sweep": self.name, "question": self.question, **nested(self.fixed), "grid": self.grid})
+        head = {"sweep": self.name, "question": self.question, **nested(self.fixed), "grid": self.grid}
+        return tomli_w.dumps(
+            head | ({"published": [to_table(curve) for curve in self.published]} if self.published else {})
+        )
+
+
+def varied_by(grid: Mapping[str, Any]) -> list[str]:
+    """The keys of the configuration that a grid varies, in its order."""
+    return [key for name, values in grid.items() for key in (values[0] if name == TOGETHER else [name])]
 
 
 def name_of(keys: Iterable[str], config: RunConfig) -> str:
@@ -152,30 +169,34 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
     table = dict(table)
     name, question = str(table.pop("sweep", name)), str(table.pop("question", ""))
     recipe, grid = table.pop("recipe", None), table.pop("grid", {})
+    published = published_of(table.pop("published", []), source)
     if not isinstance(grid, dict):
         raise UserError(f"{source}: grid = {grid!r}: must be a table of lists")
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
         rule = f"at most {LONGEST_NAME} letters, digits, dots, dashes and underscores, no dot first"
         raise UserError(f"{source}: sweep = {name!r}: {rule}")
     values = _values(grid, source)
+    varied = varied_by(values)
     own = flat(table)
     for key in (*own, *(changes or {})):
         if key not in KEYS:
             raise UserError(f"{source}: unknown key {key!r}{_suggestion(key)}")
-        if key in values:
+        if key in varied:
             where = "by the command line" if changes and key in changes else f"to {own[key]!r}"
             raise UserError(f"{source}: {key} is fixed {where} and varied by the grid: leave one of them out")
     base: dict[str, Any] = to_table(RunConfig())
     if recipe is not None:
         base = recipe_table(_recipe_path(str(recipe), source))
         algorithms = base.pop("algorithms", None)
-        if algorithms and "algorithm" not in {*own, *values, *(changes or {})}:
+        if algorithms and "algorithm" not in {*own, *varied, *(changes or {})}:
             values = {"algorithm": algorithms, **values}
     base = to_table(from_table(RunConfig, base, source))
     fixed = flat(to_table(from_table(RunConfig, nested(flat(base) | own | (changes or {})), source)))
-    sweep = Sweep(name, question, {key: fixed[key] for key in KEYS if key not in values}, values)
-    algorithms = values.get("algorithm", [fixed["algorithm"]])
-    for key in values:
+    varied = varied_by(values)
+    sweep = Sweep(name, question, {key: fixed[key] for key in KEYS if key not in varied}, values, published)
+    together = [each["algorithm"] for each in values.get(TOGETHER, []) if "algorithm" in each]
+    algorithms = values.get("algorithm", together or [fixed["algorithm"]])
+    for key in varied:
         if all(is_others(key, algorithm) for algorithm in algorithms):
             which = " and ".join(map(str, algorithms))
             missing = key.split(".")[0]
@@ -193,9 +214,15 @@ def _values(grid: dict[str, Any], source: str) -> dict[str, list[Any]]:
             raise UserError(f"{source}: grid.seeds = {count!r}: a number of seeds, and no grid.seed beside it")
         values = {("seed" if key == "seeds" else key): value for key, value in values.items()}
         values["seed"] = list(range(count))
-    for key, choices in values.items():
+    if TOGETHER in values:
+        values[TOGETHER] = _tables(values[TOGETHER], source)
+    varied = varied_by(values)
+    for key in varied:
         if key not in KEYS:
             raise UserError(f"{source}: the grid has an unknown key {key!r}{_suggestion(key)}")
+        if varied.count(key) > 1:
+            raise UserError(f"{source}: the grid varies {key} by itself and in {TOGETHER}: leave one of them out")
+    for key, choices in values.items():
         if not isinstance(choices, list):
             raise UserError(f"{source}: grid.{key} = {choices!r}: must be a list of values")
         if not choices:
@@ -203,6 +230,19 @@ def _values(grid: dict[str, Any], source: str) -> dict[str, list[Any]]:
     if not values:
         raise UserError(f"{source}: the grid is empty: give [grid] at least one key, such as seed = [0, 1, 2]")
     return values
+
+
+def _tables(values: Any, source: str) -> list[dict[str, Any]]:
+    """The tables of ``together`` by dotted key, which have the same keys in the same order."""
+    if not isinstance(values, list) or not values or not all(isinstance(table, dict) and table for table in values):
+        rule = 'a list of tables, such as [{ data.expert = "cartpole/expert", data.subsample = 20 }]'
+        raise UserError(f"{source}: grid.{TOGETHER} = {values!r}: must be {rule}")
+    tables = [flat(table) for table in values]
+    for table in tables:
+        if set(table) != set(tables[0]):
+            odd = min(set(table) ^ set(tables[0]))
+            raise UserError(f"{source}: grid.{TOGETHER}: its tables must have the same keys, and not all have {odd}")
+    return [{key: table[key] for key in tables[0]} for table in tables]
 
 
 def _suggestion(key: str) -> str:

@@ -1,15 +1,15 @@
-"""Which runs belong to one line of a picture, what it is called and how it looks, and what is measured."""
+"""Which runs belong to one line of a picture and how it looks, and what is measured."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from iq_offline.config import LABELS, is_others
+from iq_offline.config import is_others
 from iq_offline.errors import UserError, nearest
-from iq_offline.evaluation.plots import label, style, styles
-from iq_offline.sweeps.results import as_words, key_in_words
+from iq_offline.evaluation.plots import style, styles
 from iq_offline.sweeps.statistics import Estimate, estimate
+from iq_offline.sweeps.words import with_data, with_lines
 
 SUBSAMPLE = "data.subsample"
 
@@ -26,13 +26,13 @@ HELD_OUT = {"squared_error": "held-out squared error", "wrong_actions": "held-ou
 
 
 def named_lines(frame: pl.DataFrame, varied: Sequence[str], cell: Sequence[str]) -> pl.DataFrame:
-    """The frame with a column ``line``, its name in plain words, in the order of the legend; each seed once a cell.
+    """The rows by their ``line`` and ``data``, both in plain words, in the order of the legend; each seed once a cell.
 
     Args:
         frame: rows with ``run``, ``algorithm``, ``seed`` and the configuration as columns with dotted names.
-        varied: keys of the configuration that tell lines apart, besides the algorithm. Those in the section of an
-            algorithm (``iq_learn.temperature``) say nothing about the others: BC is then one line.
-        cell: columns that place a row within its line.
+        varied: keys of the configuration that tell lines apart, besides the algorithm, as of
+            :func:`iq_offline.sweeps.words.with_lines`.
+        cell: columns that place a row within its line, ``data`` among them if need be.
 
     Raises:
         UserError: no rows; no such key; or a seed twice in a cell, with different configurations: as runs of one
@@ -43,18 +43,7 @@ def named_lines(frame: pl.DataFrame, varied: Sequence[str], cell: Sequence[str])
     for key in varied:
         if key not in frame.columns:
             raise UserError(f"no configuration key {key!r}{nearest(key, frame.columns)}")
-    rows = frame.select("algorithm", *varied).rows(named=True)
-    keys = [
-        (row["algorithm"], *(None if is_others(key, row["algorithm"]) else row[key] for key in varied)) for row in rows
-    ]
-    told_apart = [index for index, key in enumerate(varied, 1) if len({repr(k[index]) for k in keys} - {"None"}) > 1]
-    names = [
-        ", ".join(filter(None, (label(key[0]), *(_words(varied[i - 1], key[i], varied) for i in told_apart))))
-        for key in keys
-    ]
-    order = {name: position for position, (_, name) in enumerate(sorted(zip(map(_rank, keys), names, strict=True)))}
-    frame = frame.with_columns(pl.Series("line", names), pl.Series("_order", [order[name] for name in names]))
-    frame = frame.sort("_order", *cell, "seed", "run").drop("_order")
+    frame = with_data(with_lines(frame, varied)).sort("line", *cell, "seed", "run")
     _refuse_mixtures(frame, ("line", *cell, "seed"))
     return frame.unique(("line", *cell, "seed"), keep="first", maintain_order=True)
 
@@ -85,26 +74,6 @@ def points(rows: pl.DataFrame, along: str, measure: Measure) -> list[tuple[Any, 
     """The interquartile mean over the seeds at each value of a column, ascending, with its interval."""
     groups = known(rows, measure).sort(along).partition_by(along, maintain_order=True)
     return [(group[along][0], estimate([group[measure.column].to_list()])) for group in groups]
-
-
-def _rank(key: tuple) -> tuple:
-    """The algorithms that have a place first, in it; numbers by size, everything else by its text."""
-    algorithm, *values = key
-    place = list(LABELS).index(algorithm) if algorithm in LABELS else len(LABELS)
-    return place, algorithm, *((0, v, "") if isinstance(v, int | float) else (1, 0, repr(v)) for v in values)
-
-
-def _words(key: str, value: Any, among: Sequence[str]) -> str:
-    """``iq_learn.temperature`` at 0.01 is "temperature 0.01"; the section stays where two keys end alike."""
-    if value is None:
-        return ""
-    name = key_in_words(key)
-    name = name if [key_in_words(other) for other in among].count(name) == 1 else key.replace("_", " ")
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    if isinstance(value, list):
-        return f"{name} {', '.join(map(str, value)) or 'none'}"
-    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {as_words(value)}"
 
 
 def _refuse_mixtures(frame: pl.DataFrame, cell: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from iq_offline.sweeps.tables import as_table, is_number
+from iq_offline.sweeps.tables import as_table
 
 STYLE = Path(__file__).with_name("page.css")
 EMPTY = ("img", "meta", "source")
@@ -114,8 +114,8 @@ def table(frame: pl.DataFrame, title: str, *caption: Inside) -> Html:
         title: of the table.
         caption: what the columns mean.
     """
-    headings, rows = as_table(frame)
-    return words_table(headings, rows, title, *caption, numbers=[is_number(name, frame) for name in frame.columns])
+    headings, rows, numbers = as_table(frame)
+    return words_table(headings, rows, title, *caption, numbers=numbers)
 
 
 def words_table(

@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from iq_offline.sweeps.results import COUNT
+from iq_offline.evaluation.plots import DASHES
+from iq_offline.sweeps.published import Published
 from iq_offline.sweeps.statistics import Estimate
+from iq_offline.sweeps.words import COUNT, EXPERT
 
 SMALL, MEDIUM = 7, 8
 """Points."""
-GREY = "#666666"
+GREY, LIGHT = "#666666", "#999999"
 ROW = 1.75
 """Inches that a row of panels is high, with its title and labels."""
 TOUCHING = 0.07
@@ -24,12 +26,32 @@ MARGIN = 0.06
 """Of the axis, beyond the first and the last count."""
 SAME_DATA = 0.02
 """Normalised: means of data that differ by less are drawn as one."""
-BAND = "band: 95% bootstrap interval"
+BAND, BAR = "band: 95% bootstrap interval", "bar: 95% bootstrap interval"
+DOTS = "dots: single seeds"
 
 
-def panels(count: int, width: float, least: float, height: float = ROW, same_y: bool = False) -> tuple[Figure, list]:
-    """A figure of ``count`` axes, as many beside each other as are ``least`` inches wide; all sizes in inches."""
-    columns = max(1, min(count, int(width / least)))
+def panels(
+    count: int,
+    width: float,
+    least: float,
+    height: float = ROW,
+    same_y: bool = False,
+    beside: float = 0.0,
+    group: int = 1,
+) -> tuple[Figure, list]:
+    """A figure of ``count`` axes, as many beside each other as are ``least`` inches wide; all sizes in inches.
+
+    Args:
+        count: of the axes.
+        width: of the figure.
+        least: width of the axes.
+        height: of a row of axes.
+        same_y: whether they share their y-axis, which only the first of a row is labelled with.
+        beside: what these labels take.
+        group: how many axes belong together: they are in a row where there is room, or else in equal parts.
+    """
+    columns = max(1, min(count, int((width - beside) / least)))
+    columns = next((c for c in range(min(columns, group), 1, -1) if group % c == 0), columns)
     rows = -(-count // columns)
     columns = -(-count // rows)  # Five panels are three and two, not four and one.
     figure = Figure(figsize=(width, height * rows), layout="constrained")
@@ -40,8 +62,13 @@ def panels(count: int, width: float, least: float, height: float = ROW, same_y: 
 
 
 def titled(axes: Axes, title: str, x: str, y: str) -> None:
-    """Title and labels of a panel."""
-    axes.set_title(title, fontsize=MEDIUM)
+    """Title, in lines that do not reach the panel's neighbours, and labels of a panel."""
+    figure, spec = axes.figure, axes.get_subplotspec()
+    assert isinstance(figure, Figure)
+    assert spec is not None
+    letters = int(figure.get_figwidth() / spec.get_gridspec().ncols * 72 / (0.6 * MEDIUM))
+    lines = [textwrap.fill(part, letters, break_long_words=False) for part in title.split("\n")]
+    axes.set_title("\n".join(lines), fontsize=MEDIUM)
     axes.set_xlabel(x, fontsize=SMALL)
     axes.set_ylabel(y, fontsize=SMALL)
     axes.tick_params(labelsize=SMALL)
@@ -61,21 +88,45 @@ def line(axes: Axes, points: list[tuple[float, Estimate]], name: str, look: dict
         axes.errorbar(x[alone], value[alone], reach, fmt="none", ecolor=look["color"], capsize=2.5, linewidth=1)
 
 
+def row(axes: Axes, place: float, seeds: Sequence[float], middle: Estimate, look: dict[str, Any]) -> None:
+    """Every seed as a faint dot, their interquartile mean, and its interval as a bar."""
+    color = look["color"]
+    below = [place + 0.22] * len(seeds)
+    axes.plot(seeds, below, "o", color=color, alpha=0.35, markersize=3, markeredgewidth=0, zorder=2)
+    axes.hlines(place, middle.low, middle.high, color=color, linewidth=2, zorder=3)
+    axes.plot(middle.value, place, look["marker"], color=color, markersize=5, markeredgecolor="white", zorder=4)
+
+
+def same_x(grid: Sequence[Axes]) -> None:
+    """The same ends of the x-axis for all."""
+    ends = [axes.get_xlim() for axes in grid]
+    for axes in grid:
+        axes.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
+
+
 def references(draw: Callable) -> None:
     """What a score of 1 and of 0 mean, by ``axes.axhline`` or ``axes.axvline``."""
     draw(1, color=GREY, linewidth=0.9, linestyle="-", label="expert", zorder=1)
     draw(0, color=GREY, linewidth=0.9, linestyle=":", label="random", zorder=1)
 
 
+def published(axes: Axes, panel: pl.DataFrame, curves: Sequence[Published]) -> None:
+    """Others' scores on the panel's dataset, in thin grey lines that differ in their dashes."""
+    kinds = list(dict.fromkeys(f"{curve.learner}, {curve.source}" for curve in curves))
+    random = panel["random_return"].drop_nulls().to_list()
+    for curve in curves:
+        if curve.expert in panel[EXPERT] and random:
+            name = f"{curve.learner}, {curve.source}"
+            look: dict[str, Any] = {"color": LIGHT, "linestyle": DASHES[(1 + kinds.index(name)) % len(DASHES)]}
+            look |= {"linewidth": 0.9, "marker": ".", "markersize": 3, "zorder": 1.5}
+            axes.plot(curve.num_expert_trajectories, curve.scores(random[0]), label=name, **look)
+
+
 def mean_of_data(axes: Axes, panel: pl.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
     """The data's own mean return, normalised, where it is not the expert's: once if all lines had the same data."""
-    width = pl.col("expert_return") - pl.col("random_return")
-    data = panel.with_columns(mean=(pl.col("data_return") - pl.col("random_return")) / width)
-    data = data.filter(pl.col("mean").is_finite().fill_null(False))
-    if ((data["mean"] - 1).abs() < SAME_DATA).all():
+    data, same = _means(panel)
+    if data.is_empty():
         return
-    spread = data.group_by(COUNT, "seed").agg(pl.col("mean").max() - pl.col("mean").min())["mean"]
-    same = (spread < SAME_DATA).all()
     for name, look in {"": {"color": GREY}}.items() if same else looks.items():
         part = data.filter((pl.col("line") == name) | same)
         means = part.group_by(COUNT).agg(pl.col("mean").mean()).sort(COUNT)
@@ -84,6 +135,25 @@ def mean_of_data(axes: Axes, panel: pl.DataFrame, looks: dict[str, dict[str, Any
             x, y = x + np.array([-0.5, 0.5]), np.repeat(y, 2)
         told = "mean of the data" + f" of {name}" * (not same)
         axes.plot(x, y, color=look["color"], linewidth=0.9, linestyle=(0, (4, 3)), label=told, zorder=1)
+
+
+def mean_across(axes: Axes, panel: pl.DataFrame) -> None:
+    """The same across the rows of a panel, where all of them had the same data."""
+    data, same = _means(panel)
+    if data.height and same:
+        look = {"color": GREY, "linewidth": 0.9, "linestyle": (0, (4, 3))}
+        axes.axvline(float(data["mean"].to_numpy().mean()), label="mean of the data", zorder=1, **look)
+
+
+def _means(panel: pl.DataFrame) -> tuple[pl.DataFrame, bool]:
+    """The runs' means of their data, none where these are the expert's; and whether all lines had the same data."""
+    width = pl.col("expert_return") - pl.col("random_return")
+    data = panel.with_columns(mean=(pl.col("data_return") - pl.col("random_return")) / width)
+    data = data.filter(pl.col("mean").is_finite().fill_null(False))
+    if ((data["mean"] - 1).abs() < SAME_DATA).all():
+        return data.clear(), True
+    spread = data.group_by(COUNT, "seed").agg(pl.col("mean").max() - pl.col("mean").min())["mean"]
+    return data, bool((spread < SAME_DATA).all())
 
 
 def returns_beside(axes: Axes, panel: pl.DataFrame) -> None:
@@ -158,10 +228,10 @@ def seeds(counts: Iterable[int]) -> str:
     return f"{many} seeds" if few == many else f"{few} to {many} seeds"
 
 
-def said_of(estimates: Sequence[Estimate]) -> tuple[str, str]:
-    """Of how many seeds the points are, and what their band is, if any has one."""
+def said_of(estimates: Sequence[Estimate], interval: str = BAND) -> tuple[str, str]:
+    """Of how many seeds the points are, and what their interval is drawn as, if any has one."""
     of = seeds(one.runs for one in estimates)
-    return (of, "") if of == "one seed" else (f"interquartile mean over {of}", BAND)
+    return (of, "") if of == "one seed" else (f"interquartile mean over {of}", interval)
 
 
 def wrapped(text: str, width: float) -> str:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import LABELS
+from iq_offline.config import label
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.provenance import package_versions
 from iq_offline.sweeps import answers
 from iq_offline.sweeps.exhibits import clips_of, figures_of
 from iq_offline.sweeps.findings import Findings, findings_in, same_and_different
 from iq_offline.sweeps.page import Html, document, element, folded, joined, paragraph, section, table, words_table
-from iq_offline.sweeps.results import BASELINE, as_words, comparisons_of, summary_of
+from iq_offline.sweeps.results import BASELINE, comparisons_of, summary_of
+from iq_offline.sweeps.tables import overview_of
+from iq_offline.sweeps.words import COUNT, SUBOPTIMAL, as_words
 
 SENTENCES = 6
 """More answers than these are a table."""
@@ -74,7 +76,7 @@ def _about(found: Findings) -> str:
     which = (
         "complete" if kept == [1] else f"every {answers.in_a_row(kept)}th step kept" if 1 not in kept else "see table"
     )
-    learners = answers.in_a_row([LABELS.get(name, name) for name in found.runs["algorithm"].unique().sort()])
+    learners = answers.in_a_row([label(name) for name in found.runs["algorithm"].unique().sort()])
     sweep = f"Sweep {found.sweep.name}: " if found.sweep else ""
     return f"{sweep}{learners} on {named}, trajectories: {which}. {found.progress}."
 
@@ -105,12 +107,14 @@ def _sentences(runs: pl.DataFrame, metric: str | None) -> tuple[list[tuple[str, 
         return [("No answer on expert level", why), *answers.without_scores(runs, metric)], Html("")
     found = answers.answers_of(runs)
     if len(found) <= SENTENCES:
-        return [(answers.name_of(answer), answer.sentence) for answer in found], Html("")
+        return [(answer.name, answer.sentence) for answer in found], Html("")
     lines = []
-    for algorithm in dict.fromkeys(answer.algorithm for answer in found):
-        own = [answer for answer in found if answer.algorithm == algorithm]
-        lines.append((LABELS.get(algorithm, algorithm), answers.overall(own)))
-    rows = [[answers.name_of(answer), answers.in_short(answer)] for answer in found]
+    for learner in dict.fromkeys(answer.learner for answer in found):
+        own = [answer for answer in found if answer.learner == learner]
+        lines.append((learner, answers.overall(own)))
+    if runs[COUNT].n_unique() == 1 and runs[SUBOPTIMAL].n_unique() > 1:
+        return lines, Html("")  # The table of every kind of data says more.
+    rows = [[answer.name, answers.in_short(answer)] for answer in found]
     title = "From how many trajectories on it is at the expert's level"
     return lines, words_table(["learner and setting", "trajectories"], rows, title, numbers=[False, True])
 
@@ -153,10 +157,14 @@ def tables_of(found: Findings) -> Html:
             f"{MEANINGS[found.metric]} IQM: interquartile mean, of the middle half of the seeds, with its 95% "
             "bootstrap interval; worst: of the seeds; seconds: of training, the median."
         )
+        overview = overview_of(summary)
+        if overview.height:
+            about = f"{MEANINGS[found.metric]} Interquartile means over seeds, with 95% bootstrap intervals."
+            parts.append(table(overview, "Every learner on every kind of suboptimal data", about))
         parts.append(table(_filled(summary), "Every setting", meaning))
         comparisons = comparisons_of(found.runs, found.by, found.metric, BASELINE)
         if comparisons.height:
-            title = f"Difference to {LABELS[BASELINE]}, run by run"
+            title = f"Difference to {label(BASELINE)}, run by run"
             parts.append(table(_filled(comparisons), title, _compared(found.metric)))
     if found.unfinished:
         rows = [element("li", element("code", name), f" {state}") for name, state in found.unfinished.items()]

@@ -5,28 +5,24 @@
 A cell is what runs have in common that differ in their seed alone. Nothing here imports torch.
 """
 
-import json
 import os
-from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS, RunConfig, flat, resolved, to_table
+from iq_offline.config import ALGORITHMS, RunConfig, resolved
 from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES, MEASURED, configuration_row
 from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
+from iq_offline.sweeps.words import COUNT, EXPERT, SUBOPTIMAL, with_lines
 
 BASELINE = "bc"
 METRICS = ("score", "return", "held_out_error")
 """What runs can be told apart by, the best first: the score needs an environment and references, the error neither."""
-EXPERT, COUNT = "data.expert", "data.num_expert_trajectories"
-FIRST = ("algorithm", EXPERT, "data.suboptimal", COUNT, "data.subsample")
+TASK = EXPERT, SUBOPTIMAL
+"""Keys that say what is learned from, besides the amount."""
+FIRST = ("algorithm", *TASK, COUNT, "data.subsample")
 """Keys that cells are named by before any other."""
-
-ENDINGS = Counter(key.rpartition(".")[2] for key in flat(to_table(RunConfig())))
-"""Last parts of the configuration's keys, and how many end so."""
 
 PARQUET = b"PAR1"
 """What Parquet files begin and end with."""
@@ -205,7 +201,7 @@ def summary_of(runs: pl.DataFrame, by: list[str], metric: str) -> pl.DataFrame:
 def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str = BASELINE) -> pl.DataFrame:
     """Every other algorithm minus the baseline in the same cell, paired by seed (and so by selection of trajectories).
 
-    Where keys of the baseline's own vary, it is minus each variant, which ``minus`` names: ``bc, loss likelihood``.
+    Where keys of the baseline's own vary, it is minus each variant, which ``minus`` names: "BC, everything".
     A verdict is for scores alone: *non-inferior* where the lower end of the 95% interval is at least -0.05, *clearly
     above* where it is over 0 (``docs/results.md``). Empty where there is no baseline or nothing beside it.
     """
@@ -214,12 +210,8 @@ def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str
     shared = [key for key in by if key != "algorithm" and key.split(".")[0] not in ALGORITHMS]
     own = [key for key in by if key.split(".")[0] == baseline]
     theirs: dict[tuple, list[tuple[str, dict[int, float]]]] = {}
-    for names, cell in _cells(runs.filter(algorithm=baseline), shared + own):
-        variant = [
-            f"{key_in_words(key)} {as_words(value)}" for key, value in zip(own, names[len(shared) :], strict=True)
-        ]
-        named = ", ".join([baseline, *variant]), _by_seed(cell, metric)
-        theirs.setdefault(names[: len(shared)], []).append(named)
+    for names, cell in _cells(with_lines(runs.filter(algorithm=baseline), own), shared + own):
+        theirs.setdefault(names[: len(shared)], []).append((cell["line"][0], _by_seed(cell, metric)))
     rows = []
     for names, cell in _cells(runs.filter(pl.col("algorithm") != baseline), by):
         place, ours = dict(zip(by, names, strict=True)), _by_seed(cell, metric)
@@ -272,26 +264,3 @@ def _cells(runs: pl.DataFrame, by: list[str]) -> list[tuple[tuple, pl.DataFrame]
     if not by:
         return [((), runs)]
     return [(names, cell) for names, cell in runs.sort(by).group_by(by, maintain_order=True)]
-
-
-def key_in_words(key: str) -> str:
-    """``gradient steps`` of ``training.gradient_steps``; ``evaluation seed``, for there is another seed."""
-    last = key.rpartition(".")[2]
-    return (last if ENDINGS[last] < 2 else key.replace(".", " ")).replace("_", " ")
-
-
-def as_words(value: object) -> str:
-    """A value of the configuration in a table: lists of one as themselves, datasets added to each other."""
-    if isinstance(value, str) and value.startswith("["):
-        with suppress(json.JSONDecodeError):
-            parts = json.loads(value)
-            between = ", " if all(isinstance(part, int | float) for part in parts) else " + "
-            return between.join(_part(part) for part in parts) if parts else "none"
-    return str(value)
-
-
-def _part(value: object) -> str:
-    if isinstance(value, dict):
-        words = [str(value["dataset"]), *([str(value["episodes"])] if value.get("episodes") else [])]
-        return ":".join(words + ["hidden"] * bool(value.get("hidden")))
-    return str(value)

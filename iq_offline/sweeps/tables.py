@@ -5,23 +5,33 @@ from collections.abc import Mapping
 from io import BytesIO
 from math import floor, isfinite, log10
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
-from iq_offline.config import LABELS
+from iq_offline.config import ALGORITHMS, label
 from iq_offline.files import write_atomically
-from iq_offline.sweeps.results import as_words, key_in_words
+from iq_offline.sweeps.answers import number_with_interval
+from iq_offline.sweeps.words import (
+    COUNT,
+    EXPERT,
+    SUBOPTIMAL,
+    as_words,
+    by_numbers,
+    key_in_words,
+    kinds_in_words,
+    with_lines,
+)
 
 HEADINGS = {
     "algorithm": "learner",
+    "line": "learner",
     "data.expert": "dataset",
     "data.num_expert_trajectories": "trajectories",
     "data.suboptimal": "suboptimal data",
     "n": "seeds",
     "iqm": "IQM",
     "return_mean": "return",
-    "pairs": "pairs",
-    "minus": "minus",
     "low": "95% from",
     "high": "to",
 }
@@ -30,24 +40,60 @@ MEASURES = (("iqm", "low", "high", "mean", "worst", "difference"), ("score",), (
 """Columns of each group have the same number of decimals."""
 RETURNS = ("return", "return_mean", "expert_return", "random_return", "data_return")
 
-Table = tuple[list[str], list[list[str]]]
-"""Headings, and rows of words."""
+
+class Table(NamedTuple):
+    """A frame in words."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    numbers: list[bool]
+    """Of each column whether it holds numbers, which stand on the right."""
 
 
 def as_table(frame: pl.DataFrame) -> Table:
     """A frame in words.
 
-    Returns have one decimal, seconds none, scores and errors three, or more where all of them are small.
+    Returns have one decimal, seconds none, scores and errors three, or more where all of them are small. Settings of
+    learners are told in their names; a list of single runs, which has the column ``run``, keeps each key apart.
     """
-    short = [HEADINGS.get(name, key_in_words(name)) for name in frame.columns]
-    whole = [name.replace(".", " ").replace("_", " ") for name in frame.columns]
+    frame = frame if "run" in frame.columns else _named(frame)
+    short = [HEADINGS.get(name, name if " " in name else key_in_words(name)) for name in frame.columns]
+    whole = [name if " " in name else name.replace(".", " ").replace("_", " ") for name in frame.columns]
     headings = [one if short.count(one) == 1 else other for one, other in zip(short, whole, strict=True)]
     groups = [[name for name in group if name in frame.columns] for group in MEASURES]
     decimals = {name: _decimals(frame.select(group)) for group in groups for name in group}
-    return headings, [
+    rows = [
         [_cell(name, value, decimals) for name, value in zip(frame.columns, row, strict=True)]
         for row in frame.iter_rows()
     ]
+    return Table(headings, rows, [column.dtype.is_numeric() for column in frame])
+
+
+def _named(frame: pl.DataFrame) -> pl.DataFrame:
+    """With learners in the place of algorithms and their keys, and with the kinds of suboptimal data by their names."""
+    if SUBOPTIMAL in frame.columns:
+        frame = frame.with_columns(pl.Series(SUBOPTIMAL, kinds_in_words(frame), pl.String))
+    if "algorithm" not in frame.columns:
+        return frame
+    own = [name for name in frame.columns if name.split(".")[0] in ALGORITHMS and "." in name]
+    return with_lines(frame, own).with_columns(algorithm=pl.col("line").cast(pl.String)).drop("line", *own)
+
+
+def overview_of(summary: pl.DataFrame) -> pl.DataFrame:
+    """A row a learner, a column for each kind of suboptimal data: "0.912 (0.850 to 0.950)". Empty where one kind is.
+
+    Args:
+        summary: of :func:`iq_offline.sweeps.results.summary_of`.
+    """
+    if SUBOPTIMAL not in summary.columns or summary[SUBOPTIMAL].n_unique() == 1:
+        return pl.DataFrame()
+    place = [name for name in (EXPERT, COUNT) if name in summary.columns and summary[name].n_unique() > 1]
+    own = [name for name in summary.columns if "." in name and name not in (SUBOPTIMAL, EXPERT, COUNT)]
+    kinds = kinds_in_words(summary)
+    cells = [number_with_interval(cell) for cell in summary.rows(named=True)]
+    named = with_lines(summary, own).with_columns(pl.Series("kind", kinds), pl.Series("cell", cells))
+    table = named.sort(*place, "line").pivot("kind", index=[*place, "line"], values="cell")
+    return table.select(*place, pl.col("line").cast(pl.String), *sorted(set(kinds), key=by_numbers))
 
 
 def _decimals(numbers: pl.DataFrame) -> int:
@@ -60,9 +106,8 @@ def _decimals(numbers: pl.DataFrame) -> int:
 def _cell(name: str, value: object, decimals: Mapping[str, int]) -> str:
     if value is None or value != value:  # NaN differs from itself.
         return ""
-    if name in ("algorithm", "minus"):
-        algorithm, *variant = str(value).split(", ", 1)
-        return ", ".join([LABELS.get(algorithm, algorithm), *variant])
+    if name == "algorithm":
+        return label(str(value))
     if name in decimals:
         return f"{value:{'+' if name == 'difference' else ''}.{decimals[name]}f}"
     if name in RETURNS:
@@ -72,23 +117,18 @@ def _cell(name: str, value: object, decimals: Mapping[str, int]) -> str:
     return str(value) if name == "run" else as_words(value)
 
 
-def is_number(name: str, frame: pl.DataFrame) -> bool:
-    """Whether a column holds numbers, which stand on the right."""
-    return frame[name].dtype.is_numeric()
-
-
 def as_markdown(frame: pl.DataFrame) -> str:
     """A pipe table."""
-    headings, rows = as_table(frame)
-    sides = ["---:" if is_number(name, frame) else "---" for name in frame.columns]
+    headings, rows, numbers = as_table(frame)
+    sides = ["---:" if number else "---" for number in numbers]
     lines = (headings, sides, *([_on_one_line(cell).replace("|", "&#124;") for cell in row] for row in rows))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
 def as_latex(frame: pl.DataFrame) -> str:
     """A tabular in the style of the package booktabs."""
-    headings, rows = as_table(frame)
-    sides = "".join("r" if is_number(name, frame) else "l" for name in frame.columns)
+    headings, rows, numbers = as_table(frame)
+    sides = "".join("r" if number else "l" for number in numbers)
     head, *body = (" & ".join(_escaped(cell) for cell in cells) + r" \\" for cells in (headings, *rows))
     lines = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
@@ -110,10 +150,10 @@ def print_frame(frame: pl.DataFrame, title: str, caption: str = "") -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    headings, rows = as_table(frame)
+    headings, rows, numbers = as_table(frame)
     table = RichTable(caption=Text(caption) if caption else None, caption_justify="left")
-    for name, heading in zip(frame.columns, headings, strict=True):
-        table.add_column(heading, justify="right" if is_number(name, frame) else "left")
+    for heading, number in zip(headings, numbers, strict=True):
+        table.add_column(heading, justify="right" if number else "left")
     for row in rows:
         table.add_row(*map(Text, row))
     widest = Console(width=10_000).measure(table).maximum  # In a narrow window, too: long lines beat cut words.

@@ -312,3 +312,24 @@ def test_a_mixed_expert_is_matched_by_the_softmax() -> None:
     first, second = torch.softmax(values[:2], 0), torch.softmax(values[2:], 0)
     np.testing.assert_allclose(first.numpy(), [8 / 12, 4 / 12], atol=0.01)
     np.testing.assert_allclose(second.numpy(), [6 / 12, 3 / 12, 3 / 12], atol=0.01)
+
+
+def test_without_a_target_network_the_gradient_goes_through_the_next_value() -> None:
+    """The loss is that of a target equal to the critic; the gradient is the whole loss's, by finite differences."""
+    agent = discrete((4,), target_network=False)
+    assert "target_update_rate" in agent.unread
+    parameters = draw_parameters(agent)
+    batch, noise = draw_batch((4,), suboptimal=False)
+    same = parameters.clone()
+    same["target_critic"] = same["critic"].clone()
+    loss = agent.loss(parameters, batch, noise)[0]
+    assert loss.item() == pytest.approx(discrete((4,)).loss(same, batch, noise)[0].item(), rel=1e-12)
+    weight = parameters["critic", "4.bias"].requires_grad_()
+    (gradient,) = torch.autograd.grad(agent.loss(parameters, batch, noise)[0], [weight])
+    for place in range(4):
+        ends = []
+        for step in (1e-6, -1e-6):
+            moved = parameters.detach().clone()
+            moved["critic", "4.bias"][place] += step
+            ends.append(agent.loss(moved, batch, noise)[0].item())
+        assert gradient[place].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-8)

@@ -43,6 +43,7 @@ def make_runs(
                             "data.expert": expert,
                             "data.num_expert_trajectories": count,
                             "data.subsample": 1,
+                            "data.suboptimal": "[]",
                             "iq_learn.temperature": 0.001,
                             "bc.loss": "squared_error",
                             "training.hidden_sizes": [256, 256],

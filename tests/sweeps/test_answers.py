@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from iq_offline.sweeps.answers import answers_of, in_short, is_anchored, name_of, overall, without_scores
+from iq_offline.sweeps.answers import answers_of, in_short, is_anchored, overall, without_scores
 from tests.sweeps.frames import make_runs
 
 
@@ -75,12 +75,12 @@ def test_each_learner_has_an_answer_and_a_setting_of_others_does_not_split_it() 
     runs = make_runs(counts=(1, 3), score=score, changes=changes)
     runs = runs.filter((pl.col("algorithm") == "iq_learn") | (pl.col("iq_learn.temperature") < 0.01))
     found = answers_of(runs)
-    assert [name_of(answer) for answer in found] == [
-        "BC",
+    assert [answer.name for answer in found] == [
         "IQ-Learn, temperature 0.001",
         "IQ-Learn, temperature 0.1",
+        "BC",
     ]
-    assert [in_short(answer) for answer in found] == ["1", "1", "not reached"]
+    assert [in_short(answer) for answer in found] == ["1", "not reached", "1"]
 
 
 def test_settings_are_summed_up() -> None:
@@ -88,7 +88,7 @@ def test_settings_are_summed_up() -> None:
     experts = ("hopper/expert", "ant/expert")
     found = answers(score, algorithms=("bc",), experts=experts, counts=(1, 3))
     assert overall(found) == "expert level from 3 trajectories in all 2 settings"
-    assert [name_of(answer) for answer in found] == ["BC, ant/expert", "BC, hopper/expert"]
+    assert [answer.name for answer in found] == ["BC, ant/expert", "BC, hopper/expert"]
     lost = answers(lambda row: 0.1, algorithms=("bc",), experts=experts, counts=(1, 3))
     assert overall(lost) == "expert level is not reached in any of 2 settings"
     assert overall([found[0], lost[0]]) == "expert level in 1 of 2 settings"

@@ -285,6 +285,91 @@ def test_the_file_in_the_folder_gives_the_same_runs(grid: dict[str, list[Any]]) 
     assert (again.name, again.question, again.to_toml()) == ("mine", 'how "many"?', first.to_toml())
 
 
+# ---------------------------------------------------------------------------------------------- together, published
+
+
+TASKS = 'together = [{ data.expert = "a/b", data.subsample = 5 }, { data.subsample = 20, data.expert = "c/d" }]\n'
+
+
+def test_keys_in_one_table_change_together() -> None:
+    found = sweep(f'[grid]\nalgorithm = ["bc", "iq_learn"]\n{TASKS}seeds = 2\niq_learn.temperature = [0.1, 0.2]')
+    data = {(run.config.data.expert, run.config.data.subsample) for run in found.runs()}
+    assert data == {("a/b", 5), ("c/d", 20)}
+    assert len(found.runs()) == 2 * 2 * (1 + 2)
+    assert names(found)[:3] == [
+        "algorithm=bc,expert=a-b,subsample=5,seed=0",
+        "algorithm=bc,expert=c-d,subsample=20,seed=0",
+        "algorithm=iq_learn,expert=a-b,subsample=5,seed=0,temperature=0.1",
+    ]
+    assert "data.expert" not in found.fixed
+    again = sweep_of(tomllib.loads(found.to_toml()), "sweep.toml", "another")
+    assert again.runs() == found.runs()
+
+
+def test_learners_may_change_together_with_their_settings() -> None:
+    text = (
+        "[grid]\ntogether = [{ algorithm = 'bc', training.gradient_steps = 5 }, "
+        "{ algorithm = 'iq_learn', training.gradient_steps = 9 }]\niq_learn.temperature = [0.1, 0.2]"
+    )
+    steps = [(run.config.algorithm, run.config.training.gradient_steps) for run in sweep(text).runs()]
+    assert steps == [("bc", 5), ("iq_learn", 9), ("iq_learn", 9)]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("together = []", "must be a list of tables, such as"),
+        ("together = [1]", "must be a list of tables, such as"),
+        ('together = { data.expert = "a/b" }', "grid has an unknown key 'together.data.expert'"),
+        ('together = [{ data.expert = "a/b" }, { data.subsample = 3 }]', "same keys, and not all have data.expert"),
+        ("together = [{ data.subsamples = 3 }]", "unknown key 'data.subsamples'; did you mean 'data.subsample'"),
+        (TASKS + "data.subsample = [1, 2]", "varies data.subsample by itself and in together"),
+    ],
+)
+def test_tables_that_cannot_change_together_are_refused(grid: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep(f"[grid]\n{grid}")
+
+
+def test_what_changes_together_is_not_fixed() -> None:
+    with pytest.raises(UserError, match=r"data\.subsample is fixed to 3 and varied by the grid"):
+        sweep(f"[data]\nsubsample = 3\n[grid]\n{TASKS}")
+
+
+PUBLISHED = """
+[[published]]
+learner = "IQ-Learn"
+source = "somebody 2021"
+expert = "a/b"
+expert_return = -75
+num_expert_trajectories = [1, 3]
+returns = [-82.5, -75]
+"""
+
+
+def test_others_numbers_travel_with_the_sweep() -> None:
+    found = sweep(f"[grid]\nseeds = 1\n{PUBLISHED}")
+    (curve,) = found.published
+    assert curve.scores(random_return=-500.0) == pytest.approx([1 - 7.5 / 425, 1.0])
+    assert sweep_of(tomllib.loads(found.to_toml()), "sweep.toml", "another").published == found.published
+    assert load_sweep("classic_control").published
+    assert sweep("[grid]\nseeds = 1").published == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("returns = [-82.5, -75]", "returns = [-82.5]", "IQ-Learn on a/b has 1 returns for 2 numbers of trajectories"),
+        ("learner", "learners", "published: learner ="),
+        ("returns = [", "colour = 3\nreturns = [", "published: unknown key 'colour'"),
+        ("[1, 3]", "[]", "published: num_expert_trajectories = []"),
+    ],
+)
+def test_others_numbers_are_checked(old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep(f"[grid]\nseeds = 1\n{PUBLISHED.replace(old, new)}")
+
+
 # ---------------------------------------------------------------------------------------------- files
 
 

@@ -8,11 +8,11 @@ import pytest
 from iq_offline.errors import UserError
 from iq_offline.evaluation.plots import COLORS, style, styles
 from iq_offline.sweeps.lines import SCORE, known, looks, measure_of, named_lines, points
-from iq_offline.sweeps.results import COUNT, EXPERT
 from iq_offline.sweeps.statistics import estimate
+from iq_offline.sweeps.words import COUNT
 from tests.sweeps.frames import make_runs
 
-CELL = (EXPERT, COUNT)
+CELL = ("data", COUNT)
 
 
 def names(runs: pl.DataFrame, *varied: str) -> list[str]:
@@ -40,7 +40,7 @@ def test_lines_are_the_algorithms_in_plain_words_in_a_fixed_order() -> None:
         (
             "data.suboptimal",
             ('[{"dataset": "c/d-v0", "episodes": 3, "hidden": false}]', "[]"),
-            ["suboptimal none", "suboptimal c/d-v0:3"],
+            ["d (3 episodes)", "no suboptimal data"],
         ),
         ("training.hidden_sizes", ([64], [256, 256]), ["hidden sizes 256, 256", "hidden sizes 64"]),
         ("training.hidden_sizes", ("[64]", "[256, 256]"), ["hidden sizes 256, 256", "hidden sizes 64"]),

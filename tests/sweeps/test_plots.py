@@ -20,14 +20,17 @@ from iq_offline.errors import UserError
 from iq_offline.evaluation.plots import rendered
 from iq_offline.sweeps.plots import (
     COLUMN,
+    PAGE,
     expert_counts,
     heat_map,
+    learners,
     learning_curves,
     performance_profiles,
     save_figure,
 )
-from iq_offline.sweeps.results import COUNT
+from iq_offline.sweeps.published import Published
 from iq_offline.sweeps.statistics import estimate, performance_profile
+from iq_offline.sweeps.words import COUNT
 from tests.sweeps.frames import EXPERT_RETURN, RANDOM_RETURN, draw_score, make_curves, make_runs
 
 REFERENCES = {"expert", "random"}
@@ -219,6 +222,26 @@ def test_the_mean_of_the_data_is_drawn_where_it_is_not_the_experts() -> None:
         assert set(lines(axes)) == {*NAMES.values(), *REFERENCES}
 
 
+def test_others_numbers_are_thin_grey_lines_on_their_dataset() -> None:
+    """Normalised with their own expert and our random policy; every panel has its own."""
+    ours = make_runs(counts=(1, 10), experts=("a", "b"))
+    curves = [
+        Published("IQ-Learn", "x 2021", "a", 500.0, (1, 3, 10), (180.0, 300.0, 500.0)),
+        Published("BC", "x 2021", "a", 500.0, (3,), (100.0,)),
+        Published("BC", "x 2021", "c", 500.0, (3,), (100.0,)),
+    ]
+    first, second = expert_counts(ours, published=curves).axes
+    drawn = lines(first)
+    np.testing.assert_allclose(drawn["IQ-Learn, x 2021"], [(1, 0.2), (3, 0.5), (10, 1.0)])
+    np.testing.assert_allclose(drawn["BC, x 2021"], [(3, 0.0)])
+    assert set(lines(second)) == {*NAMES.values(), *REFERENCES}
+    looks = {str(line.get_label()): line for line in first.get_lines()}
+    assert looks["IQ-Learn, x 2021"].get_linewidth() < looks["IQ-Learn"].get_linewidth()
+    assert looks["IQ-Learn, x 2021"].get_color() == looks["BC, x 2021"].get_color() == "#999999"
+    assert looks["IQ-Learn, x 2021"]._dash_pattern != looks["BC, x 2021"]._dash_pattern  # type: ignore[attr-defined]
+    assert ticks(first)[1] == ["1", "10"], "at our counts"
+
+
 def test_lines_with_other_data_have_other_means() -> None:
     runs = make_runs(("bc",), changes=[{"data.suboptimal_fraction": share} for share in (0.2, 0.8)])
     share = pl.col("data.suboptimal_fraction")
@@ -229,6 +252,83 @@ def test_lines_with_other_data_have_other_means() -> None:
         "mean of the data of BC, suboptimal fraction 0.2": {0.9},
         "mean of the data of BC, suboptimal fraction 0.8": {0.6},
     }
+
+
+KINDS = {
+    "noisy": '[{"dataset": "hopper/noisy"}]',
+    "random, 30 experts hidden": (
+        '[{"dataset": "hopper/random"}, {"dataset": "hopper/expert", "episodes": 30, "hidden": true}]'
+    ),
+}
+
+
+def make_mixtures(experts: tuple[str, ...] = ("hopper/expert",), **options: Any) -> pl.DataFrame:
+    """Six learners on two kinds of data, one number of trajectories."""
+    policies = [{"iq_learn.policy": one, "bc.imitate": "expert"} for one in ("survival", "weighted", "lookahead")]
+    everything = {"iq_learn.policy": "lookahead", "bc.imitate": "everything"}
+    changes = [
+        change | {"data.suboptimal": kind, "data.subsample": 20}
+        for change in (*policies, everything)
+        for kind in KINDS.values()
+    ]
+    return make_runs(counts=(1,), seeds=5, experts=experts, changes=changes, **options)
+
+
+OWN = ["iq_learn.policy", "bc.imitate"]
+ROWS = ["IQ-Learn, looking ahead", "survival only", "IQ-Learn, weighted", "BC, labelled only", "BC, everything"]
+
+
+def test_each_learner_is_a_row_with_its_mean_its_interval_and_its_seeds() -> None:
+    score = lambda row: len(row["iq_learn.policy"]) / 10 + 0.01 * row["seed"] ** 2 + 0.1 * ("noisy" in str(row))  # noqa: E731
+    figure = learners(make_mixtures(score=score), OWN)
+    assert [axes.get_title().replace("\n", " ") for axes in figure.axes] == list(KINDS)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ROWS
+    for axes, higher in zip(figure.axes, (0.1, 0.0), strict=True):
+        assert axes.get_ylim() == (4.5, -0.5), "the first on top"
+        dots = [line for line in axes.get_lines() if len(line.get_xdata()) == 5]  # type: ignore[arg-type]
+        means = [line for line in axes.get_lines() if len(line.get_xdata()) == 1]  # type: ignore[arg-type]
+        bars = [one for one in axes.collections if isinstance(one, LineCollection)]
+        assert len(dots) == len(means) == len(bars) == len(ROWS)
+        for place, letters in enumerate((9, 8, 8, 8, 9)):
+            seeds = [letters / 10 + 0.01 * seed**2 + higher for seed in range(5)]
+            middle = estimate([seeds])
+            np.testing.assert_allclose(sorted(dots[place].get_xdata()), seeds)  # type: ignore[arg-type]
+            np.testing.assert_allclose(means[place].get_xydata(), [(middle.value, place)])
+            np.testing.assert_allclose(bars[place].get_segments()[0][:, 0], [middle.low, middle.high])
+            assert bars[place].get_segments()[0][0][1] == place
+        assert axes.get_xlabel() == "normalised score"
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+    assert caption(figure) == (
+        "hopper/expert; 1 expert trajectory, 1 step in 20; interquartile mean over 5 seeds; "
+        "bar: 95% bootstrap interval; dots: single seeds"
+    )
+
+
+def test_tasks_and_kinds_of_data_are_a_grid() -> None:
+    figure = learners(make_mixtures(experts=("hopper/expert", "ant/expert")), OWN)
+    titles = [axes.get_title().split("\n", 1) for axes in figure.axes]
+    assert [(task, kind.replace("\n", " ")) for task, kind in titles] == [
+        (task, kind) for task in ("ant/expert", "hopper/expert") for kind in KINDS
+    ]
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    assert [(one.rowspan.start, one.colspan.start) for one in places] == [(0, 0), (0, 1), (1, 0), (1, 1)]  # type: ignore[union-attr]
+    narrow = learners(make_mixtures(), OWN, width=COLUMN)
+    assert [axes.get_subplotspec().colspan.stop for axes in narrow.axes] == [1, 1]  # type: ignore[union-attr]
+
+
+def test_a_row_may_have_one_seed_or_none() -> None:
+    runs = make_mixtures(data_return=250.0).unique(("data.suboptimal", "algorithm", *OWN, "seed"))
+    noisy = pl.col("data.suboptimal") == KINDS["noisy"]
+    survival = pl.col("iq_learn.policy") == "survival"
+    weighted = pl.col("iq_learn.policy") == "weighted"
+    ours = pl.col("algorithm") == "iq_learn"
+    lost = (ours & noisy & survival) | (ours & noisy & weighted & (pl.col("seed") > 0))
+    first, _ = learners(runs.filter(~lost), OWN).axes
+    drawn = {int(line.get_ydata()[0]) for line in first.get_lines() if len(line.get_xdata()) == 1}  # type: ignore[arg-type, index]
+    assert drawn == {0, 2, 3, 4}
+    assert [text.get_text() for text in first.get_yticklabels()] == ROWS
+    np.testing.assert_allclose(lines(first)["mean of the data"][:, 0], [0.75, 0.75])
+    assert caption(learners(runs.filter(~lost), OWN)).count("over 1 to 5 seeds") == 1
 
 
 def test_learning_curves_have_a_panel_for_each_count() -> None:
@@ -366,6 +466,8 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         width=COLUMN,
     ),
     "learning_curves": lambda: learning_curves(make_curves(make_runs(counts=(1, 3, 10))), width=COLUMN),
+    "learners": lambda: learners(make_mixtures(data_return=200.0), OWN, width=COLUMN),
+    "tasks and kinds": lambda: learners(make_mixtures(experts=("mujoco/halfcheetah/expert-v0", "a/b")), OWN),
     "performance_profiles": lambda: performance_profiles(make_runs(("iq_learn", "bc", "value_dice")), width=COLUMN),
     "heat_map": lambda: heat_map(
         make_runs(
@@ -395,7 +497,7 @@ def test_pictures_can_be_read_in_one_column(name: str) -> None:
     """Seven points or more, nothing cut off at the edges, no legend over the axes, no panel over another."""
     figure = PICTURES[name]()
     figure.draw_without_rendering()
-    assert figure.get_figwidth() == COLUMN
+    assert figure.get_figwidth() in (COLUMN, PAGE)
     page = figure.bbox.padded(1)
     texts = shown_texts(figure)
     assert len(texts) > 8
@@ -428,7 +530,7 @@ def test_pictures_are_written_in_three_formats(name: str, tmp_path: Path) -> Non
     png, svg, pdf = (file.read_bytes() for file in files)
     with Image.open(io.BytesIO(png)) as picture:
         grey = np.asarray(picture.convert("L"))
-        assert picture.width == COLUMN * 200
+        assert picture.width in (COLUMN * 200, PAGE * 200)
     assert 0.02 < (grey < 200).mean() < 0.8
     assert (grey == 255).mean() > 0.2
     assert svg.startswith(b"<?xml")

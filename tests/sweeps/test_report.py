@@ -221,6 +221,22 @@ def test_many_settings_are_a_table(tmp_path: Path, drawn: None) -> None:
     assert "All datasets at a glance" in page.text
 
 
+def test_kinds_of_suboptimal_data_are_set_side_by_side(tmp_path: Path, drawn: None) -> None:
+    table = sweep_table(counts=(1,), seeds=2)
+    table["grid"]["data.suboptimal"] = [["hopper/random", "hopper/expert:30:hidden"], ["hopper/noisy"]]
+    table["grid"]["bc.imitate"] = ["expert", "everything"]
+    table["grid"]["iq_learn.policy"] = ["lookahead", "survival"]
+    write_sweep(tmp_path, table, lambda config: 0.5 if config.algorithm == "bc" else 0.99)
+    page = read(tmp_path)
+    assert "survival only : expert level from 1 trajectory in all 2 settings." in page.text
+    assert "BC, everything : expert level is not reached in any of 2 settings." in page.text
+    words = " ".join(page.text.split())
+    assert "learner noisy random, 30 experts hidden IQ-Learn, looking ahead 0.990 (0.990 to 0.990) 0.990" in words
+    assert "Every learner on every kind of suboptimal data" in words
+    assert "How good each learner is." in words
+    assert "lookahead" not in words.split("Configuration")[0].split("Every run")[0]
+
+
 @pytest.mark.parametrize(("weight", "said"), [(10.0, True), (0.0, False)])
 def test_the_anchored_learner_is_named(tmp_path: Path, weight: float, said: bool) -> None:
     for seed in range(3):

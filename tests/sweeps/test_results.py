@@ -12,7 +12,6 @@ import pytest
 from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES
 from iq_offline.sweeps.results import (
-    as_words,
     comparisons_of,
     configuration,
     curves_of,
@@ -23,6 +22,7 @@ from iq_offline.sweeps.results import (
     summary_of,
     varied,
 )
+from iq_offline.sweeps.words import kinds_in_words
 from tests.data_helpers import python
 from tests.sweeps.made_up import EXPERT_RETURN, RANDOM_RETURN, write_run, write_runs
 
@@ -405,16 +405,16 @@ def test_several_datasets_and_mixtures_are_cells_of_their_own(tmp_path: Path) ->
     assert by == ["data.expert", "data.suboptimal"]
     summary = summary_of(runs, by, "score")
     assert [cell["data.expert"] for cell in summary.rows(named=True)] == ["hopper/expert"] * 3 + ["walker2d/expert"] * 3
-    shown = {
-        (cell["data.expert"][0], as_words(cell["data.suboptimal"])): cell["mean"] for cell in summary.rows(named=True)
-    }
+    shown = dict(
+        zip(zip(summary["data.expert"].str.head(1), kinds_in_words(summary), strict=True), summary["mean"], strict=True)
+    )
     assert shown == {
         ("h", "none"): 1.5,
-        ("h", "a/b-v0:3"): 3.5,
-        ("h", "a/b-v0:3:hidden + c/d-v0"): 5.5,
+        ("h", "b (3 episodes)"): 3.5,
+        ("h", "d, 3 experts hidden"): 5.5,
         ("w", "none"): 7.5,
-        ("w", "a/b-v0:3"): 9.5,
-        ("w", "a/b-v0:3:hidden + c/d-v0"): 11.5,
+        ("w", "b (3 episodes)"): 9.5,
+        ("w", "d, 3 experts hidden"): 11.5,
     }
 
 
@@ -436,7 +436,7 @@ def test_comparisons_by_hand(tmp_path: Path) -> None:
     (one, three) = comparisons.rows(named=True)
     assert [row["data.num_expert_trajectories"] for row in (one, three)] == [1, 3]
     assert {row["algorithm"] for row in (one, three)} == {"iq_learn"}
-    assert {row["minus"] for row in (one, three)} == {"bc"}
+    assert {row["minus"] for row in (one, three)} == {"BC"}
     assert (one["pairs"], one["verdict"], three["verdict"]) == (3, "clearly above", "non-inferior")
     for end in ("difference", "low", "high"):
         assert one[end] == pytest.approx(0.3), "every pair differs by the same"
@@ -444,7 +444,7 @@ def test_comparisons_by_hand(tmp_path: Path) -> None:
     assert three["low"] == pytest.approx(-0.04)
     assert three["high"] == pytest.approx(0.04)
     (back, _) = comparisons_of(runs, varied(runs), "score", "iq_learn").rows(named=True)
-    assert (back["algorithm"], back["minus"], back["verdict"]) == ("bc", "iq_learn", "not shown")
+    assert (back["algorithm"], back["minus"], back["verdict"]) == ("bc", "IQ-Learn", "not shown")
     assert back["difference"] == pytest.approx(-0.3)
 
 
@@ -543,10 +543,10 @@ def test_each_variant_of_the_baseline_is_compared_with(tmp_path: Path) -> None:
         for row in comparisons.rows(named=True)
     }
     assert shown == {
-        (0.1, "bc, loss likelihood"): (2, 0.35),
-        (0.1, "bc, loss squared_error"): (2, 0.1),
-        (0.2, "bc, loss likelihood"): (2, 0.45),
-        (0.2, "bc, loss squared_error"): (2, 0.2),
+        (0.1, "BC, loss likelihood"): (2, 0.35),
+        (0.1, "BC, loss squared_error"): (2, 0.1),
+        (0.2, "BC, loss likelihood"): (2, 0.45),
+        (0.2, "BC, loss squared_error"): (2, 0.2),
     }
 
 
@@ -560,8 +560,8 @@ def test_what_only_others_read_makes_no_variants_of_the_baseline(tmp_path: Path)
     runs = runs_in(tmp_path)
     comparisons = comparisons_of(runs, varied(runs), "score")
     assert rows(comparisons, "iq_learn.temperature", "minus", "pairs", "difference") == [
-        (0.1, "bc", 2, 0.25),
-        (0.2, "bc", 2, 0.25),
+        (0.1, "BC", 2, 0.25),
+        (0.2, "BC", 2, 0.25),
     ]
 
 
@@ -610,21 +610,7 @@ def test_expert_level_without_scores(tmp_path: Path) -> None:
     assert expert_level(runs.filter(algorithm="iq_learn")) == {"iq_learn": None}
 
 
-# ---------------------------------------------------------------------------------------------- words, imports
-
-
-def test_values_in_words() -> None:
-    parts = [{"dataset": "a/b-v0", "hidden": False}, {"dataset": "c/d-v0", "episodes": 3, "hidden": True}]
-    for value, words in (
-        ("[]", "none"),
-        ("[256, 256]", "256, 256"),
-        (json.dumps(parts), "a/b-v0 + c/d-v0:3:hidden"),
-        ("bc", "bc"),
-        (3, "3"),
-        (0.001, "0.001"),
-        (True, "True"),
-    ):
-        assert as_words(value) == words
+# ---------------------------------------------------------------------------------------------- imports
 
 
 def test_tables_are_read_without_torch() -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from iq_offline.sweeps.results import comparisons_of, read_episodes, runs_of, summary_of, varied
-from iq_offline.sweeps.tables import as_latex, as_markdown, as_table, print_frame, write_tables
+from iq_offline.sweeps.tables import as_latex, as_markdown, as_table, overview_of, print_frame, write_tables
 from tests.data_helpers import snapshot
 from tests.sweeps.made_up import write_run
 
@@ -38,20 +38,20 @@ def test_the_evaluation_s_seed_is_not_taken_for_the_learner_s() -> None:
 
 
 def test_numbers_are_rounded_as_said() -> None:
-    headings, cells = as_table(SUMMARY)
+    headings, cells, numbers = as_table(SUMMARY)
+    assert numbers == [False, False, True, False, *[True] * 8]
     assert headings == [
-        *("learner", "dataset", "trajectories", "suboptimal data", "temperature", "seeds"),
+        *("learner", "dataset", "trajectories", "suboptimal data", "seeds"),
         *("IQM", "95% from", "to", "mean", "worst", "return", "seconds"),
     ]
     assert cells == [
-        [*("BC", "a/b-v0", "1", "none", "0.001", "5", "0.988", "0.500", "1.000", "0.988", "0.100", "3512.3", "42")],
+        [*("BC", "a/b-v0", "1", "none", "5", "0.988", "0.500", "1.000", "0.988", "0.100", "3512.3", "42")],
         [
             *(
                 "IQ-Learn",
                 "a_b/c-v1",
                 "25",
-                "c/d-v0:3:hidden",
-                "1e-05",
+                "3 experts hidden",
                 "1",
                 "-0.000",
                 "",
@@ -65,11 +65,60 @@ def test_numbers_are_rounded_as_said() -> None:
     ]
 
 
+def test_settings_are_told_in_the_learners_names() -> None:
+    """And suboptimal data by their kind; a list of single runs keeps every key."""
+    noisy, trips = ('[{"dataset": "ant/noisy"}]', '[{"dataset": "c/trips-v0", "episodes": 3}]')
+    frame = pl.DataFrame(
+        {
+            "algorithm": ["bc", "bc", "iq_learn", "iq_learn"],
+            "data.suboptimal": [noisy, noisy, noisy, trips],
+            "bc.imitate": ["expert", "everything", "expert", "expert"],
+            "iq_learn.policy": ["lookahead", "lookahead", "survival", "best_episodes"],
+            "iqm": [0.1, 0.2, 0.3, 0.4],
+        }
+    )
+    headings, rows, _ = as_table(frame)
+    assert headings == ["learner", "suboptimal data", "IQM"]
+    assert rows == [
+        ["BC, labelled only", "noisy", "0.100"],
+        ["BC, everything", "noisy", "0.200"],
+        ["survival only", "noisy", "0.300"],
+        ["IQ-Learn, best episodes", "trips (3 episodes)", "0.400"],
+    ]
+    headings, rows, _ = as_table(frame.with_columns(run=pl.lit("x")))
+    assert headings == ["learner", "suboptimal data", "imitate", "policy", "IQM", "run"]
+    assert rows[3] == ["IQ-Learn", "c/trips-v0 (3 episodes)", "expert", "best_episodes", "0.400", "x"]
+
+
+def test_an_overview_has_a_row_a_learner_and_a_column_a_kind_of_data() -> None:
+    kinds = [f'[{{"dataset": "ant/{name}", "episodes": {count}}}]' for name, count in (("x", 100), ("x", 20))]
+    summary = pl.DataFrame(
+        {
+            "algorithm": ["bc", "bc", "iq_learn"],
+            "data.suboptimal": [*kinds, kinds[0]],
+            "data.num_expert_trajectories": [1, 1, 1],
+            "iqm": [0.1, 0.25, 0.98765],
+            "low": [0.05, float("nan"), 0.9],
+            "high": [0.15, float("nan"), 1.0],
+        }
+    )
+    headings, rows, _ = as_table(overview_of(summary))
+    assert headings == ["learner", "x (20 episodes)", "x (100 episodes)"]
+    assert rows == [
+        ["IQ-Learn", "", "0.988 (0.900 to 1.000)"],
+        ["BC", "0.250", "0.100 (0.050 to 0.150)"],
+    ]
+    two = pl.concat([summary, summary.with_columns(pl.lit(3).cast(pl.Int64).alias("data.num_expert_trajectories"))])
+    headings, rows, _ = as_table(overview_of(two))
+    assert [row[:2] for row in rows] == [["1", "IQ-Learn"], ["1", "BC"], ["3", "IQ-Learn"], ["3", "BC"]]
+    assert overview_of(summary.head(1)).is_empty()
+    assert overview_of(summary.drop("data.suboptimal")).is_empty()
+
+
 def test_differences_have_a_sign() -> None:
-    frame = pl.DataFrame({"algorithm": ["bc"], "minus": ["iq_learn"], "pairs": [5], "difference": [0.12345]})
+    frame = pl.DataFrame({"algorithm": ["bc"], "minus": ["IQ-Learn"], "pairs": [5], "difference": [0.12345]})
     frame = frame.with_columns(low=pl.lit(-0.1), high=pl.lit(0.35), verdict=pl.lit(None))
     assert as_table(frame)[1] == [["BC", "IQ-Learn", "5", "+0.123", "-0.100", "0.350", ""]]
-    assert as_table(frame.with_columns(minus=pl.lit("bc, loss likelihood")))[1][0][1] == "BC, loss likelihood"
 
 
 def test_small_errors_keep_three_digits() -> None:
@@ -156,7 +205,7 @@ def test_words_that_begin_with_a_bracket(text: str, capsys: pytest.CaptureFixtur
 def test_runs_in_words(tmp_path: Path) -> None:
     """No two columns have one heading; scores have three digits, returns and seconds fewer."""
     write_run(tmp_path / "a", [0.123456789, 0.2], {"seed": 1}, held_out=0.0123456789, data_return=290.06, seconds=9.87)
-    (headings, (cells,)) = as_table(runs_of(read_episodes(tmp_path)))
+    headings, (cells,), _ = as_table(runs_of(read_episodes(tmp_path)))
     assert len(set(headings)) == len(headings)
     named = dict(zip(headings, cells, strict=True))
     assert {name: named[name] for name in ("run", "score", "return", "data return", "seconds", "held out error")} == {
@@ -172,7 +221,7 @@ def test_runs_in_words(tmp_path: Path) -> None:
 
 def test_empty_frames() -> None:
     nothing = pl.DataFrame()
-    assert as_table(nothing) == ([], [])
+    assert as_table(nothing) == ([], [], [])
     no_rows = SUMMARY.clear()
     assert as_table(no_rows)[1] == []
     assert len(as_markdown(no_rows).splitlines()) == 2

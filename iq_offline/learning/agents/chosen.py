@@ -73,7 +73,7 @@ class ChosenImitation(ABC):
             "behavior_anchor",
             "actor_follows_critic",
         ),
-        *("critic_learning_rate", "adam_beta1", "target_update_rate"),
+        *("critic_learning_rate", "adam_beta1", "target_network", "target_update_rate"),
     )
 
     def __init__(

@@ -66,12 +66,15 @@ class IQLearn(ABC):
             self.unread = (*self.unread, "chi2_alpha", "chi2_states")
         if config.divergence not in ("total_variation", "wasserstein"):
             self.unread = (*self.unread, "constraint_weight")
+        if not config.target_network:
+            self.unread = (*self.unread, "target_update_rate")
+        self.next_critic = "target_critic" if config.target_network else "critic"
         self.target_update_rate = config.target_update_rate
         self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
         self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
 
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """The objective, minimised in Q; the policy is held fixed, V(s') comes from the target critic."""
+        """The objective, minimised in Q; the policy is held fixed, V(s') comes from the target critic, if any."""
         config, coefficients = self.config, tensors(parameters["coefficients"])
         discount, chi2_alpha = coefficients["discount"], coefficients["chi2_alpha"]
         state = normalized(parameters, rows_of(batch, self.states, "observation"))
@@ -81,7 +84,7 @@ class IQLearn(ABC):
         draws = rows_of(noise, self.states)
 
         q = self.q(parameters["critic"], state, action)
-        next_value = self.value(parameters, "target_critic", next_state, draws[:, 0])
+        next_value = self.value(parameters, self.next_critic, next_state, draws[:, 0])
         reward = implied_reward(q, next_value, terminated, discount)
         experts = len(batch["expert", "action"])
 

@@ -1,0 +1,147 @@
+"""What keys, values, learners and kinds of data are called: one rule for pictures, tables, answers and videos."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import polars as pl
+
+from iq_offline.config import LABELS, RunConfig, flat, is_others, label, to_table
+
+EXPERT, SUBOPTIMAL, COUNT = "data.expert", "data.suboptimal", "data.num_expert_trajectories"
+VALUES: dict[str, dict[str, str]] = {
+    "iq_learn.policy": {
+        "soft_actor_critic": "soft actor-critic",
+        "lookahead": "looking ahead",
+        "survival": "survival only",
+        "weighted": "weighted",
+        "best_episodes": "best episodes",
+    },
+    "bc.imitate": {"expert": "labelled only", "everything": "everything"},
+}
+"""Values that say without their key what they are, in the order of legends."""
+CONTROLS = ("survival only",)
+"""Of these, what is no kind of its algorithm: it stands alone."""
+
+ENDINGS = Counter(key.rpartition(".")[2] for key in flat(to_table(RunConfig())))
+"""Last parts of the configuration's keys, and how many end so."""
+
+
+def key_in_words(key: str) -> str:
+    """``gradient steps`` of ``training.gradient_steps``; ``evaluation seed``, for there is another seed."""
+    last = key.rpartition(".")[2]
+    return (last if ENDINGS[last] < 2 else key.replace(".", " ")).replace("_", " ")
+
+
+def as_words(value: object) -> str:
+    """A value of the configuration: lists of one as themselves, suboptimal data as "a/b + c/d, 30 experts hidden"."""
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(json.JSONDecodeError):
+            parts = json.loads(value)
+            if any(isinstance(part, dict) for part in parts):
+                return _mixture(parts)
+            return ", ".join(map(str, parts)) if parts else "none"
+    return str(value)
+
+
+def _mixture(parts: list[Any], short: bool = False) -> str:
+    """Datasets added to each other, then what is hidden among them."""
+    shown, hidden = [], []
+    for part in (part if isinstance(part, dict) else {"dataset": part} for part in parts):
+        name, episodes = str(part.get("dataset")), part.get("episodes")
+        name = re.sub(r"-v\d+$", "", name.rpartition("/")[2]) if short else name
+        if part.get("hidden"):
+            hidden.append(f"{episodes:,} expert{'s' * (episodes > 1)} hidden" if episodes else "experts hidden")
+        else:
+            shown.append(f"{name} ({episodes:,} episode{'s' * (episodes > 1)})" if episodes else name)
+    return ", ".join([" + ".join(shown), *hidden] if shown else hidden)
+
+
+def kinds_in_words(frame: pl.DataFrame) -> list[str]:
+    """Of each row its suboptimal data: "random, 30 experts hidden", or "none".
+
+    Datasets by the last part of their names, where that tells those of one expert apart.
+    """
+    experts = frame[EXPERT] if EXPERT in frame.columns else [None] * frame.height
+    rows = list(zip(experts, frame[SUBOPTIMAL].to_list(), strict=True))
+    short = {row: _mixture(json.loads(row[1]), short=True) or "none" for row in set(rows)}
+    called = Counter((expert, short[expert, value]) for expert, value in short)
+    return [short[row] if called[row[0], short[row]] == 1 else as_words(row[1]) for row in rows]
+
+
+def with_data(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with ``data``: what its rows are learned from, by what varies; the dataset where nothing does."""
+    kinds, experts = kinds_in_words(frame), frame[EXPERT].to_list()
+    several = frame[SUBOPTIMAL].n_unique() > 1, frame[EXPERT].n_unique() > 1
+    kinds = ["no suboptimal data" if kind == "none" else kind for kind in kinds]
+    if several[0] and several[1] and len(set(kinds)) > 1:
+        names = [f"{expert}\n{kind}" for expert, kind in zip(experts, kinds, strict=True)]
+    else:
+        names = kinds if len(set(kinds)) > 1 else experts
+    return frame.with_columns(pl.Series("data", names, pl.Enum(sorted(set(names), key=by_numbers))))
+
+
+def with_lines(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The frame with ``line``: the learner of each row and its settings, by what tells it from the others.
+
+    Args:
+        frame: rows with ``algorithm`` and the configuration as columns with dotted names.
+        keys: that may tell lines apart. Those in the section of an algorithm (``iq_learn.temperature``) say nothing
+            about the others: BC is then one line.
+
+    Returns:
+        The rows as they were; ``line`` is an enumeration in the order of legends.
+    """
+    keys = sorted(keys, key=lambda key: not any(is_others(key, other) for other in LABELS))
+    kinds = kinds_in_words(frame) if SUBOPTIMAL in keys else []
+    rows = []
+    for index, row in enumerate(frame.select("algorithm", *keys).rows(named=True)):
+        row |= {SUBOPTIMAL: kinds[index]} if kinds else {}
+        rows.append((row["algorithm"], *(None if is_others(key, row["algorithm"]) else row[key] for key in keys)))
+    apart = [place for place in range(1, 1 + len(keys)) if len({repr(row[place]) for row in rows} - {"None"}) > 1]
+    names = [
+        _learner(row[0], [_setting(keys[at - 1], row[at], keys) for at in apart if row[at] is not None]) for row in rows
+    ]
+    ranks = sorted({(_rank(row, keys), name) for row, name in zip(rows, names, strict=True)})
+    return frame.with_columns(pl.Series("line", names, pl.Enum(list(dict.fromkeys(name for _, name in ranks)))))
+
+
+def _learner(algorithm: str, settings: list[str]) -> str:
+    return ", ".join(settings if settings and settings[0] in CONTROLS else [label(algorithm), *settings])
+
+
+def _setting(key: str, value: Any, among: Sequence[str]) -> str:
+    """``iq_learn.temperature`` at 0.01 is "temperature 0.01"; the section stays where two keys end alike."""
+    if key == EXPERT:
+        return value
+    if key == SUBOPTIMAL:
+        return "no suboptimal data" if value == "none" else value
+    if key in VALUES:
+        return VALUES[key].get(value, as_words(value))
+    name = key_in_words(key)
+    name = name if [key_in_words(other) for other in among].count(name) == 1 else key.replace("_", " ")
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    if isinstance(value, list):
+        return f"{name} {', '.join(map(str, value)) or 'none'}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {as_words(value)}"
+
+
+def _rank(row: tuple, keys: Sequence[str]) -> tuple:
+    """The algorithms that have a place first, in it; numbers by size, words with an order in it, others as text."""
+    algorithm, *values = row
+    place = list(LABELS).index(algorithm) if algorithm in LABELS else len(LABELS)
+    ordered = []
+    for key, value in zip(keys, values, strict=True):
+        known = list(VALUES.get(key, ()))
+        value = known.index(value) if value in known else value
+        ordered.append((0, value, "") if isinstance(value, int | float) else (1, 0, repr(value)))
+    return place, algorithm, *ordered
+
+
+def by_numbers(text: str) -> list[Any]:
+    """A key for sorting that takes the numbers in a text for numbers."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", text))]
