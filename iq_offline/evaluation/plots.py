@@ -70,7 +70,10 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
         if subsample == 1
         else f"every {subsample}th step of {count} expert {plural}"
     )
-    title = f"{first['dataset_ids'][0]}\n{seen}, seed {first['seed']}"
+    labelled, *others = first["dataset_ids"]
+    title = f"{labelled}\n{seen}, seed {first['seed']}"
+    if others:
+        title += f"\nwithout labels: {', '.join(others)}"
     axes.set_title(title + (" (fast: not a result)" if first["fast"] else ""), fontsize=9)
     axes.set(xlabel="gradient steps", ylabel="return (mean, lowest to highest)")
     axes.legend(frameon=False, fontsize=8)
