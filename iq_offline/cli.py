@@ -13,6 +13,7 @@ import tyro
 from pydantic import ValidationError
 
 from iq_offline.config import (
+    ALGORITHMS,
     LABELS,
     Algorithm,
     BCConfig,
@@ -20,7 +21,9 @@ from iq_offline.config import (
     EvaluationConfig,
     IQLearnConfig,
     RunConfig,
+    SQILConfig,
     TrainingConfig,
+    ValueDICEConfig,
     explain,
     from_table,
     load_recipe,
@@ -50,6 +53,8 @@ class RunArguments:
     training: Annotated[TrainingConfig, Unprefixed]
     iq_learn: IQLearnConfig
     bc: BCConfig
+    valuedice: ValueDICEConfig
+    sqil: SQILConfig
     evaluation: EvaluationConfig
     algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
     """Learners to train, one after another, on the same data."""
@@ -80,6 +85,8 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
             training=recipe.training,
             iq_learn=recipe.iq_learn,
             bc=recipe.bc,
+            valuedice=recipe.valuedice,
+            sqil=recipe.sqil,
             evaluation=recipe.evaluation,
             algorithms=algorithms,  # type: ignore[arg-type]
             seed=recipe.seed,
@@ -146,13 +153,12 @@ def _in_one_line(complaint: str) -> str:
 
 
 def _train(recipe: str, given: RunArguments) -> None:
-    shared = {
-        name: getattr(given, name) for name in ("seed", "fast", "data", "training", "iq_learn", "bc", "evaluation")
-    }
+    sections = ("seed", "fast", "data", "training", *ALGORITHMS, "evaluation")
+    shared = {name: getattr(given, name) for name in sections}
     table = shared | {"recipe": recipe}
     configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in given.algorithms]
     if not configs:
-        raise UserError("--algorithms names none: give bc, iq_learn or both")
+        raise UserError(f"--algorithms names none: give some of {', '.join(ALGORITHMS)}")
     from iq_offline.experiment import Options, run_all
 
     options = Options(given.download, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))

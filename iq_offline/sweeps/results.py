@@ -25,8 +25,9 @@ EXPERT, COUNT = "data.expert", "data.num_expert_trajectories"
 FIRST = ("algorithm", EXPERT, "data.suboptimal", COUNT, "data.subsample")
 """Keys that cells are named by before any other."""
 
-ENDINGS = Counter(key.rpartition(".")[2] for key in flat(to_table(RunConfig())))
-"""Last parts of the configuration's keys, and how many end so."""
+_PARTS = [key.rpartition(".") for key in flat(to_table(RunConfig()))]
+ENDINGS = Counter(ending for _, ending in {("" if above in ALGORITHMS else above, last) for above, _, last in _PARTS})
+"""Last parts of the configuration's keys, and how many end so; the algorithms' sections count once."""
 
 PARQUET = b"PAR1"
 """What Parquet files begin and end with."""
