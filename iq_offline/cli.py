@@ -13,6 +13,7 @@ import tyro
 from pydantic import ValidationError
 
 from iq_offline.config import (
+    ALGORITHMS,
     LABELS,
     Algorithm,
     BCConfig,
@@ -20,8 +21,10 @@ from iq_offline.config import (
     EvaluationConfig,
     IQLearnConfig,
     RunConfig,
+    SQILConfig,
     Suboptimal,
     TrainingConfig,
+    ValueDICEConfig,
     explain,
     from_table,
     load_recipe,
@@ -52,6 +55,8 @@ class RunArguments:
     training: Annotated[TrainingConfig, Unprefixed]
     iq_learn: IQLearnConfig
     bc: BCConfig
+    valuedice: ValueDICEConfig
+    sqil: SQILConfig
     evaluation: EvaluationConfig
     algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
     """Learners to train, one after another, on the same data."""
@@ -82,6 +87,8 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
             training=recipe.training,
             iq_learn=recipe.iq_learn,
             bc=recipe.bc,
+            valuedice=recipe.valuedice,
+            sqil=recipe.sqil,
             evaluation=recipe.evaluation,
             algorithms=algorithms,  # type: ignore[arg-type]
             seed=recipe.seed,
@@ -155,13 +162,12 @@ def _in_one_line(complaint: str) -> str:
 
 def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     """Train and evaluate the algorithms, and print what came out; ``beside``: a folder that may be among theirs."""
-    shared = {
-        name: getattr(given, name) for name in ("seed", "fast", "data", "training", "iq_learn", "bc", "evaluation")
-    }
+    sections = ("seed", "fast", "data", "training", *ALGORITHMS, "evaluation")
+    shared = {name: getattr(given, name) for name in sections}
     table = shared | {"recipe": recipe}
     configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in given.algorithms]
     if not configs:
-        raise UserError("--algorithms names none: give bc, iq_learn or both")
+        raise UserError(f"--algorithms names none: give some of {', '.join(ALGORITHMS)}")
     from iq_offline.experiment import Options, run_all
 
     options = Options(given.download, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))

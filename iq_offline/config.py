@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from tyro.constructors import PrimitiveConstructorSpec
 
+from iq_offline.baselines import STRICT, BCConfig, Rate, SQILConfig, ValueDICEConfig
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
 
-Algorithm = Literal["iq_learn", "bc"]
+Algorithm = Literal["iq_learn", "bc", "valuedice", "sqil"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
-LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC"}
+LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC", "valuedice": "ValueDICE", "sqil": "SQIL"}
 """The algorithms' names for people."""
 
 
@@ -28,11 +29,8 @@ def label(algorithm: str) -> str:
     return LABELS.get(algorithm, algorithm.replace("_", " "))
 
 
-STRICT = ConfigDict(extra="forbid")
-
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -197,20 +195,6 @@ class IQLearnConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class BCConfig:
-    """Coefficients of behavior cloning."""
-
-    loss: Literal["squared_error", "robust", "likelihood"] = "squared_error"
-    """Squared error of tanh(mean); the same, but hardly counting actions far off; or minus the log-likelihood."""
-    learning_rate: Rate = 3e-4
-    """Adam's, at the start."""
-    imitate: Literal["expert", "everything"] = "expert"
-    """The labelled expert alone, or the suboptimal data as well, in the shares of a batch."""
-    outlier_error: Annotated[float, Field(gt=0)] = 0.5
-    """robust: the error that counts half of what it would (root mean square over an action; half a box is 1)."""
-
-
-@dataclass(frozen=True, config=STRICT)
 class EvaluationConfig:
     """How a finished policy is scored. Nothing here reaches the training."""
 
@@ -236,6 +220,8 @@ class RunConfig:
     training: TrainingConfig = TrainingConfig()
     iq_learn: IQLearnConfig = IQLearnConfig()
     bc: BCConfig = BCConfig()
+    valuedice: ValueDICEConfig = ValueDICEConfig()
+    sqil: SQILConfig = SQILConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
@@ -307,6 +293,11 @@ def resolved(config: RunConfig) -> RunConfig:
         config = dataclasses.replace(config, training=training, evaluation=evaluation, iq_learn=chosen_often)
     if config.algorithm == "bc" and config.bc.imitate == "everything" and not config.data.suboptimal:
         raise UserError("bc.imitate = 'everything' needs suboptimal data: give --suboptimal, or use 'expert'")
+    if config.algorithm == "sqil" and not config.data.suboptimal:
+        raise UserError(
+            "sqil needs suboptimal data: give --suboptimal; on expert data alone every reward is 1 and nothing tells "
+            "actions apart (its regularised behavioral cloning is iq_learn with iq_learn.value_states = 'expert')"
+        )
     return config
 
 

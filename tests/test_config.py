@@ -13,8 +13,10 @@ from iq_offline.config import (
     EvaluationConfig,
     IQLearnConfig,
     RunConfig,
+    SQILConfig,
     Suboptimal,
     TrainingConfig,
+    ValueDICEConfig,
     from_table,
     load_recipe,
     next_recipe,
@@ -30,6 +32,8 @@ SECTIONS = {
     "training": TrainingConfig,
     "iq_learn": IQLearnConfig,
     "bc": BCConfig,
+    "valuedice": ValueDICEConfig,
+    "sqil": SQILConfig,
     "evaluation": EvaluationConfig,
 }
 
@@ -56,6 +60,8 @@ DIFFERENT = RunConfig(
         *("lookahead", 0.8, 4e-3, 12, 13, 7.0, 0.4, 0.6),
     ),
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),
+    valuedice=ValueDICEConfig(0.95, "initial", 0.25, 0.3, 0.2, 2e-2, 3e-2, 0.45),
+    sqil=SQILConfig(0.96, 0.35, 0.6, 2.5e-2, 3.5e-2, 0.46, 0.124),
     evaluation=EvaluationConfig(3, 4),
 )
 """No field has its default."""

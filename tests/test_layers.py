@@ -16,6 +16,7 @@ ROOMS = (
     ("files",),
     ("signals",),
     ("provenance",),
+    ("baselines",),
     ("config",),
     ("data",),
     ("learning",),

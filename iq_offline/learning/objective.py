@@ -136,3 +136,19 @@ def discrete_soft_value(q: Float[Tensor, "*batch actions"], temperature: Coeffic
 def soft_policy_loss(q: Values, log_probability: Values, temperature: Coefficient) -> Float[Tensor, ""]:
     """E_s[temperature log pi(a|s) - Q(s,a)]: minimised, pi moves towards exp(Q / temperature) (section 4.2)."""
     return (temperature * log_probability - q).mean()
+
+
+def sqil_loss(
+    expert_reward: Values, other_reward: Float[Tensor, " others"], other_weight: Coefficient
+) -> Float[Tensor, ""]:
+    """E_E[(r - 1)²] + other_weight E_S[r²], to be minimised: squared soft Bellman errors for rewards of 1 and 0.
+
+    SQIL (Reddy et al., ICLR 2020, arXiv:1905.11108, algorithm 1; other_weight is its lambda_samp). With equal halves
+    it is twice :func:`iq_loss` at chi2_alpha 1/4 on the mixture without the value term, and 1.
+
+    Args:
+        expert_reward: r = Q(s,a) - discount (1 - terminated) V(s') on transitions of the expert.
+        other_reward: r on all other transitions: suboptimal data, or the policy's own.
+        other_weight: not negative.
+    """
+    return (expert_reward - 1).square().mean() + other_weight * other_reward.square().mean()

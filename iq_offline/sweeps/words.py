@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from iq_offline.config import LABELS, RunConfig, flat, is_others, label, to_table
+from iq_offline.config import ALGORITHMS, LABELS, RunConfig, flat, is_others, label, to_table
 
 EXPERT, SUBOPTIMAL, COUNT = "data.expert", "data.suboptimal", "data.num_expert_trajectories"
 VALUES: dict[str, dict[str, str]] = {
@@ -26,8 +26,9 @@ VALUES: dict[str, dict[str, str]] = {
 CONTROLS = ("survival only",)
 """Of these, what is no kind of its algorithm: it stands alone."""
 
-ENDINGS = Counter(key.rpartition(".")[2] for key in flat(to_table(RunConfig())))
-"""Last parts of the configuration's keys, and how many end so."""
+_PARTS = [key.rpartition(".") for key in flat(to_table(RunConfig()))]
+ENDINGS = Counter(ending for _, ending in {("" if above in ALGORITHMS else above, last) for above, _, last in _PARTS})
+"""Last parts of the configuration's keys, and how many end so; the algorithms' sections count once."""
 
 
 def key_in_words(key: str) -> str:

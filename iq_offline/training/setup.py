@@ -18,10 +18,20 @@ from iq_offline.learning.agents import Agent, UnitBox, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS, POLICIES, ChosenImitation
 from iq_offline.learning.agents.iq_learn import COEFFICIENTS, ContinuousIQLearn, DiscreteIQLearn
+from iq_offline.learning.agents.sqil import SQIL_COEFFICIENTS, ContinuousSQIL, DiscreteSQIL
+from iq_offline.learning.agents.valuedice import VALUEDICE_COEFFICIENTS, ContinuousValueDICE, DiscreteValueDICE
 from iq_offline.learning.learner import Learner
 from iq_offline.learning.policy import Policy, network_of
 from iq_offline.training.chooser import Chooser
 from iq_offline.training.training import Population, Training
+
+FACTORS = {
+    "iq_learn": (*COEFFICIENTS, *CHOSEN_COEFFICIENTS),
+    "bc": (),
+    "valuedice": VALUEDICE_COEFFICIENTS,
+    "sqil": SQIL_COEFFICIENTS,
+}
+"""For each algorithm the keys of its section that are factors in a loss: they may differ within a population."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +217,14 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     if config.algorithm == "bc":
         both = config.bc.imitate == "everything" and mixed
         return BC(config.bc, observations, taken, hidden, ("expert", "suboptimal") if both else ("expert",))
+    if config.algorithm == "valuedice":
+        if isinstance(taken, ActionBranches):
+            return DiscreteValueDICE(config.valuedice, observations, taken, hidden, mixed)
+        return ContinuousValueDICE(config.valuedice, observations, taken, hidden, mixed)
+    if config.algorithm == "sqil":
+        if isinstance(taken, ActionBranches):
+            return DiscreteSQIL(config.sqil, observations, taken, hidden)
+        return ContinuousSQIL(config.sqil, observations, taken, hidden)
     if chosen := POLICIES.get(resolved(config).iq_learn.policy):
         return chosen(config.iq_learn, observations, taken, hidden)
     if isinstance(taken, ActionBranches):
@@ -241,12 +259,11 @@ def program_of(config: RunConfig) -> tuple[tuple[str, Hashable], ...]:
     common = {"algorithm": config.algorithm} | {f"data.{name}": getattr(data, name) for name in spaces}
     common["data.suboptimal_fraction"] = data.suboptimal_fraction if data.suboptimal else 0.0
     common |= {f"training.{field.name}": getattr(config.training, field.name) for field in fields(config.training)}
-    free = {*COEFFICIENTS, *CHOSEN_COEFFICIENTS}
+    free = FACTORS[config.algorithm]
     own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in free}
     common |= {f"{config.algorithm}.{name}": value for name, value in own.items()}
-    if config.algorithm == "iq_learn":
-        for penalty in ("gradient_penalty", "reward_penalty"):
-            common[f"iq_learn.{penalty} > 0"] = getattr(options, penalty) > 0
+    for penalty in (name for name in free if name.endswith("_penalty")):
+        common[f"{config.algorithm}.{penalty} > 0"] = getattr(options, penalty) > 0
     return tuple(common.items())
 
 

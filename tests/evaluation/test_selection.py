@@ -52,7 +52,7 @@ def watch(training: Training, data: Data) -> Watch:
     return watches([training], [data])[0]
 
 
-@pytest.mark.parametrize("algorithm", ["bc", "iq_learn"])
+@pytest.mark.parametrize("algorithm", ["bc", "iq_learn", "valuedice", "sqil"])
 def test_the_held_out_error_is_the_averaged_policy_s(algorithm: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(replay, "ROWS_AT_ONCE", 7)
     training, data = prepared(configuration(algorithm))
@@ -118,6 +118,9 @@ def test_rewards_and_their_bounds_by_hand():
         ("iq_learn", True, "lookahead", 1.2),
         ("iq_learn", True, "weighted", 1.2),
         ("iq_learn", True, "survival", None),
+        ("valuedice", False, "auto", 0.0),
+        ("valuedice", True, "auto", 0.0),
+        ("sqil", True, "auto", 1.0),
     ],
 )
 def test_who_knows_what(algorithm: str, mixed: bool, policy: str, bound: float | None):

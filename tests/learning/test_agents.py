@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.config import BCConfig, DataConfig, IQLearnConfig, RunConfig, TrainingConfig, resolved
+from iq_offline.config import BCConfig, DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import open_source
@@ -389,12 +389,17 @@ def changed(name: str, part: int, change: np.ndarray, written: list[Episode], id
     return cached(open_source(write_dataset(identifier, [tuple(first), *written[1:]])))  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("algorithm", ["iq_learn", "bc"])
+def relabelled(source: CachedSource) -> CachedSource:
+    """The same transitions as another dataset's."""
+    return replace(source, source=replace(source.source, path=Path("elsewhere")))
+
+
+@pytest.mark.parametrize("algorithm", ["iq_learn", "bc", "valuedice", "sqil"])
 def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(algorithm: str, tmp_path: Path):
-    written = point_mass_episodes(3, 12, seed=1)
+    written, mixed = point_mass_episodes(3, 12, seed=1), algorithm == "sqil"
     everything = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
-        data=DataConfig(num_expert_trajectories=3),
+        data=DataConfig(num_expert_trajectories=3, suboptimal=(Suboptimal("test/itself"),) if mixed else ()),
         training=TrainingConfig(hidden_sizes=(8,), batch_size=256, dtype="float64"),
     )
     flags = np.zeros(12, bool)
@@ -411,13 +416,12 @@ def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(a
         files = sorted(file.name for file in (tmp_path / "cache").rglob("*.memmap"))
         assert set(files) == {"action.memmap", "observation_0.memmap", "terminated.memmap"}
         config = resolved(everything)
-        training = prepare(config, choose_data(config, source, []))
+        training = prepare(config, choose_data(config, source, [relabelled(source)] if mixed else []))
         batch = training.replay.sample()
         assert set(batch.keys(include_nested=True, leaves_only=True)) == {
-            ("expert", "observation"),
-            ("expert", "action"),
-            ("expert", "next", "observation"),
-            ("expert", "next", "terminated"),
+            (kind, *key)
+            for kind in (("expert", "suboptimal") if mixed else ("expert",))
+            for key in (("observation",), ("action",), ("next", "observation"), ("next", "terminated"))
         }
         noise = training.draw_noise(batch)
         loss = training.learner.agent.phases[0].loss(training.learner.parameters, batch, noise)[0]
@@ -433,4 +437,4 @@ def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(a
     contents, batch, loss = results["terminated"]
     assert contents["terminated"].nonzero().reshape(-1).tolist() == [4, 11]
     assert batch["expert", "next", "terminated"].sum() > plain_batch["expert", "next", "terminated"].sum() == 0
-    assert (loss != plain_loss) == (algorithm == "iq_learn")
+    assert (loss != plain_loss) == (algorithm != "bc")

@@ -11,7 +11,16 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
+from iq_offline.config import (
+    DataConfig,
+    IQLearnConfig,
+    RunConfig,
+    SQILConfig,
+    Suboptimal,
+    TrainingConfig,
+    ValueDICEConfig,
+    resolved,
+)
 from iq_offline.data.cache import CachedSource
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
@@ -19,7 +28,7 @@ from iq_offline.learning import learner as learners
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS
 from iq_offline.learning.agents.iq_learn import COEFFICIENTS
 from iq_offline.learning.learner import named_leaves
-from iq_offline.training.setup import Data, choose_data, population, prepare, program_of
+from iq_offline.training.setup import FACTORS, Data, choose_data, population, prepare, program_of
 from tests.data_helpers import write_spaces_dataset
 from tests.helpers import point_mass_dataset
 
@@ -49,13 +58,20 @@ def chosen_data(config: RunConfig, sources: Sources) -> Data:
     return choose_data(config, sources[config.data.expert], [sources[part.dataset] for part in config.data.suboptimal])
 
 
+def changed(config: RunConfig, part: str, **changes: Any) -> RunConfig:
+    return replace(config, **{part: replace(getattr(config, part), **changes)})
+
+
 def configs(algorithm: str, suboptimal: bool, **options: Any) -> list[RunConfig]:
     """Learners that differ in all that the learners of one population may differ in."""
     base = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
         training=TrainingConfig(STEPS, batch_size=24, hidden_sizes=(16, 16), dtype="float64", average_decay=0.95),
-        iq_learn=IQLearnConfig(critic_learning_rate=3e-3, choose_every=10, **options),
+        iq_learn=IQLearnConfig(critic_learning_rate=3e-3, choose_every=10),
+        valuedice=ValueDICEConfig(actor_learning_rate=3e-4),
+        sqil=SQILConfig(critic_learning_rate=3e-3),
     )
+    base = changed(base, algorithm, **options)
     found = []
     for seed in range(LEARNERS):
         data = DataConfig(EXPERT, 1 + seed, 1 + seed, MIXTURES[seed] if suboptimal else (), held_out_trajectories=seed)
@@ -66,9 +82,13 @@ def configs(algorithm: str, suboptimal: bool, **options: Any) -> list[RunConfig]
             "gradient_penalty": 0.1 + 0.2 * seed,
             "behavior_anchor": 2.0 * seed,
             "reward_penalty": 0.5 + seed,
+            "replay_alpha": 0.05 + 0.1 * seed,
+            "orthogonal_penalty": 0.01 * (1 + seed),
+            "other_weight": 0.5 + seed,
         }
-        assert coefficients.keys() == {*COEFFICIENTS, *CHOSEN_COEFFICIENTS}
-        found.append(resolved(replace(base, seed=seed, data=data, iq_learn=replace(base.iq_learn, **coefficients))))
+        assert coefficients.keys() == {name for names in FACTORS.values() for name in names}
+        own = {name: coefficients[name] for name in FACTORS[algorithm]}
+        found.append(changed(resolved(replace(base, seed=seed, data=data)), algorithm, **own))
     return found
 
 
@@ -82,6 +102,9 @@ CASES = [
     ("iq_learn", False, {"value_states": "initial"}),
     ("iq_learn", True, {"policy": "soft_actor_critic"}),
     ("iq_learn", True, {"policy": "lookahead"}),
+    ("valuedice", False, {}),
+    ("valuedice", True, {"start_states": "initial"}),
+    ("sqil", True, {}),
 ]
 
 
@@ -118,17 +141,24 @@ def test_together_is_alone(
     assert together.learner.step == STEPS
 
 
-@pytest.mark.parametrize("name", COEFFICIENTS)
-def test_every_coefficient_counts(name: str, sources: Sources):
+@pytest.mark.parametrize(
+    ("algorithm", "name"),
+    [
+        *(("iq_learn", name) for name in COEFFICIENTS),
+        *((algorithm, name) for algorithm in ("valuedice", "sqil") for name in FACTORS[algorithm]),
+    ],
+)
+def test_every_coefficient_counts(algorithm: str, name: str, sources: Sources):
     """Learners that differ in nothing else go other ways."""
-    first = configs("iq_learn", False)[0]
-    other = replace(first, iq_learn=replace(first.iq_learn, **{name: 0.5 * getattr(first.iq_learn, name) + 0.1}))
+    first = configs(algorithm, algorithm != "iq_learn")[0]
+    other = changed(first, algorithm, **{name: 0.5 * getattr(getattr(first, algorithm), name) + 0.1})
     together = population([first, other], [chosen_data(first, sources)] * 2)
     for _ in range(3):
         together.update()
     one, two = (leaves(member.learner.parameters) for member in together.members)
     moved = {leaf.split("/")[0] for leaf in one if (one[leaf] - two[leaf]).abs().max() > 1e-9}
-    assert moved == {"coefficients", "actor", "critic", "target_critic"}
+    critics = {"nu"} if algorithm == "valuedice" else {"critic", "target_critic"}
+    assert moved == {"coefficients", "actor", *critics}
 
 
 def test_the_members_are_where_the_population_is(sources: Sources):
@@ -164,7 +194,10 @@ def test_learners_differ(sources: Sources):
     assert min(distances) > 0.01
 
 
-@pytest.mark.parametrize(("algorithm", "suboptimal"), [("bc", False), ("iq_learn", False), ("iq_learn", True)])
+@pytest.mark.parametrize(
+    ("algorithm", "suboptimal"),
+    [("bc", False), ("iq_learn", False), ("iq_learn", True), ("valuedice", False), ("sqil", True)],
+)
 def test_a_population_goes_on_from_its_state(algorithm: str, suboptimal: bool, sources: Sources):
     """Every learner's draws go on, not those of the first alone."""
     chosen = configs(algorithm, suboptimal)
@@ -183,10 +216,6 @@ def test_a_population_goes_on_from_its_state(algorithm: str, suboptimal: bool, s
             torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
     resumed_leaves = leaves(resumed.learner.parameters)
     assert all(torch.equal(leaf, resumed_leaves[name]) for name, leaf in leaves(straight.learner.parameters).items())
-
-
-def changed(config: RunConfig, part: str, **changes: Any) -> RunConfig:
-    return replace(config, **{part: replace(getattr(config, part), **changes)})
 
 
 FREE: list[tuple[str, dict[str, Any]]] = [
@@ -237,6 +266,25 @@ def test_who_can_train_together(sources: Sources):
         population([base, replace(base, algorithm="bc")], [data, data])
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "bound"),
+    [
+        (
+            "valuedice",
+            {"start_states": "initial", "gradient_penalty": 0.0, "orthogonal_penalty": 0.0, "adam_beta1": 0.3},
+        ),
+        ("sqil", {"critic_learning_rate": 0.01, "actor_learning_rate": 0.01, "target_update_rate": 0.01}),
+    ],
+)
+def test_who_can_train_together_of_the_other_algorithms(algorithm: str, bound: dict[str, Any]):
+    base = configs(algorithm, True)[0]
+    for name in FACTORS[algorithm]:
+        assert program_of(changed(base, algorithm, **{name: 0.25})) == program_of(base)
+    for name, value in bound.items():
+        assert program_of(changed(base, algorithm, **{name: value})) != program_of(base), name
+    assert program_of(changed(base, "iq_learn", temperature=0.5, gradient_penalty=0.0)) == program_of(base)
+
+
 def test_a_share_of_no_suboptimal_data_is_none():
     """And what is decided automatically is decided before it is compared."""
     base = configs("bc", False)[0]
@@ -258,6 +306,9 @@ OTHER_CASES = [
     ("bc", Dict({name: PARTS[name] for name in ("state", "which")}), MultiDiscrete([3, 1, 4])),
     ("iq_learn", PARTS, Discrete(3)),
     ("bc", PARTS, Box(-1, 1, (2,))),
+    ("valuedice", PARTS, MultiDiscrete([3, 1, 4], start=[0, 2, -1])),
+    ("valuedice", PARTS, Box(-1, 1, (2,))),
+    ("sqil", PARTS, Discrete(3)),
 ]
 
 
@@ -270,15 +321,21 @@ def test_together_is_alone_with_finitely_many_actions_and_images(
     source = obtain("test/any-v0")
     base = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
-        data=DataConfig("test/any-v0", frame_stack=2, held_out_trajectories=1),
+        data=DataConfig(
+            "test/any-v0",
+            suboptimal=(Suboptimal("test/any-v0"),) if algorithm == "sqil" else (),
+            frame_stack=2,
+            held_out_trajectories=0 if algorithm == "sqil" else 1,
+        ),
         training=TrainingConfig(10, batch_size=8, hidden_sizes=(8,), dtype="float64", average_decay=0.9),
         iq_learn=IQLearnConfig(critic_learning_rate=3e-3),
+        valuedice=ValueDICEConfig(actor_learning_rate=3e-4),
     )
     chosen = [
         resolved(replace(base, seed=seed, data=replace(base.data, num_expert_trajectories=1 + seed)))
         for seed in range(3)
     ]
-    data = [choose_data(config, source, []) for config in chosen]
+    data = [choose_data(config, source, [source for _ in config.data.suboptimal]) for config in chosen]
     together = population(chosen, data)
     rows = [together.update() for _ in range(10)]
     for index, (config, one) in enumerate(zip(chosen, data, strict=True)):

@@ -54,7 +54,10 @@ def prepared(config: RunConfig) -> Training:
     )
 
 
-@pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", False), ("iq_learn", True), ("bc", False)])
+@pytest.mark.parametrize(
+    ("algorithm", "suboptimal"),
+    [("iq_learn", False), ("iq_learn", True), ("bc", False), ("valuedice", True), ("sqil", True)],
+)
 def test_the_same_seed_twice_is_the_same_run(algorithm: str, suboptimal: bool, tmp_path: Path):
     config = configuration(algorithm, suboptimal=suboptimal)
     for name in ("one", "two"):
@@ -64,11 +67,11 @@ def test_the_same_seed_twice_is_the_same_run(algorithm: str, suboptimal: bool, t
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.mark.parametrize("algorithm", ["iq_learn", "bc"])
+@pytest.mark.parametrize("algorithm", ["iq_learn", "bc", "valuedice", "sqil"])
 def test_another_seed_is_another_run(algorithm: str, tmp_path: Path):
     results = []
     for seed in (0, 1):
-        config = configuration(algorithm, seed)
+        config = configuration(algorithm, seed, suboptimal=algorithm == "sqil")
         config = replace(config, data=replace(config.data, num_expert_trajectories=4))
         run_training(config, tmp_path / str(seed))
         results.append(weights(tmp_path / str(seed) / "policy.safetensors"))
@@ -122,10 +125,21 @@ def test_ended_at_a_random_moment_and_resumed_a_run_ends_as_if_nothing_had_happe
     assert_same_run(tmp_path / "straight", folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_signal_between_log_rows_saves_the_sums_too(number: signal.Signals, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("number", "algorithm", "suboptimal"),
+    [
+        (signal.SIGINT, "iq_learn", False),
+        (signal.SIGTERM, "iq_learn", False),
+        (signal.SIGTERM, "valuedice", False),
+        (signal.SIGTERM, "valuedice", True),
+        (signal.SIGTERM, "sqil", True),
+    ],
+)
+def test_a_polite_signal_between_log_rows_saves_the_sums_too(
+    number: signal.Signals, algorithm: str, suboptimal: bool, tmp_path: Path
+):
     """The signal comes after step 14, so training stops after 15: log_every is 10, checkpoint_every 20."""
-    config = configuration(snapshots=0)
+    config = configuration(algorithm, suboptimal=suboptimal, snapshots=0)
     run_training(config, tmp_path / "straight")
     folder = tmp_path / "broken"
     once = replace(config.training, snapshots=60 // 14)

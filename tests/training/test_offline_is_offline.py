@@ -66,6 +66,9 @@ def test_without_environments_and_rewards_the_weights_are_the_same(tmp_path: Pat
         "bc": configuration("bc"),
         "iq_learn": configuration("iq_learn"),
         "mixture": configuration("iq_learn", suboptimal=True),
+        "valuedice": configuration("valuedice"),
+        "valuedice_mixture": configuration("valuedice", suboptimal=True),
+        "sqil": configuration("sqil", suboptimal=True),
     }
     write(nan_rewards=False)
     for name, config in configs.items():

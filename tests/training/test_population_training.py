@@ -59,7 +59,9 @@ def members(count: int = 3, algorithm: str = "iq_learn", **training: Any) -> lis
     """Runs that differ in seed, data and coefficients, in float64."""
     found = []
     for seed in range(count):
-        config = configuration(algorithm, seed, **{"dtype": "float64", "hidden_sizes": (8,)} | training)
+        config = configuration(
+            algorithm, seed, algorithm == "sqil", **{"dtype": "float64", "hidden_sizes": (8,)} | training
+        )
         config = with_iq_learn(config, chi2_alpha=0.5 + 0.1 * seed, behavior_anchor=1.0 * seed)
         found.append(replace(config, data=replace(config.data, num_expert_trajectories=1 + seed % 3, subsample=2)))
     return found
@@ -109,7 +111,10 @@ def signal_at(step: int, number: signal.Signals = signal.SIGINT) -> Iterator[Non
         yield
 
 
-@pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", False), ("iq_learn", True), ("bc", False)])
+@pytest.mark.parametrize(
+    ("algorithm", "suboptimal"),
+    [("iq_learn", False), ("iq_learn", True), ("bc", False), ("valuedice", False), ("sqil", True)],
+)
 def test_folders_are_those_of_runs_alone(algorithm: str, suboptimal: bool, tmp_path: Path):
     configs = members(algorithm=algorithm)
     if suboptimal:

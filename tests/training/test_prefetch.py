@@ -66,7 +66,10 @@ def prepared(config: RunConfig) -> Training:
 # ---------------------------------------------------------------------------------------------------- drawn ahead
 
 
-@pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", True), ("iq_learn", False), ("bc", False)])
+@pytest.mark.parametrize(
+    ("algorithm", "suboptimal"),
+    [("iq_learn", True), ("iq_learn", False), ("bc", False), ("valuedice", False), ("sqil", True)],
+)
 @pytest.mark.parametrize("prefetch", [1, 3])
 def test_the_same_run_with_batches_drawn_ahead(algorithm: str, suboptimal: bool, prefetch: int, tmp_path: Path):
     config = configuration(algorithm, suboptimal=suboptimal)

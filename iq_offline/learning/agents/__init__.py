@@ -1,8 +1,8 @@
 """The algorithms, one file each. An agent holds no state: parameters, batch and noise come in, losses go out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from tensordict import TensorDict
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import linear
 
-from iq_offline.data.actions import ActionBox
+from iq_offline.data.actions import ActionBox, ActionBranches
 
 Metrics = dict[str, Tensor]
 Loss = Callable[[TensorDict, TensorDict, TensorDict], tuple[Tensor, Metrics]]
@@ -126,7 +126,42 @@ def unit_box_of(actions: ActionBox, dtype: torch.dtype, device: str) -> UnitBox:
     return UnitBox(low, high)
 
 
+def constants(config: Any, coefficients: Sequence[str], mean: Tensor, std: Tensor) -> dict[str, TensorDict]:
+    """The groups of parameters that nothing moves: the observations' statistics, and these keys of a configuration."""
+    values = {name: torch.tensor(getattr(config, name), dtype=torch.float64) for name in coefficients}
+    return {"normalizer": TensorDict({"mean": mean, "std": std}), "coefficients": TensorDict(values)}
+
+
 def rows_of(batch: TensorDict, kinds: tuple[str, ...], *key: str) -> Tensor:
     """The rows of several kinds below each other, in the order of ``kinds``."""
     values = [batch[(kind, *key)] for kind in kinds]
     return values[0] if len(values) == 1 else torch.cat(values)
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Rows of a batch, as the networks read them."""
+
+    state: Tensor
+    action: Tensor
+    """As the dataset has them."""
+    next_state: Tensor
+    terminated: Tensor
+
+    @classmethod
+    def of(cls, parameters: TensorDict, batch: TensorDict, kinds: tuple[str, ...]) -> "Transitions":
+        """The rows of several kinds below each other, in the order of ``kinds``."""
+        return cls(
+            normalized(parameters, rows_of(batch, kinds, "observation")),
+            rows_of(batch, kinds, "action"),
+            normalized(parameters, rows_of(batch, kinds, "next", "observation")),
+            rows_of(batch, kinds, "next", "terminated"),
+        )
+
+
+def action_inputs(actions: UnitBox | ActionBranches, action: Tensor) -> Tensor:
+    """The dataset's actions as inputs: in the unit box; of finitely many, ones and zeros for each branch."""
+    if isinstance(actions, UnitBox):
+        return actions(action)
+    units = [torch.eye(count, device=action.device) for count in actions.counts]
+    return torch.cat([unit[chosen] for unit, chosen in zip(units, action.unbind(-1), strict=True)], -1)

@@ -21,7 +21,7 @@ from torch.func import grad
 from iq_offline.config import BCConfig, IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, tensors
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, action_inputs, call, fresh, normalized, tensors
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
 from iq_offline.learning.networks import network
@@ -157,14 +157,7 @@ class ChosenImitation(ABC):
     def _inputs(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
         """State and action side by side."""
         state = normalized(parameters, rows["observation"])
-        return torch.cat([state, self._as_input(rows["action"]).to(state.dtype)], -1)
-
-    def _as_input(self, action: Tensor) -> Tensor:
-        """In the unit box; of finitely many actions, ones and zeros for each branch."""
-        if isinstance(self.actions, UnitBox):
-            return self.actions(action)
-        units = [torch.eye(count, device=action.device) for count in self.actions.counts]
-        return torch.cat([unit[chosen] for unit, chosen in zip(units, action.unbind(-1), strict=True)], -1)
+        return torch.cat([state, action_inputs(self.actions, rows["action"]).to(state.dtype)], -1)
 
     def _steepness(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> Tensor:
         """E[max(0, |dr| - 1)²] somewhere between a labelled and a suboptimal transition, in state and action."""

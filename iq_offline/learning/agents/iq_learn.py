@@ -1,10 +1,7 @@
 """Offline IQ-Learn: the objective for any actions, then its two kinds.
 
-Continuous actions have a policy of their own, a soft actor-critic step behind the critic (section 4.2); with finitely
-many, the policy is the softmax of Q and there is nothing else to learn (section 4.1, soft Q-learning).
+The networks, Q and V of either kind are in ``soft_q.py``.
 """
-
-from abc import ABC, abstractmethod
 
 import torch
 from tensordict import TensorDict
@@ -14,25 +11,17 @@ from torch.func import grad
 from iq_offline.config import IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of, tensors
-from iq_offline.learning.networks import (
-    branch_values,
-    chosen_branches,
-    gaussian,
-    network,
-    sample_squashed,
-    squashed_log_probability,
-)
+from iq_offline.learning.agents import Metrics, UnitBox, call, normalized, rows_of, tensors
+from iq_offline.learning.agents.soft_q import SoftActorCritic, SoftmaxOfQ, SoftQ
+from iq_offline.learning.networks import gaussian, sample_squashed
 from iq_offline.learning.objective import (
     beyond_half,
     beyond_one,
-    discrete_soft_value,
     divergence_loss,
     implied_reward,
     initial_value,
     iq_loss,
     soft_policy_loss,
-    soft_value,
     telescoped_value,
 )
 
@@ -45,7 +34,7 @@ CHOOSING = (
 """Keys of :class:`IQLearnConfig` for those who choose from suboptimal data."""
 
 
-class IQLearn(ABC):
+class IQLearn(SoftQ):
     """The critic's loss as a function of (parameters, batch, noise), for whatever Q and V its kinds define.
 
     Args:
@@ -54,9 +43,8 @@ class IQLearn(ABC):
         suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
     """
 
-    averaged: str
-    phases: tuple[Phase, ...]
-    noise_shape: tuple[int, ...]
+    config: IQLearnConfig
+    coefficients = COEFFICIENTS
     unread: tuple[str, ...] = CHOOSING
 
     def __init__(self, config: IQLearnConfig, suboptimal: bool = False) -> None:
@@ -127,31 +115,6 @@ class IQLearn(ABC):
         two_sided = config.divergence == "chi_squared" and config.chi2_states == "mixture" and config.temperature < 0.1
         return 2 * config.chi2_alpha / min(expert_share, 1 - expert_share) if two_sided and expert_share < 1 else 0.0
 
-    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
-        """Q and the reward that it implies; V(s') here without noise and by the critic itself."""
-        state, action = normalized(parameters, rows["observation"]), self.as_input(rows["action"])
-        next_state = normalized(parameters, rows["next", "observation"])
-        q = self.q(parameters["critic"], state, action)
-        next_value = self.value(parameters, "critic", next_state, state.new_zeros(len(q), self.noise_shape[-1]))
-        reward = implied_reward(q, next_value, rows["next", "terminated"], self.discount)
-        return self.action_errors(parameters, state, action) | {"reward": reward, "value": q}
-
-    @abstractmethod
-    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
-        """``error`` and ``log_likelihood`` of each row, under the policy."""
-
-    @abstractmethod
-    def as_input(self, action: Tensor) -> Tensor:
-        """The dataset's actions as :meth:`q` takes them."""
-
-    @abstractmethod
-    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
-        """Q(s, a), shape ``(batch,)``; ``twice`` as for :func:`call`."""
-
-    @abstractmethod
-    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
-        """V(s) by that critic, shape ``(batch,)``."""
-
     def violation(self, reward: Tensor, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """By how much the reward leaves what the divergence is a supremum over; 0 for those without such a bound."""
         if self.config.divergence == "total_variation":
@@ -166,15 +129,8 @@ class IQLearn(ABC):
         """What ``gradient_penalty`` weighs; 0 where there is no gradient to speak of."""
         return state.new_zeros(())
 
-    def constants(self, observation_mean: Tensor, observation_std: Tensor) -> dict[str, TensorDict]:
-        """The groups of parameters that nothing moves."""
-        config = self.config
-        coefficients = {name: torch.tensor(getattr(config, name), dtype=torch.float64) for name in COEFFICIENTS}
-        normalizer = {"mean": observation_mean, "std": observation_std}
-        return {"normalizer": TensorDict(normalizer), "coefficients": TensorDict(coefficients)}
 
-
-class ContinuousIQLearn(IQLearn):
+class ContinuousIQLearn(SoftActorCritic, IQLearn):
     """IQ-Learn for actions in a box.
 
     Args:
@@ -185,8 +141,6 @@ class ContinuousIQLearn(IQLearn):
         suboptimal: as for :class:`IQLearn`.
     """
 
-    averaged = "actor"
-
     def __init__(
         self,
         config: IQLearnConfig,
@@ -196,27 +150,7 @@ class ContinuousIQLearn(IQLearn):
         suboptimal: bool = False,
     ) -> None:
         super().__init__(config, suboptimal)
-        self.unit_box = unit_box
-        size = len(unit_box.center)
-        self.actor = network(encoder, hidden_sizes, 2 * size)
-        self.critic = network(encoder, hidden_sizes, 1, extra=size)
-        self.noise_shape: tuple[int, ...] = (3, size)
-        self.phases = (
-            Phase("critic", self.critic_loss, config.critic_learning_rate, config.adam_beta1),
-            Phase("actor", self.actor_loss, config.actor_learning_rate, config.adam_beta1),
-        )
-
-    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
-        """Networks drawn from torch's global generator; the target starts as the critic."""
-        critic = fresh(self.critic)
-        return TensorDict(
-            {
-                "actor": fresh(self.actor),
-                "critic": critic,
-                "target_critic": critic.clone(),
-                **self.constants(observation_mean, observation_std),
-            }
-        )
+        self.make_networks(encoder, unit_box, hidden_sizes)
 
     def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """One soft actor-critic policy step on the states of the data, anchored to the expert's actions if asked for.
@@ -240,27 +174,6 @@ class ContinuousIQLearn(IQLearn):
             "actor/squared_error": error,
         }
 
-    def as_input(self, action: Tensor) -> Tensor:
-        """In the unit box."""
-        return self.unit_box(action)
-
-    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
-        """One number from the state and the action."""
-        return call(self.critic, critic, torch.cat([state, action], -1), twice).squeeze(-1)
-
-    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
-        """By one action of the policy."""
-        mean, std = gaussian(call(self.actor, parameters["actor"].detach(), state))
-        action, log_probability = sample_squashed(mean, std, noise)
-        q = self.q(parameters[critic], state, action)
-        return soft_value(q, log_probability, parameters["coefficients", "temperature"])
-
-    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
-        """Of the squashed Gaussian, and of its mode."""
-        mean, std = gaussian(call(self.actor, parameters["actor"], state))
-        error = (torch.tanh(mean) - action).square().sum(-1)
-        return {"error": error, "log_likelihood": squashed_log_probability(mean, std, action)}
-
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """E_E[|dQ/da|²] at the expert's actions in the unit box, where a soft-optimal expert has its maximum."""
         if not self.config.gradient_penalty:
@@ -269,14 +182,16 @@ class ContinuousIQLearn(IQLearn):
         return slope.square().sum(-1).mean()
 
 
-class DiscreteIQLearn(IQLearn):
-    """IQ-Learn for finitely many actions: Q(s, a) is a sum of one number a branch, so that V(s) is exact.
+class DiscreteIQLearn(SoftmaxOfQ, IQLearn):
+    """IQ-Learn for finitely many actions."""
 
-    Discrete is one branch. For several, exp(Q/T) is a product of softmaxes and its logsumexp the sum of theirs.
-    """
-
-    averaged = "critic"
-    unread = (*CHOOSING, "gradient_penalty", "behavior_anchor", "actor_follows_critic", "actor_learning_rate")
+    unread: tuple[str, ...] = (
+        *CHOOSING,
+        "gradient_penalty",
+        "behavior_anchor",
+        "actor_follows_critic",
+        "actor_learning_rate",
+    )
 
     def __init__(
         self,
@@ -287,44 +202,4 @@ class DiscreteIQLearn(IQLearn):
         suboptimal: bool = False,
     ) -> None:
         super().__init__(config, suboptimal)
-        self.actions = actions
-        self.critic = network(encoder, hidden_sizes, sum(actions.counts))
-        self.noise_shape: tuple[int, ...] = (3, 0)
-        self.phases = (Phase("critic", self.loss, config.critic_learning_rate, config.adam_beta1),)
-
-    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
-        """The network drawn from torch's global generator; the target starts as it."""
-        critic = fresh(self.critic)
-        constants = self.constants(observation_mean, observation_std)
-        return TensorDict({"critic": critic, "target_critic": critic.clone(), **constants})
-
-    def loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """The objective, and how often the best action by Q is not the expert's."""
-        loss, metrics = self.critic_loss(parameters, batch, noise)
-        with torch.no_grad():
-            state = normalized(parameters, batch["expert", "observation"])
-            greedy = self._branches(parameters["critic"], state).argmax(-1)
-            wrong = (greedy != batch["expert", "action"]).any(-1).to(loss.dtype).mean()
-        return loss, metrics | {"actor/wrong_actions": wrong}
-
-    def as_input(self, action: Tensor) -> Tensor:
-        """Indices as they are."""
-        return action
-
-    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
-        """The sum over branches of the chosen values."""
-        return self._branches(critic, state, twice).gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
-
-    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
-        """Exact: the sum over branches of their soft values."""
-        branches = self._branches(parameters[critic], state)
-        return discrete_soft_value(branches, parameters["coefficients", "temperature"]).sum(-1)
-
-    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
-        """Of the softmax of Q, and of its largest value."""
-        logits = self._branches(parameters["critic"], state) / parameters["coefficients", "temperature"]
-        log_probability, wrong = chosen_branches(logits, action)
-        return {"error": wrong, "log_likelihood": log_probability}
-
-    def _branches(self, critic: TensorDict, state: Tensor, twice: bool = False) -> Tensor:
-        return branch_values(call(self.critic, critic, state, twice), self.actions.counts)
+        self.make_networks(encoder, actions, hidden_sizes)

@@ -1,0 +1,66 @@
+"""The sections of a configuration that belong to the algorithms beside IQ-Learn (``config.py`` has the others)."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid")
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class BCConfig:
+    """Coefficients of behavior cloning."""
+
+    loss: Literal["squared_error", "robust", "likelihood"] = "squared_error"
+    """Squared error of tanh(mean); the same, but hardly counting actions far off; or minus the log-likelihood."""
+    learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    imitate: Literal["expert", "everything"] = "expert"
+    """The labelled expert alone, or the suboptimal data as well, in the shares of a batch."""
+    outlier_error: Annotated[float, Field(gt=0)] = 0.5
+    """robust: the error that counts half of what it would (root mean square over an action; half a box is 1)."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ValueDICEConfig:
+    """Coefficients of ValueDICE."""
+
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Gamma."""
+    start_states: Literal["expert", "initial"] = "expert"
+    """States in the place of s0: all of the expert's, as in the authors' experiments, or the first of each episode."""
+    replay_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The paper's alpha: share of the suboptimal data, where there are any, in both distributions compared."""
+    gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of E[(|dnu| - 1)²] between the data and the policy's actions in other states."""
+    orthogonal_penalty: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight of the squared products of different units' weights, in every layer of the actor."""
+    nu_learning_rate: Rate = 1e-3
+    """Adam's, at the start."""
+    actor_learning_rate: Rate = 1e-5
+    """Adam's, at the start."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's momentum for both."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SQILConfig:
+    """Coefficients of SQIL, which needs suboptimal data."""
+
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Gamma."""
+    temperature: Annotated[float, Field(gt=0)] = 0.01
+    """Entropy coefficient, fixed."""
+    other_weight: Annotated[float, Field(ge=0)] = 1.0
+    """The paper's lambda_samp: weight of the squared error on transitions that are not labelled, whose reward is 0."""
+    critic_learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    actor_learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's momentum for both."""
+    target_update_rate: Rate = 0.005
+    """How fast the target critic follows."""

@@ -1,0 +1,186 @@
+"""What all learners of a soft Q have in common: the networks, Q and V, and what they say of recorded transitions.
+
+In a box an actor follows the critic (section 4.2 of IQ-Learn, soft actor-critic); with finitely many actions the
+policy is the softmax of Q and there is nothing else to learn (section 4.1). What differs is the critic's loss.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from iq_offline.data.actions import ActionBranches
+from iq_offline.data.spaces import ObservationEncoder
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, constants, fresh, normalized
+from iq_offline.learning.networks import (
+    branch_values,
+    chosen_branches,
+    gaussian,
+    network,
+    sample_squashed,
+    squashed_log_probability,
+)
+from iq_offline.learning.objective import discrete_soft_value, implied_reward, soft_value
+
+
+class SoftQ(ABC):
+    """The critic and its target; what follows the critic is the subclasses'."""
+
+    averaged: str
+    config: Any
+    """The algorithm's section."""
+    coefficients: tuple[str, ...]
+    """Keys of the configuration that are factors in a loss: the learners of a population may have different ones."""
+    critic: nn.Sequential
+    discount: float
+    noise_shape: tuple[int, ...]
+    phases: tuple[Phase, ...]
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """The critic drawn from torch's global generator; the target starts as the critic."""
+        critic = fresh(self.critic)
+        groups = constants(self.config, self.coefficients, observation_mean, observation_std)
+        return TensorDict({"critic": critic, "target_critic": critic.clone(), **groups})
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """Q and the reward that it implies; V(s') here without noise and by the critic itself."""
+        state, action = normalized(parameters, rows["observation"]), self.as_input(rows["action"])
+        next_state = normalized(parameters, rows["next", "observation"])
+        q = self.q(parameters["critic"], state, action)
+        next_value = self.value(parameters, "critic", next_state, state.new_zeros(len(q), self.noise_shape[-1]))
+        reward = implied_reward(q, next_value, rows["next", "terminated"], self.discount)
+        return self.action_errors(parameters, state, action) | {"reward": reward, "value": q}
+
+    @abstractmethod
+    def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """What the critic is moved by; the policy is held fixed."""
+
+    @abstractmethod
+    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
+        """``error`` and ``log_likelihood`` of each row, under the policy."""
+
+    @abstractmethod
+    def as_input(self, action: Tensor) -> Tensor:
+        """The dataset's actions as :meth:`q` takes them."""
+
+    @abstractmethod
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
+        """Q(s, a), shape ``(batch,)``; ``twice`` as for :func:`call`."""
+
+    @abstractmethod
+    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
+        """V(s) by that critic, shape ``(batch,)``."""
+
+
+class SoftActorCritic(SoftQ):
+    """Actions in a box: an actor of its own, whose loss is the subclass's."""
+
+    averaged = "actor"
+
+    def make_networks(self, encoder: ObservationEncoder, unit_box: UnitBox, hidden_sizes: tuple[int, ...]) -> None:
+        """Three draws of an action a row: for V(s'), for V(s), and for the actor.
+
+        Args:
+            encoder: of the observations.
+            unit_box: maps the dataset's actions to [-1, 1].
+            hidden_sizes: of the actor and of the critic.
+        """
+        config, self.unit_box = self.config, unit_box
+        size = len(unit_box.center)
+        self.actor = network(encoder, hidden_sizes, 2 * size)
+        self.critic = network(encoder, hidden_sizes, 1, extra=size)
+        self.noise_shape: tuple[int, ...] = (3, size)
+        self.phases: tuple[Phase, ...] = (
+            Phase("critic", self.critic_loss, config.critic_learning_rate, config.adam_beta1),
+            Phase("actor", self.actor_loss, config.actor_learning_rate, config.adam_beta1),
+        )
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """And the actor, after the critic."""
+        parameters = super().initial_parameters(observation_mean, observation_std)
+        parameters["actor"] = fresh(self.actor)
+        return parameters
+
+    @abstractmethod
+    def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """What the actor is moved by; the critic is held fixed."""
+
+    def as_input(self, action: Tensor) -> Tensor:
+        """In the unit box."""
+        return self.unit_box(action)
+
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
+        """One number from the state and the action."""
+        return call(self.critic, critic, torch.cat([state, action], -1), twice).squeeze(-1)
+
+    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
+        """By one action of the policy."""
+        mean, std = gaussian(call(self.actor, parameters["actor"].detach(), state))
+        action, log_probability = sample_squashed(mean, std, noise)
+        q = self.q(parameters[critic], state, action)
+        return soft_value(q, log_probability, parameters["coefficients", "temperature"])
+
+    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
+        """Of the squashed Gaussian, and of its mode."""
+        mean, std = gaussian(call(self.actor, parameters["actor"], state))
+        error = (torch.tanh(mean) - action).square().sum(-1)
+        return {"error": error, "log_likelihood": squashed_log_probability(mean, std, action)}
+
+
+class SoftmaxOfQ(SoftQ):
+    """Finitely many actions: Q(s, a) is a sum of one number a branch, so that V(s) is exact.
+
+    Discrete is one branch. For several, exp(Q/T) is a product of softmaxes and its logsumexp the sum of theirs.
+    """
+
+    averaged = "critic"
+
+    def make_networks(
+        self, encoder: ObservationEncoder, actions: ActionBranches, hidden_sizes: tuple[int, ...]
+    ) -> None:
+        """No draws.
+
+        Args:
+            encoder: of the observations.
+            actions: their branches.
+            hidden_sizes: of the critic.
+        """
+        self.actions = actions
+        self.critic = network(encoder, hidden_sizes, sum(actions.counts))
+        self.noise_shape: tuple[int, ...] = (3, 0)
+        self.phases: tuple[Phase, ...] = (
+            Phase("critic", self.loss, self.config.critic_learning_rate, self.config.adam_beta1),
+        )
+
+    def loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """The critic's, and how often the best action by Q is not the expert's."""
+        loss, metrics = self.critic_loss(parameters, batch, noise)
+        with torch.no_grad():
+            state = normalized(parameters, batch["expert", "observation"])
+            greedy = self._branches(parameters["critic"], state).argmax(-1)
+            wrong = (greedy != batch["expert", "action"]).any(-1).to(loss.dtype).mean()
+        return loss, metrics | {"actor/wrong_actions": wrong}
+
+    def as_input(self, action: Tensor) -> Tensor:
+        """Indices as they are."""
+        return action
+
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
+        """The sum over branches of the chosen values."""
+        return self._branches(critic, state, twice).gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
+        """Exact: the sum over branches of their soft values."""
+        branches = self._branches(parameters[critic], state)
+        return discrete_soft_value(branches, parameters["coefficients", "temperature"]).sum(-1)
+
+    def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
+        """Of the softmax of Q, and of its largest value."""
+        logits = self._branches(parameters["critic"], state) / parameters["coefficients", "temperature"]
+        log_probability, wrong = chosen_branches(logits, action)
+        return {"error": wrong, "log_likelihood": log_probability}
+
+    def _branches(self, critic: TensorDict, state: Tensor, twice: bool = False) -> Tensor:
+        return branch_values(call(self.critic, critic, state, twice), self.actions.counts)

@@ -1,0 +1,217 @@
+"""ValueDICE: the expert's occupancy, matched offline by one objective of a policy and nu (``learning/dice.py``)."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.func import grad
+
+from iq_offline.baselines import BCConfig, ValueDICEConfig
+from iq_offline.data.actions import ActionBranches
+from iq_offline.data.spaces import ObservationEncoder
+from iq_offline.learning.agents import (
+    Metrics,
+    Phase,
+    Transitions,
+    UnitBox,
+    action_inputs,
+    call,
+    constants,
+    fresh,
+    normalized,
+    rows_of,
+    tensors,
+)
+from iq_offline.learning.agents.bc import BC
+from iq_offline.learning.dice import mean, off_orthogonal, valuedice_objective, with_absorbing_state
+from iq_offline.learning.networks import gaussian, network, sample_squashed
+from iq_offline.learning.objective import implied_reward
+
+VALUEDICE_COEFFICIENTS = ("discount", "replay_alpha", "gradient_penalty", "orthogonal_penalty")
+"""Keys of :class:`ValueDICEConfig` that are factors in a loss: the learners of a population may have different ones."""
+
+
+class ValueDICE(ABC):
+    """The losses of nu and of the actor as functions of (parameters, batch, noise), for any actions.
+
+    Args:
+        config: coefficients, which start the parameters' group ``coefficients`` and are read from there, and rates.
+        encoder: of the observations.
+        actions: the box that continuous actions are in, or the branches of finitely many.
+        hidden_sizes: of the actor and of nu.
+        suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
+    """
+
+    averaged = "actor"
+    target_update_rate = 0.0
+    noise_shape: tuple[int, ...]
+    nu_network: nn.Sequential
+
+    def __init__(
+        self,
+        config: ValueDICEConfig,
+        encoder: ObservationEncoder,
+        actions: UnitBox | ActionBranches,
+        hidden_sizes: tuple[int, ...],
+        suboptimal: bool = False,
+    ) -> None:
+        self.config = config
+        self.actions = actions
+        self.discount = config.discount
+        self.cloning = BC(BCConfig("likelihood"), encoder, actions, hidden_sizes)
+        self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
+        starts = ("initial",) if config.start_states == "initial" else ()
+        self.kinds: tuple[str, ...] = (*self.states, *starts)
+        self.unread: tuple[str, ...] = () if suboptimal else ("replay_alpha",)
+        self.phases: tuple[Phase, ...] = (
+            Phase("nu", self.nu_loss, config.nu_learning_rate, config.adam_beta1),
+            Phase("actor", self.actor_loss, config.actor_learning_rate, config.adam_beta1),
+        )
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """Networks drawn from torch's global generator."""
+        networks = {"actor": fresh(self.cloning.actor), "nu": fresh(self.nu_network)}
+        groups = constants(self.config, VALUEDICE_COEFFICIENTS, observation_mean, observation_std)
+        return TensorDict({**networks, **groups})
+
+    def nu_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """The objective and the gradient penalty, minimised in nu; the policy is held fixed."""
+        objective, metrics, rows, next_action = self._objective(
+            parameters, parameters["nu"], parameters["actor"].detach(), batch, noise
+        )
+        penalty = objective.new_zeros(())
+        if self.config.gradient_penalty:
+            penalty = self._penalty(parameters["nu"], rows, next_action, rows_of(noise, self.states))
+        loss = objective + parameters["coefficients", "gradient_penalty"] * penalty
+        return loss, metrics | {"critic/loss": loss, "critic/penalty": penalty}
+
+    def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """The objective with its sign turned, minimised in the policy through a' and a0; nu is held fixed."""
+        objective = self._objective(parameters, parameters["nu"].detach(), parameters["actor"], batch, noise)[0]
+        loss = -objective
+        if self.config.orthogonal_penalty:
+            weights = [weight.flatten(1) for weight in tensors(parameters["actor"]).values() if weight.dim() > 1]
+            penalty = sum(map(off_orthogonal, weights))
+            loss = loss + parameters["coefficients", "orthogonal_penalty"] * penalty
+        with torch.no_grad():
+            error = self.cloning.diagnose(parameters, batch["expert"])["error"].mean()
+        measure = "wrong_actions" if isinstance(self.actions, ActionBranches) else "squared_error"
+        return loss, {"actor/loss": loss, f"actor/{measure}": error}
+
+    def reward_bound(self, expert_share: float) -> float:
+        """A ratio of distributions has none."""
+        return 0.0
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """The actor's error; log d_E/d_pi but for a constant, as the reward; -nu, as Q, and a' without noise."""
+        state, next_state = (
+            normalized(parameters, rows["observation"]),
+            normalized(parameters, rows["next", "observation"]),
+        )
+        nu = self.nu(parameters["nu"], state, action_inputs(self.actions, rows["action"]))
+        next_action = self.act(parameters["actor"], next_state, state.new_zeros(len(nu), self.noise_shape[-1]))
+        next_nu = self.nu(parameters["nu"], next_state, next_action)
+        log_ratio = implied_reward(nu, next_nu, rows["next", "terminated"], self.discount)
+        return self.cloning.diagnose(parameters, rows) | {"reward": -log_ratio, "value": -nu}
+
+    @abstractmethod
+    def act(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
+        """The policy's actions as :meth:`nu` takes them, with gradients."""
+
+    @abstractmethod
+    def nu(self, nu: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """Values of shape ``(batch,)``; expectations, where an action is a distribution."""
+
+    def _objective(
+        self, parameters: TensorDict, nu: TensorDict, actor: TensorDict, batch: TensorDict, noise: TensorDict
+    ) -> tuple[Tensor, Metrics, Transitions, Tensor]:
+        """The objective for these groups of parameters, and the policy's actions in the next states."""
+        discount, alpha = parameters["coefficients", "discount"], parameters["coefficients", "replay_alpha"]
+        rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
+        next_action = self.act(actor, rows.next_state, draws[:, 0])
+        of_data = self.nu(nu, rows.state, action_inputs(self.actions, rows.action).to(rows.state.dtype))
+        log_ratio = implied_reward(of_data, self.nu(nu, rows.next_state, next_action), rows.terminated, discount)
+
+        experts = len(batch["expert", "action"])
+        if self.config.start_states == "initial":
+            start = normalized(parameters, batch["initial", "observation"])
+            start_nu = self.nu(nu, start, self.act(actor, start, noise["initial"][:, 1])).mean()
+        else:
+            start = rows.state[:experts]
+            at_start = self.nu(nu, start, self.act(actor, start, draws[:experts, 1]))
+            start_nu = mean(with_absorbing_state(at_start, rows.terminated[:experts], discount))
+        expert = with_absorbing_state(log_ratio[:experts], rows.terminated[:experts], discount)
+        other = None
+        if len(self.states) > 1:
+            other = with_absorbing_state(log_ratio[experts:], rows.terminated[experts:], discount)
+        objective = valuedice_objective(expert, start_nu, discount, other, alpha)
+        metrics = {
+            "critic/divergence": -objective,
+            "critic/expert_log_ratio": log_ratio[:experts].mean(),
+            "critic/nu": of_data.mean(),
+            "critic/start_nu": start_nu,
+        }
+        return objective, metrics, rows, next_action
+
+    def _penalty(self, nu: TensorDict, rows: Transitions, next_action: Tensor, draws: Tensor) -> Tensor:
+        """E[(|dnu| - 1)²] between the data and what the policy does in the next states of others of their rows."""
+        share = torch.special.ndtr(draws[:, 2, :1])
+        action = action_inputs(self.actions, rows.action).to(rows.state.dtype)
+        state = torch.lerp(rows.next_state.roll(1, 0), rows.state, share)
+        action = torch.lerp(next_action.roll(1, 0), action, share)
+        by = (0,) if isinstance(self.actions, ActionBranches) else (0, 1)
+        slopes = torch.cat(grad(lambda s, a: self.nu(nu, s, a).sum(), argnums=by)(state, action), -1)
+        return (slopes.square().sum(-1).add(1e-12).sqrt() - 1).square().mean()
+
+
+class ContinuousValueDICE(ValueDICE):
+    """Actions in a box: a squashed Gaussian, of which one action stands for the expectation, as in the paper."""
+
+    def __init__(
+        self,
+        config: ValueDICEConfig,
+        encoder: ObservationEncoder,
+        actions: UnitBox,
+        hidden_sizes: tuple[int, ...],
+        suboptimal: bool = False,
+    ) -> None:
+        super().__init__(config, encoder, actions, hidden_sizes, suboptimal)
+        size = len(actions.center)
+        self.nu_network = network(encoder, hidden_sizes, 1, extra=size)
+        self.noise_shape: tuple[int, ...] = (3, size)
+
+    def act(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
+        """A sample, reparameterised."""
+        centre, std = gaussian(call(self.cloning.actor, actor, state))
+        return sample_squashed(centre, std, noise)[0]
+
+    def nu(self, nu: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """One number from the state and the action."""
+        return call(self.nu_network, nu, torch.cat([state, action], -1)).squeeze(-1)
+
+
+class DiscreteValueDICE(ValueDICE):
+    """Finitely many actions: a softmax, and exact expectations, as nu is a sum of one number a branch."""
+
+    def __init__(
+        self,
+        config: ValueDICEConfig,
+        encoder: ObservationEncoder,
+        actions: ActionBranches,
+        hidden_sizes: tuple[int, ...],
+        suboptimal: bool = False,
+    ) -> None:
+        super().__init__(config, encoder, actions, hidden_sizes, suboptimal)
+        self.counts = actions.counts
+        self.nu_network = network(encoder, hidden_sizes, sum(actions.counts))
+        self.noise_shape: tuple[int, ...] = (3, 1)
+
+    def act(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
+        """The probabilities of each branch's actions, side by side; no noise is needed."""
+        branches = call(self.cloning.actor, actor, state).split(self.counts, -1)
+        return torch.cat([torch.softmax(branch, -1) for branch in branches], -1)
+
+    def nu(self, nu: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """Over such probabilities, or ones and zeros."""
+        return (call(self.nu_network, nu, state) * action).sum(-1)
