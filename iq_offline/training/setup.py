@@ -17,7 +17,9 @@ from iq_offline.errors import UserError
 from iq_offline.learning.agents import Agent, UnitBox, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS, POLICIES, ChosenImitation
-from iq_offline.learning.agents.iq_learn import COEFFICIENTS, ContinuousIQLearn, DiscreteIQLearn
+from iq_offline.learning.agents.iq_learn import COEFFICIENTS, IN_SAMPLE_COEFFICIENTS
+from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
+from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
 from iq_offline.learning.learner import Learner
 from iq_offline.learning.policy import Policy, network_of
 from iq_offline.training.chooser import Chooser
@@ -241,7 +243,7 @@ def program_of(config: RunConfig) -> tuple[tuple[str, Hashable], ...]:
     common = {"algorithm": config.algorithm} | {f"data.{name}": getattr(data, name) for name in spaces}
     common["data.suboptimal_fraction"] = data.suboptimal_fraction if data.suboptimal else 0.0
     common |= {f"training.{field.name}": getattr(config.training, field.name) for field in fields(config.training)}
-    free = {*COEFFICIENTS, *CHOSEN_COEFFICIENTS}
+    free = {*COEFFICIENTS, *IN_SAMPLE_COEFFICIENTS, *CHOSEN_COEFFICIENTS}
     own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in free}
     common |= {f"{config.algorithm}.{name}": value for name, value in own.items()}
     if config.algorithm == "iq_learn":

@@ -12,13 +12,13 @@ from gymnasium.spaces import Box
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.config import BCConfig, DataConfig, IQLearnConfig, RunConfig, TrainingConfig, resolved
+from iq_offline.config import BCConfig, DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import open_source
 from iq_offline.learning.agents import UnitBox, tensors
 from iq_offline.learning.agents.bc import BC
-from iq_offline.learning.agents.iq_learn import ContinuousIQLearn
+from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.learner import Learner, named_leaves
 from iq_offline.training.setup import choose_data, prepare
 from tests.helpers import Episode, point_mass_episodes, write_dataset
@@ -389,14 +389,30 @@ def changed(name: str, part: int, change: np.ndarray, written: list[Episode], id
     return cached(open_source(write_dataset(identifier, [tuple(first), *written[1:]])))  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("algorithm", ["iq_learn", "bc"])
-def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(algorithm: str, tmp_path: Path):
+LS_IQ: dict[str, Any] = {"expert_term": "fixed_target", "clip_targets": True, "absorbing_value": "bound"}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "terms"),
+    [
+        ("bc", {}),
+        ("iq_learn", {}),
+        ("iq_learn", {"policy": "soft_actor_critic", **LS_IQ}),
+        ("iq_learn", {"policy": "advantage_weighted", "value": "expectile"}),
+    ],
+)
+def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(
+    algorithm: str, terms: dict[str, Any], tmp_path: Path
+):
     written = point_mass_episodes(3, 12, seed=1)
+    other = cached(open_source(write_dataset("test/other-v0", point_mass_episodes(2, 12, seed=2))))
     everything = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
-        data=DataConfig(num_expert_trajectories=3),
+        data=DataConfig(num_expert_trajectories=3, suboptimal=(Suboptimal("test/other-v0"),) if terms else ()),
         training=TrainingConfig(hidden_sizes=(8,), batch_size=256, dtype="float64"),
+        iq_learn=IQLearnConfig(**terms),
     )
+    kinds = ("expert", "suboptimal") if terms else ("expert",)
     flags = np.zeros(12, bool)
     flags[[4, 11]] = True
     sources = {
@@ -411,13 +427,11 @@ def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(a
         files = sorted(file.name for file in (tmp_path / "cache").rglob("*.memmap"))
         assert set(files) == {"action.memmap", "observation_0.memmap", "terminated.memmap"}
         config = resolved(everything)
-        training = prepare(config, choose_data(config, source, []))
+        training = prepare(config, choose_data(config, source, [other] if terms else []))
         batch = training.replay.sample()
+        keys = (("observation",), ("action",), ("next", "observation"), ("next", "terminated"))
         assert set(batch.keys(include_nested=True, leaves_only=True)) == {
-            ("expert", "observation"),
-            ("expert", "action"),
-            ("expert", "next", "observation"),
-            ("expert", "next", "terminated"),
+            (kind, *key) for kind in kinds for key in keys
         }
         noise = training.draw_noise(batch)
         loss = training.learner.agent.phases[0].loss(training.learner.parameters, batch, noise)[0]

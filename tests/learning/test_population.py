@@ -17,7 +17,7 @@ from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.learning import learner as learners
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS
-from iq_offline.learning.agents.iq_learn import COEFFICIENTS
+from iq_offline.learning.agents.iq_learn import COEFFICIENTS, IN_SAMPLE_COEFFICIENTS
 from iq_offline.learning.learner import named_leaves
 from iq_offline.training.setup import Data, choose_data, population, prepare, program_of
 from tests.data_helpers import write_spaces_dataset
@@ -66,8 +66,10 @@ def configs(algorithm: str, suboptimal: bool, **options: Any) -> list[RunConfig]
             "gradient_penalty": 0.1 + 0.2 * seed,
             "behavior_anchor": 2.0 * seed,
             "reward_penalty": 0.5 + seed,
+            "expectile": 0.6 + 0.1 * seed,
+            "advantage_temperature": 0.5 + seed,
         }
-        assert coefficients.keys() == {*COEFFICIENTS, *CHOSEN_COEFFICIENTS}
+        assert coefficients.keys() == {*COEFFICIENTS, *IN_SAMPLE_COEFFICIENTS, *CHOSEN_COEFFICIENTS}
         found.append(resolved(replace(base, seed=seed, data=data, iq_learn=replace(base.iq_learn, **coefficients))))
     return found
 
@@ -76,18 +78,21 @@ def leaves(parameters: TensorDict) -> dict[str, Tensor]:
     return {name: leaf.detach() for name, leaf in named_leaves(parameters)}
 
 
+LS_IQ: dict[str, Any] = {"expert_term": "fixed_target", "clip_targets": True, "absorbing_value": "bound"}
 CASES = [
     ("bc", False, {}),
     ("iq_learn", False, {}),
     ("iq_learn", False, {"value_states": "initial"}),
     ("iq_learn", True, {"policy": "soft_actor_critic"}),
     ("iq_learn", True, {"policy": "lookahead"}),
+    ("iq_learn", True, {"policy": "soft_actor_critic", **LS_IQ}),
+    ("iq_learn", True, {"policy": "advantage_weighted", "value": "expectile", **LS_IQ}),
 ]
 
 
 @pytest.mark.parametrize(("algorithm", "suboptimal", "options"), CASES)
 def test_together_is_alone(
-    algorithm: str, suboptimal: bool, options: dict[str, str], sources: Sources, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, suboptimal: bool, options: dict[str, Any], sources: Sources, monkeypatch: pytest.MonkeyPatch
 ):
     """Also where a CPU takes the learners in parts, three and one."""
     monkeypatch.setattr(learners, "CACHED", 3)
@@ -116,6 +121,23 @@ def test_together_is_alone(
         moved = max((leaf - start[name]).abs().max() for name, leaf in leaves(alone.learner.parameters).items())
         assert moved > 1e-3
     assert together.learner.step == STEPS
+
+
+IN_SAMPLE = {"policy": "advantage_weighted", "value": "expectile"}
+
+
+@pytest.mark.parametrize("name", IN_SAMPLE_COEFFICIENTS)
+def test_every_coefficient_counts_in_sample(name: str, sources: Sources):
+    """The expectile first of all in V."""
+    first = configs("iq_learn", True, **IN_SAMPLE)[0]
+    other = replace(first, iq_learn=replace(first.iq_learn, **{name: 0.5 * getattr(first.iq_learn, name)}))
+    together = population([first, other], [chosen_data(first, sources)] * 2)
+    for _ in range(3):
+        together.update()
+    one, two = (leaves(member.learner.parameters) for member in together.members)
+    moved = {leaf.split("/")[0] for leaf in one if (one[leaf] - two[leaf]).abs().max() > 1e-9}
+    behind = {"value", "critic", "target_critic"} if name == "expectile" else set()
+    assert moved == {"coefficients", "actor"} | behind
 
 
 @pytest.mark.parametrize("name", COEFFICIENTS)
@@ -164,10 +186,15 @@ def test_learners_differ(sources: Sources):
     assert min(distances) > 0.01
 
 
-@pytest.mark.parametrize(("algorithm", "suboptimal"), [("bc", False), ("iq_learn", False), ("iq_learn", True)])
-def test_a_population_goes_on_from_its_state(algorithm: str, suboptimal: bool, sources: Sources):
+@pytest.mark.parametrize(
+    ("algorithm", "suboptimal", "options"),
+    [("bc", False, {}), ("iq_learn", False, {}), ("iq_learn", True, {}), ("iq_learn", True, IN_SAMPLE)],
+)
+def test_a_population_goes_on_from_its_state(
+    algorithm: str, suboptimal: bool, options: dict[str, str], sources: Sources
+):
     """Every learner's draws go on, not those of the first alone."""
-    chosen = configs(algorithm, suboptimal)
+    chosen = configs(algorithm, suboptimal, **options)
     data = [chosen_data(config, sources) for config in chosen]
     straight = population(chosen, data)
     for _ in range(5):
@@ -190,7 +217,7 @@ def changed(config: RunConfig, part: str, **changes: Any) -> RunConfig:
 
 
 FREE: list[tuple[str, dict[str, Any]]] = [
-    *(("iq_learn", {name: 0.25}) for name in (*COEFFICIENTS, *CHOSEN_COEFFICIENTS)),
+    *(("iq_learn", {name: 0.25}) for name in (*COEFFICIENTS, *IN_SAMPLE_COEFFICIENTS, *CHOSEN_COEFFICIENTS)),
     ("data", {"num_expert_trajectories": 3}),
     ("data", {"subsample": 7}),
     ("data", {"held_out_trajectories": 0}),
@@ -207,7 +234,9 @@ BOUND: list[tuple[str, dict[str, Any]]] = [
     ("iq_learn", {"gradient_penalty": 0.0}),
     ("iq_learn", {"reward_penalty": 0.0}),
     ("iq_learn", {"policy": "lookahead"}),
+    ("iq_learn", {"policy": "advantage_weighted"}),
     ("iq_learn", {"value_states": "initial"}),
+    ("iq_learn", {"value_states": "suboptimal"}),
     ("iq_learn", {"chi2_states": "mixture"}),
     ("iq_learn", {"actor_follows_critic": False}),
     *(("iq_learn", {name: 0.01}) for name in ("critic_learning_rate", "actor_learning_rate", "target_update_rate")),
