@@ -2,12 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid")
-
-Rate = Annotated[float, Field(gt=0, le=1)]
+from iq_offline.iq_learn_config import STRICT, Rate
 
 
 @dataclass(frozen=True, config=STRICT)

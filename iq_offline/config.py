@@ -14,9 +14,10 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from tyro.constructors import PrimitiveConstructorSpec
 
-from iq_offline.baselines import STRICT, BCConfig, Rate, SQILConfig, ValueDICEConfig
+from iq_offline.baselines import BCConfig, SQILConfig, ValueDICEConfig
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
+from iq_offline.iq_learn_config import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
 
 Algorithm = Literal["iq_learn", "bc", "valuedice", "sqil"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
@@ -29,7 +30,6 @@ def label(algorithm: str) -> str:
     return LABELS.get(algorithm, algorithm.replace("_", " "))
 
 
-Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -138,63 +138,6 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class IQLearnConfig:
-    """Coefficients of IQ-Learn: of the soft actor-critic policy step, and of choosing from suboptimal data."""
-
-    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Gamma."""
-    divergence: Literal[
-        "chi_squared", "hellinger", "kl", "reverse_kl", "jensen_shannon", "total_variation", "wasserstein"
-    ] = "chi_squared"
-    """Between policy and expert. Only chi_squared is tuned; the last two bound the reward, or its slopes."""
-    chi2_alpha: Annotated[float, Field(gt=0)] = 0.5
-    """The paper's alpha in phi(x) = x - x²/(4 alpha)."""
-    temperature: Annotated[float, Field(gt=0)] = 0.001
-    """Entropy coefficient, fixed."""
-    value_states: Literal["auto", "expert", "mixture", "initial"] = "auto"
-    """States of the value term; auto is expert without suboptimal data and mixture with it."""
-    chi2_states: Literal["auto", "expert", "mixture"] = "auto"
-    """Transitions of the chi-squared term; auto as above."""
-    gradient_penalty: Annotated[float, Field(ge=0)] = 0.3
-    """Weight of E_E[|dQ/da|²] at the expert's actions, added to the critic's loss. 0: the paper's loss."""
-    constraint_weight: Annotated[float, Field(ge=0)] = 10.0
-    """total_variation, wasserstein: of E[max(0, |r| - 1/2)²] over the batch; of E_E[max(0, |dQ| - 1)²]."""
-    behavior_anchor: Annotated[float, Field(ge=0)] = 10.0
-    """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step."""
-    actor_follows_critic: bool = True
-    """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
-    critic_learning_rate: Rate = 1e-3
-    """Adam's, at the start."""
-    actor_learning_rate: Rate = 3e-4
-    """Adam's, at the start."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
-    target_network: bool = True
-    """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
-    target_update_rate: Rate = 0.005
-    """How fast the target critic follows."""
-    policy: Literal["auto", "soft_actor_critic", "lookahead", "survival", "weighted", "best_episodes"] = "auto"
-    """Where the policy comes from. soft_actor_critic: from Q (with finitely many actions, its softmax). lookahead: by
-    imitating what of the suboptimal data leads to where the expert is. auto: lookahead where there are such data.
-    Controls: survival looks ahead for the ends of episodes alone; weighted and best_episodes do not look ahead, and
-    imitate single transitions and whole episodes by their reward."""
-    reward_penalty: Annotated[float, Field(ge=0)] = 1.0
-    """Choosing: weight of E[max(0, |dr| - 1)²] between labelled and suboptimal transitions."""
-    reward_learning_rate: Rate = 3e-4
-    """Choosing: Adam's, at the start, for the implied reward and the value."""
-    choose_every: Positive = 250
-    """Choosing: gradient steps after which all suboptimal data are gone through anew (about 4 s a million rows)."""
-    lasting: Positive = 50
-    """lookahead: an episode comes to a value if it keeps it up for so many steps on average, or for all that it has."""
-    relevance: Annotated[float, Field(ge=0)] = 40.0
-    """lookahead, best_episodes: how sharply rows are preferred that come near the expert's value."""
-    least_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """lookahead, best_episodes: of the suboptimal data, what is relevant at least, as an effective number of rows."""
-    outlier_error: Annotated[float, Field(gt=0)] = 0.5
-    """Choosing: as bc.outlier_error, for the actor. Some of what is imitated is not the expert's."""
-
-
-@dataclass(frozen=True, config=STRICT)
 class EvaluationConfig:
     """How a finished policy is scored. Nothing here reaches the training."""
 
@@ -262,28 +205,12 @@ def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
     Raises:
-        UserError: terms over the mixture without suboptimal data; a divergence that the policy does not know.
+        UserError: terms that need suboptimal data where there are none, or that do not go together.
     """
-    iq_learn = config.iq_learn
-    states, policy = ("mixture", "lookahead") if config.data.suboptimal else ("expert", "soft_actor_critic")
-    chosen = {
-        name: default if getattr(iq_learn, name) == "auto" else getattr(iq_learn, name)
-        for name, default in {"value_states": states, "chi2_states": states, "policy": policy}.items()
-    }
-    for name, value in chosen.items():
-        needs = value not in ("expert", "initial", "soft_actor_critic") and config.algorithm == "iq_learn"
-        if needs and not config.data.suboptimal:
-            raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
-    if (
-        iq_learn.divergence != "chi_squared"
-        and chosen["policy"] != "soft_actor_critic"
-        and config.algorithm == "iq_learn"
-    ):
-        raise UserError(
-            f"iq_learn.divergence = {iq_learn.divergence!r} needs iq_learn.policy = 'soft_actor_critic': "
-            f"{chosen['policy']!r} is by chi-squared alone"
-        )
-    config = dataclasses.replace(config, iq_learn=dataclasses.replace(iq_learn, **chosen))
+    mixed = bool(config.data.suboptimal)
+    config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed))
+    if config.algorithm == "iq_learn":
+        require_terms_that_fit(config.iq_learn, mixed)
     if config.fast:
         training = dataclasses.replace(
             config.training, gradient_steps=200, checkpoint_every=100, log_every=20, snapshots=2

@@ -58,6 +58,7 @@ DIFFERENT = RunConfig(
     iq_learn=IQLearnConfig(
         *(0.9, "kl", 0.1, 0.2, "initial", "mixture", 0.7, 11.0, 0.6, False, 2e-3, 3e-3, 0.4, False, 0.123),
         *("lookahead", 0.8, 4e-3, 12, 13, 7.0, 0.4, 0.6),
+        *("fixed_target", True, "bound", "expectile", 0.75, 2.5),
     ),
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),
     valuedice=ValueDICEConfig(0.95, "initial", 0.25, 0.3, 0.2, 2e-2, 3e-2, 0.45),
@@ -173,6 +174,12 @@ def test_nothing_is_suggested_where_nothing_is_near() -> None:
         ("iq_learn", "temperature", float("nan")),
         ("iq_learn", "value_states", "all"),
         ("iq_learn", "chi2_states", "initial"),
+        ("iq_learn", "expectile", 0.0),
+        ("iq_learn", "expectile", 1.0),
+        ("iq_learn", "advantage_temperature", 0.0),
+        ("iq_learn", "expert_term", "fixed"),
+        ("iq_learn", "value", "q"),
+        ("iq_learn", "absorbing_value", -50.0),
         ("iq_learn", "critic_learning_rate", 0.0),
         ("iq_learn", "target_update_rate", 1.5),
         ("bc", "loss", "mse"),
@@ -244,12 +251,57 @@ def test_what_is_said_is_kept(suboptimal: tuple[Suboptimal, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("value_states", "mixture"), ("chi2_states", "mixture"), ("policy", "lookahead")]
+    ("key", "value"),
+    [
+        ("value_states", "mixture"),
+        ("value_states", "suboptimal"),
+        ("chi2_states", "mixture"),
+        ("policy", "lookahead"),
+        ("value", "expectile"),
+    ],
 )
 def test_what_needs_suboptimal_data(key: str, value: str) -> None:
     config = RunConfig(iq_learn=IQLearnConfig(**{key: value}))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=f"iq_learn.{key} = '{value}' needs suboptimal data"):
         resolved(config)
+    resolved(dataclasses.replace(config, algorithm="bc"))  # Which does not read it.
+
+
+MIXED = RunConfig(data=DataConfig(suboptimal=(Suboptimal("hopper/medium"),)))
+
+
+@pytest.mark.parametrize(
+    "terms", [{"expert_term": "fixed_target"}, {"clip_targets": True}, {"absorbing_value": "bound"}]
+)
+@pytest.mark.parametrize("unbounded", [{"chi2_states": "expert"}, {"divergence": "kl"}])
+def test_bounded_values_need_bounded_rewards(terms: dict[str, Any], unbounded: dict[str, Any]) -> None:
+    """Which chi-squared over the mixture alone has; where no Q is learned the keys are not read."""
+    plain = {"policy": "soft_actor_critic"}
+    (key,) = terms
+    with pytest.raises(UserError, match=f"iq_learn.{key} = .* needs rewards with bounds: suboptimal data"):
+        resolved(dataclasses.replace(MIXED, iq_learn=IQLearnConfig(**plain, **terms, **unbounded)))
+    with pytest.raises(UserError, match=f"iq_learn.{key} = .* needs rewards with bounds: suboptimal data"):
+        resolved(RunConfig(iq_learn=IQLearnConfig(**terms)))
+    resolved(dataclasses.replace(MIXED, iq_learn=IQLearnConfig(**plain, **terms)))
+    resolved(dataclasses.replace(MIXED, iq_learn=IQLearnConfig(**terms)))
+
+
+@pytest.mark.parametrize("policy", ["soft_actor_critic", "advantage_weighted"])
+def test_values_in_sample_take_the_datas_own_actions_for_the_policys(policy: Any) -> None:
+    config = dataclasses.replace(MIXED, iq_learn=IQLearnConfig(value="expectile", policy=policy))
+    assert resolved(config).iq_learn.value_states == "suboptimal"
+    for states in ("mixture", "initial", "expert"):
+        given = dataclasses.replace(config.iq_learn, value_states=states)
+        with pytest.raises(UserError, match=f"value_states = '{states}' says nothing of Q where V is a network"):
+            resolved(dataclasses.replace(config, iq_learn=given))
+
+
+def test_other_divergences_go_with_every_policy_that_comes_from_q() -> None:
+    for policy in ("soft_actor_critic", "advantage_weighted"):
+        given = IQLearnConfig(divergence="kl", policy=policy)  # type: ignore[arg-type]
+        assert resolved(dataclasses.replace(MIXED, iq_learn=given)).iq_learn.policy == policy
+    with pytest.raises(UserError, match=r"divergence = 'kl' needs iq_learn\.policy = 'soft_actor_critic' or 'advan"):
+        resolved(dataclasses.replace(MIXED, iq_learn=IQLearnConfig(divergence="kl")))
 
 
 def test_fast_shrinks_the_budget_and_nothing_else() -> None:

@@ -16,6 +16,7 @@ ROOMS = (
     ("files",),
     ("signals",),
     ("provenance",),
+    ("iq_learn_config",),
     ("baselines",),
     ("config",),
     ("data",),

@@ -17,7 +17,9 @@ from iq_offline.errors import UserError
 from iq_offline.learning.agents import Agent, UnitBox, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS, POLICIES, ChosenImitation
-from iq_offline.learning.agents.iq_learn import COEFFICIENTS, ContinuousIQLearn, DiscreteIQLearn
+from iq_offline.learning.agents.iq_learn import COEFFICIENTS, IN_SAMPLE_COEFFICIENTS
+from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
+from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
 from iq_offline.learning.agents.sqil import SQIL_COEFFICIENTS, ContinuousSQIL, DiscreteSQIL
 from iq_offline.learning.agents.valuedice import VALUEDICE_COEFFICIENTS, ContinuousValueDICE, DiscreteValueDICE
 from iq_offline.learning.learner import Learner
@@ -26,7 +28,7 @@ from iq_offline.training.chooser import Chooser
 from iq_offline.training.training import Population, Training
 
 FACTORS = {
-    "iq_learn": (*COEFFICIENTS, *CHOSEN_COEFFICIENTS),
+    "iq_learn": (*COEFFICIENTS, *IN_SAMPLE_COEFFICIENTS, *CHOSEN_COEFFICIENTS),
     "bc": (),
     "valuedice": VALUEDICE_COEFFICIENTS,
     "sqil": SQIL_COEFFICIENTS,

@@ -18,7 +18,7 @@ from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import open_source
 from iq_offline.learning.agents import UnitBox, tensors
 from iq_offline.learning.agents.bc import BC
-from iq_offline.learning.agents.iq_learn import ContinuousIQLearn
+from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.learner import Learner, named_leaves
 from iq_offline.training.setup import choose_data, prepare
 from tests.helpers import Episode, point_mass_episodes, write_dataset
@@ -394,14 +394,31 @@ def relabelled(source: CachedSource) -> CachedSource:
     return replace(source, source=replace(source.source, path=Path("elsewhere")))
 
 
-@pytest.mark.parametrize("algorithm", ["iq_learn", "bc", "valuedice", "sqil"])
-def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(algorithm: str, tmp_path: Path):
-    written, mixed = point_mass_episodes(3, 12, seed=1), algorithm == "sqil"
+LS_IQ: dict[str, Any] = {"expert_term": "fixed_target", "clip_targets": True, "absorbing_value": "bound"}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "terms"),
+    [
+        ("bc", {}),
+        ("iq_learn", {}),
+        ("iq_learn", {"policy": "soft_actor_critic", **LS_IQ}),
+        ("iq_learn", {"policy": "advantage_weighted", "value": "expectile"}),
+        ("valuedice", {}),
+        ("sqil", {}),
+    ],
+)
+def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(
+    algorithm: str, terms: dict[str, Any], tmp_path: Path
+):
+    written, mixed = point_mass_episodes(3, 12, seed=1), algorithm == "sqil" or bool(terms)
     everything = RunConfig(
         algorithm=algorithm,  # type: ignore[arg-type]
         data=DataConfig(num_expert_trajectories=3, suboptimal=(Suboptimal("test/itself"),) if mixed else ()),
         training=TrainingConfig(hidden_sizes=(8,), batch_size=256, dtype="float64"),
+        iq_learn=IQLearnConfig(**terms),
     )
+    kinds = ("expert", "suboptimal") if mixed else ("expert",)
     flags = np.zeros(12, bool)
     flags[[4, 11]] = True
     sources = {
@@ -418,10 +435,9 @@ def test_rewards_and_truncations_reach_nothing_and_terminations_reach_the_loss(a
         config = resolved(everything)
         training = prepare(config, choose_data(config, source, [relabelled(source)] if mixed else []))
         batch = training.replay.sample()
+        keys = (("observation",), ("action",), ("next", "observation"), ("next", "terminated"))
         assert set(batch.keys(include_nested=True, leaves_only=True)) == {
-            (kind, *key)
-            for kind in (("expert", "suboptimal") if mixed else ("expert",))
-            for key in (("observation",), ("action",), ("next", "observation"), ("next", "terminated"))
+            (kind, *key) for kind in kinds for key in keys
         }
         noise = training.draw_noise(batch)
         loss = training.learner.agent.phases[0].loss(training.learner.parameters, batch, noise)[0]

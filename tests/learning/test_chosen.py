@@ -243,18 +243,35 @@ OTHERS: dict[str, Any] = {
     "relevance": 1.0,
     "least_share": 0.6,
     "outlier_error": 1.0,
+    "expert_term": "fixed_target",
+    "clip_targets": True,
+    "absorbing_value": "bound",
+    "value": "expectile",
+    "expectile": 0.3,
+    "advantage_temperature": 0.1,
 }
 
 
-@pytest.mark.parametrize("policy", ["lookahead", "survival", "weighted", "best_episodes", "soft_actor_critic"])
-def test_keys_count_unless_they_are_said_not_to(policy: str):
+IN_SAMPLE = {"value": "expectile", "value_states": "suboptimal"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "terms"),
+    [
+        *((policy, {}) for policy in ("lookahead", "survival", "weighted", "best_episodes")),
+        *(("soft_actor_critic", terms) for terms in ({}, IN_SAMPLE)),
+        *(("advantage_weighted", terms) for terms in ({}, IN_SAMPLE)),
+    ],
+    ids=str,
+)
+def test_keys_count_unless_they_are_said_not_to(policy: str, terms: dict[str, str]):
     """Every key of the section, after a few steps: the actor is another one, or the key is among the unread."""
     point_mass_dataset("test/expert-v0", 12, 30, seed=0)
     point_mass_dataset("test/wild-v0", 10, 30, seed=1, noise=2.0)
     sources = [obtain("test/wild-v0"), obtain("test/expert-v0")]
 
     def actor_after(**changes: Any) -> tuple[list[Tensor], tuple[str, ...]]:
-        plain = {"policy": policy, "reward_learning_rate": 1e-2, "choose_every": 5, "lasting": 5}
+        plain = {"policy": policy, "reward_learning_rate": 1e-2, "choose_every": 5, "lasting": 5, **terms}
         config = resolved(replace(PLAIN, iq_learn=replace(PLAIN.iq_learn, **plain | changes)))
         training = prepare(config, choose_data(config, sources[1], sources))
         for _ in range(25):
@@ -264,12 +281,22 @@ def test_keys_count_unless_they_are_said_not_to(policy: str):
 
     names = {field.name for field in fields(IQLearnConfig)} - {"policy"}
     assert names == OTHERS.keys()
-    if policy != "soft_actor_critic":
+    changes = {name: {name: value} for name, value in OTHERS.items() if name in names}
+    changes["reward_learning_rate"] = {"reward_learning_rate": 3e-2}
+    if policy in ("soft_actor_critic", "advantage_weighted"):
+        del changes["absorbing_value"]  # Nothing ends in these data.
+        del changes["clip_targets"]  # Values are far from their bounds so early.
+        changes["value"] = {"value": "policy"} if terms else IN_SAMPLE
+        assert {"absorbing_value", "clip_targets"}.isdisjoint(actor_after()[1])
+    else:
         with pytest.raises(UserError, match="policy = 'soft_actor_critic'"):
             actor_after(divergence="kl")
-        names -= {"divergence"}
+        del changes["divergence"]
+    if terms:
+        with pytest.raises(UserError, match="value_states = 'initial' says nothing of Q"):
+            actor_after(value_states="initial")
+        del changes["value_states"]
     expected, unread = actor_after()
-    for name in sorted(names):
-        value = {"reward_learning_rate": 3e-2}.get(name, OTHERS[name])
-        same = all(torch.equal(a, b) for a, b in zip(expected, actor_after(**{name: value})[0], strict=True))
+    for name, change in sorted(changes.items()):
+        same = all(torch.equal(a, b) for a, b in zip(expected, actor_after(**change)[0], strict=True))
         assert same == (name in unread), name

@@ -17,7 +17,7 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.learning.agents import tensors
 from iq_offline.learning.agents.bc import BC
-from iq_offline.learning.agents.iq_learn import DiscreteIQLearn
+from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
 from iq_offline.learning.learner import Learner, named_leaves, stacked
 from tests.learning.test_agents import TERMS
 

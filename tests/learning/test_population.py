@@ -26,7 +26,7 @@ from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.learning import learner as learners
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS
-from iq_offline.learning.agents.iq_learn import COEFFICIENTS
+from iq_offline.learning.agents.iq_learn import COEFFICIENTS, IN_SAMPLE_COEFFICIENTS
 from iq_offline.learning.learner import named_leaves
 from iq_offline.training.setup import FACTORS, Data, choose_data, population, prepare, program_of
 from tests.data_helpers import write_spaces_dataset
@@ -85,6 +85,8 @@ def configs(algorithm: str, suboptimal: bool, **options: Any) -> list[RunConfig]
             "replay_alpha": 0.05 + 0.1 * seed,
             "orthogonal_penalty": 0.01 * (1 + seed),
             "other_weight": 0.5 + seed,
+            "expectile": 0.6 + 0.1 * seed,
+            "advantage_temperature": 0.5 + seed,
         }
         assert coefficients.keys() == {name for names in FACTORS.values() for name in names}
         own = {name: coefficients[name] for name in FACTORS[algorithm]}
@@ -96,6 +98,7 @@ def leaves(parameters: TensorDict) -> dict[str, Tensor]:
     return {name: leaf.detach() for name, leaf in named_leaves(parameters)}
 
 
+LS_IQ: dict[str, Any] = {"expert_term": "fixed_target", "clip_targets": True, "absorbing_value": "bound"}
 CASES = [
     ("bc", False, {}),
     ("iq_learn", False, {}),
@@ -105,12 +108,14 @@ CASES = [
     ("valuedice", False, {}),
     ("valuedice", True, {"start_states": "initial"}),
     ("sqil", True, {}),
+    ("iq_learn", True, {"policy": "soft_actor_critic", **LS_IQ}),
+    ("iq_learn", True, {"policy": "advantage_weighted", "value": "expectile", **LS_IQ}),
 ]
 
 
 @pytest.mark.parametrize(("algorithm", "suboptimal", "options"), CASES)
 def test_together_is_alone(
-    algorithm: str, suboptimal: bool, options: dict[str, str], sources: Sources, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, suboptimal: bool, options: dict[str, Any], sources: Sources, monkeypatch: pytest.MonkeyPatch
 ):
     """Also where a CPU takes the learners in parts, three and one."""
     monkeypatch.setattr(learners, "CACHED", 3)
@@ -139,6 +144,23 @@ def test_together_is_alone(
         moved = max((leaf - start[name]).abs().max() for name, leaf in leaves(alone.learner.parameters).items())
         assert moved > 1e-3
     assert together.learner.step == STEPS
+
+
+IN_SAMPLE = {"policy": "advantage_weighted", "value": "expectile"}
+
+
+@pytest.mark.parametrize("name", IN_SAMPLE_COEFFICIENTS)
+def test_every_coefficient_counts_in_sample(name: str, sources: Sources):
+    """The expectile first of all in V."""
+    first = configs("iq_learn", True, **IN_SAMPLE)[0]
+    other = changed(first, "iq_learn", **{name: 0.5 * getattr(first.iq_learn, name)})
+    together = population([first, other], [chosen_data(first, sources)] * 2)
+    for _ in range(3):
+        together.update()
+    one, two = (leaves(member.learner.parameters) for member in together.members)
+    moved = {leaf.split("/")[0] for leaf in one if (one[leaf] - two[leaf]).abs().max() > 1e-9}
+    behind = {"value", "critic", "target_critic"} if name == "expectile" else set()
+    assert moved == {"coefficients", "actor"} | behind
 
 
 @pytest.mark.parametrize(
@@ -195,12 +217,21 @@ def test_learners_differ(sources: Sources):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "suboptimal"),
-    [("bc", False), ("iq_learn", False), ("iq_learn", True), ("valuedice", False), ("sqil", True)],
+    ("algorithm", "suboptimal", "options"),
+    [
+        ("bc", False, {}),
+        ("iq_learn", False, {}),
+        ("iq_learn", True, {}),
+        ("iq_learn", True, IN_SAMPLE),
+        ("valuedice", False, {}),
+        ("sqil", True, {}),
+    ],
 )
-def test_a_population_goes_on_from_its_state(algorithm: str, suboptimal: bool, sources: Sources):
+def test_a_population_goes_on_from_its_state(
+    algorithm: str, suboptimal: bool, options: dict[str, str], sources: Sources
+):
     """Every learner's draws go on, not those of the first alone."""
-    chosen = configs(algorithm, suboptimal)
+    chosen = configs(algorithm, suboptimal, **options)
     data = [chosen_data(config, sources) for config in chosen]
     straight = population(chosen, data)
     for _ in range(5):
@@ -219,7 +250,7 @@ def test_a_population_goes_on_from_its_state(algorithm: str, suboptimal: bool, s
 
 
 FREE: list[tuple[str, dict[str, Any]]] = [
-    *(("iq_learn", {name: 0.25}) for name in (*COEFFICIENTS, *CHOSEN_COEFFICIENTS)),
+    *(("iq_learn", {name: 0.25}) for name in (*COEFFICIENTS, *IN_SAMPLE_COEFFICIENTS, *CHOSEN_COEFFICIENTS)),
     ("data", {"num_expert_trajectories": 3}),
     ("data", {"subsample": 7}),
     ("data", {"held_out_trajectories": 0}),
@@ -236,7 +267,9 @@ BOUND: list[tuple[str, dict[str, Any]]] = [
     ("iq_learn", {"gradient_penalty": 0.0}),
     ("iq_learn", {"reward_penalty": 0.0}),
     ("iq_learn", {"policy": "lookahead"}),
+    ("iq_learn", {"policy": "advantage_weighted"}),
     ("iq_learn", {"value_states": "initial"}),
+    ("iq_learn", {"value_states": "suboptimal"}),
     ("iq_learn", {"chi2_states": "mixture"}),
     ("iq_learn", {"actor_follows_critic": False}),
     *(("iq_learn", {name: 0.01}) for name in ("critic_learning_rate", "actor_learning_rate", "target_update_rate")),

@@ -54,12 +54,22 @@ def prepared(config: RunConfig) -> Training:
     )
 
 
+RECOIL = {"policy": "advantage_weighted", "value": "expectile", "value_states": "suboptimal"}
+
+
 @pytest.mark.parametrize(
-    ("algorithm", "suboptimal"),
-    [("iq_learn", False), ("iq_learn", True), ("bc", False), ("valuedice", True), ("sqil", True)],
+    ("algorithm", "suboptimal", "terms"),
+    [
+        ("iq_learn", False, {}),
+        ("iq_learn", True, {}),
+        ("iq_learn", True, RECOIL),
+        ("bc", False, {}),
+        ("valuedice", True, {}),
+        ("sqil", True, {}),
+    ],
 )
-def test_the_same_seed_twice_is_the_same_run(algorithm: str, suboptimal: bool, tmp_path: Path):
-    config = configuration(algorithm, suboptimal=suboptimal)
+def test_the_same_seed_twice_is_the_same_run(algorithm: str, suboptimal: bool, terms: dict[str, str], tmp_path: Path):
+    config = with_iq_learn(configuration(algorithm, suboptimal=suboptimal), **terms)
     for name in ("one", "two"):
         torch.manual_seed(random.randrange(1000))  # Nothing outside the configuration decides.
         torch.rand(random.randrange(10))
@@ -185,9 +195,12 @@ def test_rows_written_after_the_checkpoint_and_a_cut_last_line_are_written_again
     assert_same_tensors(weights(broken / LATEST), weights(straight / LATEST))
 
 
+@pytest.mark.parametrize("terms", [{}, RECOIL], ids=["IQ-Learn", "ReCOIL"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
-def test_a_checkpoint_between_two_rows_holds_what_the_next_one_needs(device: str, tmp_path: Path):
-    config = configuration(checkpoint_every=15, device=device)
+def test_a_checkpoint_between_two_rows_holds_what_the_next_one_needs(
+    device: str, terms: dict[str, str], tmp_path: Path
+):
+    config = with_iq_learn(configuration(suboptimal=bool(terms), checkpoint_every=15, device=device), **terms)
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     train(prepared(config), config.training, straight)
 

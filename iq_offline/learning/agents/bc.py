@@ -1,5 +1,7 @@
 """Behavior cloning: the baseline that everything is held against. Same actor, same averaging, no critic."""
 
+from collections.abc import Callable
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -24,7 +26,8 @@ class BC:
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
         hidden_sizes: of the actor.
-        kinds: of the data that are imitated, all alike.
+        kinds: of the data that are imitated.
+        weights: (parameters, batch) -> one for each row, in the order of ``kinds``; default all alike.
     """
 
     averaged = "actor"
@@ -37,8 +40,10 @@ class BC:
         actions: UnitBox | ActionBranches,
         hidden_sizes: tuple[int, ...],
         kinds: tuple[str, ...] = ("expert",),
+        weights: Callable[[TensorDict, TensorDict], Tensor] | None = None,
     ) -> None:
         self.actions = actions
+        self.weights = weights
         self.has_likelihood = config.loss == "likelihood"
         self.target_update_rate = 0.0
         self.kinds = kinds
@@ -63,8 +68,8 @@ class BC:
     def squared_error(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """E[|tanh(mean(s)) - a|²] over actions in the unit box."""
         mean, _, action = self._outputs(parameters, batch)
-        loss = (torch.tanh(mean) - action).square().sum(-1).mean()
-        return loss, {"actor/loss": loss, "actor/squared_error": loss}
+        error = (torch.tanh(mean) - action).square().sum(-1)
+        return self._weighted(parameters, batch, error, {"actor/squared_error": error})
 
     def robust(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """E[c² log(1 + |tanh(mean(s)) - a|² / c²)], the Cauchy loss: at c its slope is half the square's.
@@ -74,22 +79,21 @@ class BC:
         """
         mean, _, action = self._outputs(parameters, batch)
         error = (torch.tanh(mean) - action).square().sum(-1)
-        loss = self.outlier_square * torch.log1p(error / self.outlier_square).mean()
-        return loss, {"actor/loss": loss, "actor/squared_error": error.mean()}
+        loss = self.outlier_square * torch.log1p(error / self.outlier_square)
+        return self._weighted(parameters, batch, loss, {"actor/squared_error": error})
 
     def likelihood(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """E[-log pi(a|s)] over actions in the unit box."""
         mean, std, action = self._outputs(parameters, batch)
-        loss = -squashed_log_probability(mean, std, action).mean()
-        error = (torch.tanh(mean) - action).square().sum(-1).mean()
-        return loss, {"actor/loss": loss, "actor/squared_error": error}
+        loss = -squashed_log_probability(mean, std, action)
+        error = (torch.tanh(mean) - action).square().sum(-1)
+        return self._weighted(parameters, batch, loss, {"actor/squared_error": error})
 
     def cross_entropy(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """E[-log pi(a|s)] of a softmax, summed over the branches."""
         observation, action = (rows_of(batch, self.kinds, key) for key in ("observation", "action"))
         log_probability, wrong = self._categorical(parameters, observation, action)
-        loss = -log_probability.mean()
-        return loss, {"actor/loss": loss, "actor/wrong_actions": wrong.mean()}
+        return self._weighted(parameters, batch, -log_probability, {"actor/wrong_actions": wrong})
 
     def reward_bound(self, expert_share: float) -> float:
         """No reward is learned."""
@@ -104,6 +108,18 @@ class BC:
         action = self.actions(rows["action"])
         found = {"error": (torch.tanh(mean) - action).square().sum(-1)}
         return found | ({"log_likelihood": squashed_log_probability(mean, std, action)} if self.has_likelihood else {})
+
+    def _weighted(
+        self, parameters: TensorDict, batch: TensorDict, losses: Tensor, errors: Metrics
+    ) -> tuple[Tensor, Metrics]:
+        """The mean loss; of weights also their effective number, (sum w)² / sum w², as a share of the rows."""
+        metrics = {name: error.mean() for name, error in errors.items()}
+        if self.weights:
+            weights = self.weights(parameters, batch)
+            losses = weights * losses
+            metrics["actor/effective_share"] = weights.mean().square() / weights.square().mean()
+        loss = losses.mean()
+        return loss, {"actor/loss": loss, **metrics}
 
     def _categorical(self, parameters: TensorDict, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         assert isinstance(self.actions, ActionBranches)

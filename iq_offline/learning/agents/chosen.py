@@ -74,6 +74,7 @@ class ChosenImitation(ABC):
             "actor_follows_critic",
         ),
         *("critic_learning_rate", "adam_beta1", "target_network", "target_update_rate"),
+        *("expert_term", "clip_targets", "absorbing_value", "value", "expectile", "advantage_temperature"),
     )
 
     def __init__(

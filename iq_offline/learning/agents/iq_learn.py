@@ -1,6 +1,7 @@
-"""Offline IQ-Learn: the objective for any actions, then its two kinds.
+"""Offline IQ-Learn, LS-IQ and ReCOIL: one critic's objective, of which they choose different terms.
 
-The networks, Q and V of either kind are in ``soft_q.py``.
+What Q and the policy are is up to the two kinds of actions (``iq_learn_continuous``, ``iq_learn_discrete``, on what all
+learners of a soft Q share). Which terms make which algorithm is in ``docs/math.md``.
 """
 
 import torch
@@ -8,12 +9,15 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.func import grad
 
-from iq_offline.config import IQLearnConfig
+from iq_offline.config import BCConfig, IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, UnitBox, call, normalized, rows_of, tensors
-from iq_offline.learning.agents.soft_q import SoftActorCritic, SoftmaxOfQ, SoftQ
-from iq_offline.learning.networks import gaussian, sample_squashed
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of, tensors
+from iq_offline.learning.agents.bc import BC
+from iq_offline.learning.agents.soft_q import SoftQ
+from iq_offline.learning.in_sample import advantage_weights, expectile_loss
+from iq_offline.learning.least_squares import absorbed, fixed_target_loss, reward_bounds, value_bounds
+from iq_offline.learning.networks import network
 from iq_offline.learning.objective import (
     beyond_half,
     beyond_one,
@@ -21,45 +25,73 @@ from iq_offline.learning.objective import (
     implied_reward,
     initial_value,
     iq_loss,
-    soft_policy_loss,
     telescoped_value,
 )
 
 COEFFICIENTS = ("discount", "chi2_alpha", "temperature", "gradient_penalty", "behavior_anchor")
 """Keys of :class:`IQLearnConfig` that are factors in a loss: the learners of a population may have different ones."""
+IN_SAMPLE_COEFFICIENTS = ("expectile", "advantage_temperature")
+"""Likewise, of those who stay with the data's actions."""
 CHOOSING = (
     *("reward_penalty", "reward_learning_rate"),
-    *("choose_every", "lasting", "relevance", "least_share", "outlier_error"),
+    *("choose_every", "lasting", "relevance", "least_share"),
 )
 """Keys of :class:`IQLearnConfig` for those who choose from suboptimal data."""
 
 
 class IQLearn(SoftQ):
-    """The critic's loss as a function of (parameters, batch, noise), for whatever Q and V its kinds define.
+    """The losses as functions of (parameters, batch, noise), for whatever Q and policy its kinds define.
+
+    V is the policy's, or a network of its own that never leaves the data's actions. The policy is the kind's own, or an
+    actor that is regressed to the data's actions. Both choices are the configuration's.
 
     Args:
-        config: coefficients, which start the parameters' group ``coefficients`` and are read from there; over which
-            states each term is taken; and whether there is a gradient penalty at all, which costs time.
+        config: coefficients, which start the parameters' group ``coefficients`` and are read from there; which terms
+            there are; and whether there is a gradient penalty at all, which costs time.
+        encoder: of the observations.
+        actions: the box that continuous actions are in, or the branches of finitely many.
+        hidden_sizes: of every network.
         suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
     """
 
     config: IQLearnConfig
-    coefficients = COEFFICIENTS
-    unread: tuple[str, ...] = CHOOSING
 
-    def __init__(self, config: IQLearnConfig, suboptimal: bool = False) -> None:
+    def __init__(
+        self,
+        config: IQLearnConfig,
+        encoder: ObservationEncoder,
+        actions: UnitBox | ActionBranches,
+        hidden_sizes: tuple[int, ...],
+        suboptimal: bool = False,
+    ) -> None:
         self.config = config
         self.discount = config.discount
-        if config.divergence != "chi_squared":
-            self.unread = (*self.unread, "chi2_alpha", "chi2_states")
-        if config.divergence not in ("total_variation", "wasserstein"):
-            self.unread = (*self.unread, "constraint_weight")
-        if not config.target_network:
-            self.unread = (*self.unread, "target_update_rate")
+        self.in_sample = config.value == "expectile"
+        self.regressed = config.policy == "advantage_weighted"
+        self.unread = self._unread(isinstance(actions, ActionBranches))
+        self.coefficients = (*COEFFICIENTS, *(name for name in IN_SAMPLE_COEFFICIENTS if name not in self.unread))
         self.next_critic = "target_critic" if config.target_network else "critic"
         self.target_update_rate = config.target_update_rate
         self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
         self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
+        if self.in_sample:
+            self.value_network = network(encoder, hidden_sizes, 1)
+        if self.regressed:
+            robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
+            self.cloning = BC(robust, encoder, actions, hidden_sizes, self.states, self.advantage_weights)
+
+    def in_turn(self, critic: Phase, *policy_step: Phase) -> tuple[Phase, ...]:
+        """The critic's step, that of V where it is a network, and the regression or the kind's own policy step."""
+        rate, beta1 = self.config.critic_learning_rate, self.config.adam_beta1
+        value = (Phase("value", self.value_loss, rate, beta1),) if self.in_sample else ()
+        return (critic, *value, *(self.cloning.phases if self.regressed else policy_step))
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """And V, where it is a network."""
+        parameters = super().initial_parameters(observation_mean, observation_std)
+        if self.in_sample:
+            parameters["value"] = fresh(self.value_network)
+        return parameters
 
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The objective, minimised in Q; the policy is held fixed, V(s') comes from the target critic, if any."""
@@ -73,13 +105,19 @@ class IQLearn(SoftQ):
 
         q = self.q(parameters["critic"], state, action)
         next_value = self.value(parameters, self.next_critic, next_state, draws[:, 0])
-        reward = implied_reward(q, next_value, terminated, discount)
         experts = len(batch["expert", "action"])
+        share = experts / len(q)
+        if config.clip_targets or config.absorbing_value == "bound":
+            bounds = value_bounds(chi2_alpha, share, discount)
+            next_value, terminated = self._within(bounds, next_value, terminated, experts)
+        reward = implied_reward(q, next_value, terminated, discount)
 
         if config.value_states == "initial":
             start = normalized(parameters, batch["initial", "observation"])
             start_value = self.value(parameters, "critic", start, noise["initial"][:, 0])
             value_term = initial_value(start_value, discount)
+        elif config.value_states == "suboptimal":
+            value_term = reward[experts:].mean()
         else:
             rows = experts if config.value_states == "expert" else len(q)
             value = self.value(parameters, "critic", state[:rows], draws[:rows, 1])
@@ -87,7 +125,10 @@ class IQLearn(SoftQ):
         regularized = reward[:experts] if config.chi2_states == "expert" else reward
         at_expert = parameters["critic"], state[:experts], action[:experts]
         penalty = self.slope(*at_expert)
-        if config.divergence == "chi_squared":
+        if config.expert_term == "fixed_target":
+            loss = fixed_target_loss(q[:experts], value_term, reward[experts:], chi2_alpha, share, discount)
+            own = {"critic/expert_q": q[:experts].mean()}
+        elif config.divergence == "chi_squared":
             loss = iq_loss(reward[:experts], value_term, regularized, chi2_alpha)
             own = {"critic/chi2": regularized.square().mean() / (4 * chi2_alpha)}
         else:
@@ -104,16 +145,52 @@ class IQLearn(SoftQ):
             **own,
         }
 
+    def value_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """V as a network of its own, by an expectile of the target critic's Q over the actions of the data."""
+        state = normalized(parameters, rows_of(batch, self.states, "observation"))
+        action = self.as_input(rows_of(batch, self.states, "action"))
+        value = self._data_value(parameters["value"], state)
+        q = self.q(parameters[self.next_critic], state, action)
+        loss = expectile_loss(value, q, parameters["coefficients", "expectile"])
+        return loss, {"critic/value_loss": loss, "critic/value": value.mean()}
+
+    @torch.no_grad()
+    def advantage_weights(self, parameters: TensorDict, batch: TensorDict) -> Tensor:
+        """How much each row of the data counts in the regression, by the target critic; shape ``(batch,)``."""
+        state = normalized(parameters, rows_of(batch, self.states, "observation"))
+        noise = state.new_zeros(len(state), self.noise_shape[-1])
+        q = self.q(parameters[self.next_critic], state, self.as_input(rows_of(batch, self.states, "action")))
+        value = self.value(parameters, self.next_critic, state, noise)
+        return advantage_weights(q, value, parameters["coefficients", "advantage_temperature"])
+
+    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
+        """V(s), shape ``(batch,)``: the policy's by that critic, or that of the data; fixed in this second case."""
+        if self.in_sample:
+            return self._data_value(parameters["value"].detach(), state)
+        return super().value(parameters, critic, state, noise)
+
     def reward_bound(self, expert_share: float) -> float:
         """Of 2 alpha (d_E - d_pi) / d_mix over the mixture's transitions; over the expert's there is none below.
 
-        At temperatures from 0.1 on there is none either: entropy is worth as much as rewards.
+        Where V has an entropy at temperatures from 0.1 on there is none either: it is worth as much as rewards.
         """
         config = self.config
         if config.divergence == "total_variation":
             return 0.5
-        two_sided = config.divergence == "chi_squared" and config.chi2_states == "mixture" and config.temperature < 0.1
-        return 2 * config.chi2_alpha / min(expert_share, 1 - expert_share) if two_sided and expert_share < 1 else 0.0
+        two_sided = config.divergence == "chi_squared" and config.chi2_states == "mixture" and expert_share < 1
+        if two_sided and (self.in_sample or config.temperature < 0.1):
+            return max(map(abs, reward_bounds(config.chi2_alpha, expert_share)))
+        return 0.0
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """As all do; an absorbing value says what an end was worth at once, a regressed policy has its own error."""
+        found = super().diagnose(parameters, rows)
+        if self.config.absorbing_value == "bound":
+            at_once = (1 - self.discount) * found["value"]
+            found["reward"] = torch.where(rows["next", "terminated"] > 0, at_once, found["reward"])
+        if self.regressed:
+            found = {name: found[name] for name in ("reward", "value")} | self.cloning.diagnose(parameters, rows)
+        return found
 
     def violation(self, reward: Tensor, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """By how much the reward leaves what the divergence is a supremum over; 0 for those without such a bound."""
@@ -129,77 +206,37 @@ class IQLearn(SoftQ):
         """What ``gradient_penalty`` weighs; 0 where there is no gradient to speak of."""
         return state.new_zeros(())
 
+    def _within(
+        self, bounds: tuple[Tensor, Tensor], next_value: Tensor, terminated: Tensor, experts: int
+    ) -> tuple[Tensor, Tensor]:
+        """V(s') and what cuts it: clipped, and after an end for ever at the bound of the set that it came from."""
+        lowest, highest = bounds
+        if self.config.clip_targets:
+            next_value = next_value.clamp(lowest, highest)
+        if self.config.absorbing_value == "bound":
+            of_expert = torch.arange(len(next_value), device=next_value.device) < experts
+            next_value = absorbed(next_value, terminated, torch.where(of_expert, highest, lowest))
+            terminated = torch.zeros_like(terminated)  # The episode goes on, in the absorbing state.
+        return next_value, terminated
 
-class ContinuousIQLearn(SoftActorCritic, IQLearn):
-    """IQ-Learn for actions in a box.
+    def _data_value(self, value: TensorDict, state: Tensor) -> Tensor:
+        return call(self.value_network, value, state).squeeze(-1)
 
-    Args:
-        encoder: of the observations.
-        unit_box: maps the dataset's actions to [-1, 1].
-        hidden_sizes: of the actor and of the critic.
-        config: as for :class:`IQLearn`.
-        suboptimal: as for :class:`IQLearn`.
-    """
-
-    def __init__(
-        self,
-        config: IQLearnConfig,
-        encoder: ObservationEncoder,
-        unit_box: UnitBox,
-        hidden_sizes: tuple[int, ...],
-        suboptimal: bool = False,
-    ) -> None:
-        super().__init__(config, suboptimal)
-        self.make_networks(encoder, unit_box, hidden_sizes)
-
-    def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """One soft actor-critic policy step on the states of the data, anchored to the expert's actions if asked for.
-
-        The anchor is that of TD3+BC (Fujimoto and Gu, 2021), here to the labelled expert alone.
-        """
-        coefficients = tensors(parameters["coefficients"])
-        state = normalized(parameters, rows_of(batch, self.states, "observation"))
-        draws = rows_of(noise, self.states)
-        mean, std = gaussian(call(self.actor, parameters["actor"], state))
-        action, log_probability = sample_squashed(mean, std, draws[:, 2])
-        expert_action = self.as_input(batch["expert", "action"])
-        error = (torch.tanh(mean[: len(expert_action)]) - expert_action).square().sum(-1).mean()
-        loss = coefficients["behavior_anchor"] * error
-        if self.config.actor_follows_critic:
-            q = self.q(parameters["critic"], state, action)
-            loss = loss + soft_policy_loss(q, log_probability, coefficients["temperature"])
-        return loss, {
-            "actor/loss": loss,
-            "actor/entropy": -log_probability.mean(),
-            "actor/squared_error": error,
+    def _unread(self, finite: bool) -> tuple[str, ...]:
+        """Keys without an effect on what is trained; ``finite``: actions are finitely many."""
+        config, regressed, in_sample = self.config, self.regressed, self.in_sample
+        without_effect = {
+            "chi2_alpha": config.divergence != "chi_squared",
+            "chi2_states": config.divergence != "chi_squared",
+            "constraint_weight": config.divergence not in ("total_variation", "wasserstein"),
+            "gradient_penalty": finite,
+            "behavior_anchor": finite or regressed,
+            "actor_follows_critic": finite or regressed,
+            "actor_learning_rate": finite and not regressed,
+            "temperature": (in_sample or not finite) if regressed else in_sample and finite,
+            "target_update_rate": not config.target_network,
+            "expectile": not in_sample,
+            "advantage_temperature": not regressed,
+            "outlier_error": finite or not regressed,
         }
-
-    def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
-        """E_E[|dQ/da|²] at the expert's actions in the unit box, where a soft-optimal expert has its maximum."""
-        if not self.config.gradient_penalty:
-            return state.new_zeros(())
-        slope = grad(lambda at: self.q(critic, state, at, twice=True).sum())(action)
-        return slope.square().sum(-1).mean()
-
-
-class DiscreteIQLearn(SoftmaxOfQ, IQLearn):
-    """IQ-Learn for finitely many actions."""
-
-    unread: tuple[str, ...] = (
-        *CHOOSING,
-        "gradient_penalty",
-        "behavior_anchor",
-        "actor_follows_critic",
-        "actor_learning_rate",
-    )
-
-    def __init__(
-        self,
-        config: IQLearnConfig,
-        encoder: ObservationEncoder,
-        actions: ActionBranches,
-        hidden_sizes: tuple[int, ...],
-        suboptimal: bool = False,
-    ) -> None:
-        super().__init__(config, suboptimal)
-        self.make_networks(encoder, actions, hidden_sizes)
+        return (*CHOOSING, *(name for name, idle in without_effect.items() if idle))

@@ -1,0 +1,148 @@
+"""The configuration of IQ-Learn and its relatives: which terms there are, and which of them go together."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from iq_offline.errors import UserError
+
+STRICT = ConfigDict(extra="forbid")
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class IQLearnConfig:
+    """IQ-Learn: the terms of the critic's objective, where the policy comes from, and their coefficients."""
+
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Gamma."""
+    divergence: Literal[
+        "chi_squared", "hellinger", "kl", "reverse_kl", "jensen_shannon", "total_variation", "wasserstein"
+    ] = "chi_squared"
+    """Between policy and expert. Only chi_squared is tuned; the last two bound the reward, or its slopes."""
+    chi2_alpha: Annotated[float, Field(gt=0)] = 0.5
+    """The paper's alpha in phi(x) = x - x²/(4 alpha)."""
+    temperature: Annotated[float, Field(gt=0)] = 0.001
+    """Entropy coefficient, fixed."""
+    value_states: Literal["auto", "expert", "mixture", "initial", "suboptimal"] = "auto"
+    """States of the value term; auto is expert without suboptimal data and mixture with it. suboptimal: E_S[r], these
+    data's own actions in the place of the policy's; auto where V is in sample."""
+    chi2_states: Literal["auto", "expert", "mixture"] = "auto"
+    """Transitions of the chi-squared term; auto as above."""
+    gradient_penalty: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of E_E[|dQ/da|²] at the expert's actions, added to the critic's loss. 0: the paper's loss."""
+    constraint_weight: Annotated[float, Field(ge=0)] = 10.0
+    """total_variation, wasserstein: of E[max(0, |r| - 1/2)²] over the batch; of E_E[max(0, |dQ| - 1)²]."""
+    behavior_anchor: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step."""
+    actor_follows_critic: bool = True
+    """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
+    critic_learning_rate: Rate = 1e-3
+    """Adam's, at the start."""
+    actor_learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
+    target_network: bool = True
+    """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
+    target_update_rate: Rate = 0.005
+    """How fast the target critic follows."""
+    policy: Literal[
+        "auto", "soft_actor_critic", "advantage_weighted", "lookahead", "survival", "weighted", "best_episodes"
+    ] = "auto"
+    """Where the policy comes from. soft_actor_critic: from Q (with finitely many actions, its softmax).
+    advantage_weighted: regression on all data's actions, weighted by exp((Q - V) / advantage_temperature). lookahead:
+    by imitating what of the suboptimal data leads to where the expert is. auto: lookahead where there are such data.
+    Controls: survival looks ahead for the ends of episodes alone; weighted and best_episodes do not look ahead, and
+    imitate single transitions and whole episodes by their reward."""
+    reward_penalty: Annotated[float, Field(ge=0)] = 1.0
+    """Choosing: weight of E[max(0, |dr| - 1)²] between labelled and suboptimal transitions."""
+    reward_learning_rate: Rate = 3e-4
+    """Choosing: Adam's, at the start, for the implied reward and the value."""
+    choose_every: Positive = 250
+    """Choosing: gradient steps after which all suboptimal data are gone through anew (about 4 s a million rows)."""
+    lasting: Positive = 50
+    """lookahead: an episode comes to a value if it keeps it up for so many steps on average, or for all that it has."""
+    relevance: Annotated[float, Field(ge=0)] = 40.0
+    """lookahead, best_episodes: how sharply rows are preferred that come near the expert's value."""
+    least_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """lookahead, best_episodes: of the suboptimal data, what is relevant at least, as an effective number of rows."""
+    outlier_error: Annotated[float, Field(gt=0)] = 0.5
+    """Choosing, advantage_weighted: as bc.outlier_error, for the actor. Not all that is imitated is the expert's."""
+    expert_term: Literal["implied_reward", "fixed_target"] = "implied_reward"
+    """What raises Q at the expert's transitions. fixed_target (LS-IQ): the squared error from r_max / (1 - discount),
+    r_max the bound of rewards where the chi-squared term is over the mixture."""
+    clip_targets: bool = False
+    """LS-IQ: keep V(s') within what rewards at their bounds add up to."""
+    absorbing_value: Literal["zero", "bound"] = "zero"
+    """Value after a termination. bound (LS-IQ): r / (1 - discount), r the upper bound of rewards where it was the
+    expert's and the lower one elsewhere."""
+    value: Literal["policy", "expectile"] = "policy"
+    """Where V comes from: the policy's soft value, or (ReCOIL) an expectile of Q over the actions of the data."""
+    expectile: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """value = 'expectile': towards 1, the best action of the data; at 0.5 their mean."""
+    advantage_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """advantage_weighted: the smaller, the more Q - V decides."""
+
+
+FROM_Q = ("soft_actor_critic", "advantage_weighted")
+"""The policies that come from Q; the others learn the implied reward by itself, with chi-squared."""
+
+
+def decided(config: IQLearnConfig, mixed: bool) -> IQLearnConfig:
+    """With every ``auto`` decided.
+
+    Args:
+        config: as given.
+        mixed: whether there are suboptimal data.
+    """
+    states, policy = ("mixture", "lookahead") if mixed else ("expert", "soft_actor_critic")
+    defaults = {
+        "value_states": "suboptimal" if config.value == "expectile" else states,
+        "chi2_states": states,
+        "policy": policy,
+    }
+    own = {name: default for name, default in defaults.items() if getattr(config, name) == "auto"}
+    return dataclasses.replace(config, **own)
+
+
+def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
+    """Whether the terms that were decided on go together.
+
+    Args:
+        config: with nothing left to ``auto``.
+        mixed: whether there are suboptimal data.
+
+    Raises:
+        UserError: they do not; it says which, and what to do.
+    """
+    if config.value == "expectile" and not mixed:
+        raise UserError("iq_learn.value = 'expectile' needs suboptimal data: give --suboptimal, or use 'policy'")
+    for name in ("value_states", "chi2_states", "policy"):
+        value = getattr(config, name)
+        if value not in ("expert", "initial", *FROM_Q) and not mixed:
+            raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
+    if config.policy not in FROM_Q:
+        if config.divergence != "chi_squared":
+            raise UserError(
+                f"iq_learn.divergence = {config.divergence!r} needs iq_learn.policy = 'soft_actor_critic' or "
+                f"'advantage_weighted': {config.policy!r} is by chi-squared alone"
+            )
+        return
+    bounded = config.divergence == "chi_squared" and config.chi2_states == "mixture"
+    for name, unbounded in {"expert_term": "implied_reward", "clip_targets": False, "absorbing_value": "zero"}.items():
+        value = getattr(config, name)
+        if value != unbounded and not bounded:
+            raise UserError(
+                f"iq_learn.{name} = {value!r} needs rewards with bounds: suboptimal data, iq_learn.chi2_states = "
+                "'mixture' and iq_learn.divergence = 'chi_squared'"
+            )
+    if config.value == "expectile" and config.value_states != "suboptimal":
+        raise UserError(
+            f"iq_learn.value_states = {config.value_states!r} says nothing of Q where V is a network of its own "
+            "(iq_learn.value = 'expectile'): use 'suboptimal' or 'auto'"
+        )

@@ -1,0 +1,66 @@
+"""IQ-Learn for actions in a box: a policy of its own, and a soft actor-critic step behind the critic (section 4.2)."""
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torch.func import grad
+
+from iq_offline.config import IQLearnConfig
+from iq_offline.data.spaces import ObservationEncoder
+from iq_offline.learning.agents import Metrics, UnitBox, call, normalized, rows_of, tensors
+from iq_offline.learning.agents.iq_learn import IQLearn
+from iq_offline.learning.agents.soft_q import SoftActorCritic
+from iq_offline.learning.networks import gaussian, sample_squashed
+from iq_offline.learning.objective import soft_policy_loss
+
+
+class ContinuousIQLearn(IQLearn, SoftActorCritic):
+    """IQ-Learn for actions in a box. Arguments are those of :class:`IQLearn`, the box first seen as [-1, 1]."""
+
+    def __init__(
+        self,
+        config: IQLearnConfig,
+        encoder: ObservationEncoder,
+        unit_box: UnitBox,
+        hidden_sizes: tuple[int, ...],
+        suboptimal: bool = False,
+    ) -> None:
+        super().__init__(config, encoder, unit_box, hidden_sizes, suboptimal)
+        self.make_networks(encoder, unit_box, hidden_sizes)
+        self.phases = self.in_turn(*self.phases)
+
+    def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """One soft actor-critic policy step on the states of the data, anchored to the expert's actions if asked for.
+
+        The anchor is that of TD3+BC (Fujimoto and Gu, 2021), here to the labelled expert alone.
+        """
+        coefficients = tensors(parameters["coefficients"])
+        state = normalized(parameters, rows_of(batch, self.states, "observation"))
+        draws = rows_of(noise, self.states)
+        mean, std = gaussian(call(self.actor, parameters["actor"], state))
+        action, log_probability = sample_squashed(mean, std, draws[:, 2])
+        expert_action = self.as_input(batch["expert", "action"])
+        error = (torch.tanh(mean[: len(expert_action)]) - expert_action).square().sum(-1).mean()
+        loss = coefficients["behavior_anchor"] * error
+        if self.config.actor_follows_critic:
+            q = self.q(parameters["critic"], state, action)
+            loss = loss + soft_policy_loss(q, log_probability, coefficients["temperature"])
+        return loss, {
+            "actor/loss": loss,
+            "actor/entropy": -log_probability.mean(),
+            "actor/squared_error": error,
+        }
+
+    def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
+        """A regressed policy is its mean alone, without an entropy."""
+        if self.regressed and not self.in_sample:
+            mean, _ = gaussian(call(self.actor, parameters["actor"].detach(), state))
+            return self.q(parameters[critic], state, torch.tanh(mean))
+        return super().value(parameters, critic, state, noise)
+
+    def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """E_E[|dQ/da|²] at the expert's actions in the unit box, where a soft-optimal expert has its maximum."""
+        if not self.config.gradient_penalty:
+            return state.new_zeros(())
+        slope = grad(lambda at: self.q(critic, state, at, twice=True).sum())(action)
+        return slope.square().sum(-1).mean()
