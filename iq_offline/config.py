@@ -16,6 +16,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
+from iq_offline.online_config import OnlineConfig, checked_online
 
 Algorithm = Literal["iq_learn", "bc"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
@@ -228,7 +229,21 @@ class RunConfig:
     training: TrainingConfig = TrainingConfig()
     iq_learn: IQLearnConfig = IQLearnConfig()
     bc: BCConfig = BCConfig()
+    online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def is_online(self) -> bool:
+        """Whether training meets the environment."""
+        return self.online.env_steps > 0
+
+    @property
+    def stage(self) -> TrainingConfig:
+        """The training section as this run follows it: online, the budget is that of the steps in the environment."""
+        if not self.is_online:
+            return self.training
+        snapshots = self.online.env_steps // self.online.evaluate_every
+        return dataclasses.replace(self.training, gradient_steps=self.online.gradient_steps, snapshots=snapshots)
 
 
 Config = TypeVar("Config")
@@ -268,17 +283,20 @@ def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
     Raises:
-        UserError: terms over the mixture without suboptimal data; a divergence that the policy does not know.
+        UserError: terms over the mixture without suboptimal data; a divergence that the policy does not know; what
+            cannot be online.
     """
     iq_learn = config.iq_learn
     states, policy = ("mixture", "lookahead") if config.data.suboptimal else ("expert", "soft_actor_critic")
+    if config.is_online:
+        states, policy = "mixture", "soft_actor_critic"
     chosen = {
         name: default if getattr(iq_learn, name) == "auto" else getattr(iq_learn, name)
         for name, default in {"value_states": states, "chi2_states": states, "policy": policy}.items()
     }
     for name, value in chosen.items():
         needs = value not in ("expert", "initial", "soft_actor_critic") and config.algorithm == "iq_learn"
-        if needs and not config.data.suboptimal:
+        if needs and not (config.data.suboptimal or (config.is_online and value == "mixture")):
             raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
     if (
         iq_learn.divergence != "chi_squared"
@@ -297,6 +315,8 @@ def resolved(config: RunConfig) -> RunConfig:
         evaluation = dataclasses.replace(config.evaluation, episodes=2)
         chosen_often = dataclasses.replace(config.iq_learn, choose_every=min(config.iq_learn.choose_every, 50))
         config = dataclasses.replace(config, training=training, evaluation=evaluation, iq_learn=chosen_often)
+    if config.is_online:
+        config = dataclasses.replace(config, online=checked_online(config))
     if config.algorithm == "bc" and config.bc.imitate == "everything" and not config.data.suboptimal:
         raise UserError("bc.imitate = 'everything' needs suboptimal data: give --suboptimal, or use 'expert'")
     return config

@@ -51,7 +51,7 @@ class IQLearn(ABC):
     Args:
         config: coefficients, which start the parameters' group ``coefficients`` and are read from there; over which
             states each term is taken; and whether there is a gradient penalty at all, which costs time.
-        suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
+        others: kinds of the mixture beside ``expert``: ``suboptimal``, ``online``, both or none.
     """
 
     averaged: str
@@ -59,7 +59,7 @@ class IQLearn(ABC):
     noise_shape: tuple[int, ...]
     unread: tuple[str, ...] = CHOOSING
 
-    def __init__(self, config: IQLearnConfig, suboptimal: bool = False) -> None:
+    def __init__(self, config: IQLearnConfig, others: tuple[str, ...] = ()) -> None:
         self.config = config
         self.discount = config.discount
         if config.divergence != "chi_squared":
@@ -67,7 +67,7 @@ class IQLearn(ABC):
         if config.divergence not in ("total_variation", "wasserstein"):
             self.unread = (*self.unread, "constraint_weight")
         self.target_update_rate = config.target_update_rate
-        self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
+        self.states: tuple[str, ...] = ("expert", *others)
         self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
 
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
@@ -134,6 +134,10 @@ class IQLearn(ABC):
         return self.action_errors(parameters, state, action) | {"reward": reward, "value": q}
 
     @abstractmethod
+    def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """Drawn from the policy: points of the unit box ``(n, size)``, or indices ``(n, branches)``."""
+
+    @abstractmethod
     def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
         """``error`` and ``log_likelihood`` of each row, under the policy."""
 
@@ -179,7 +183,7 @@ class ContinuousIQLearn(IQLearn):
         unit_box: maps the dataset's actions to [-1, 1].
         hidden_sizes: of the actor and of the critic.
         config: as for :class:`IQLearn`.
-        suboptimal: as for :class:`IQLearn`.
+        others: as for :class:`IQLearn`.
     """
 
     averaged = "actor"
@@ -190,9 +194,9 @@ class ContinuousIQLearn(IQLearn):
         encoder: ObservationEncoder,
         unit_box: UnitBox,
         hidden_sizes: tuple[int, ...],
-        suboptimal: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(config, suboptimal)
+        super().__init__(config, others)
         self.unit_box = unit_box
         size = len(unit_box.center)
         self.actor = network(encoder, hidden_sizes, 2 * size)
@@ -236,6 +240,12 @@ class ContinuousIQLearn(IQLearn):
             "actor/entropy": -log_probability.mean(),
             "actor/squared_error": error,
         }
+
+    def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """From the squashed Gaussian."""
+        mean, std = gaussian(call(self.actor, parameters["actor"], normalized(parameters, observation)))
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return sample_squashed(mean, std, noise)[0]
 
     def as_input(self, action: Tensor) -> Tensor:
         """In the unit box."""
@@ -281,9 +291,9 @@ class DiscreteIQLearn(IQLearn):
         encoder: ObservationEncoder,
         actions: ActionBranches,
         hidden_sizes: tuple[int, ...],
-        suboptimal: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(config, suboptimal)
+        super().__init__(config, others)
         self.actions = actions
         self.critic = network(encoder, hidden_sizes, sum(actions.counts))
         self.noise_shape: tuple[int, ...] = (3, 0)
@@ -303,6 +313,13 @@ class DiscreteIQLearn(IQLearn):
             greedy = self._branches(parameters["critic"], state).argmax(-1)
             wrong = (greedy != batch["expert", "action"]).any(-1).to(loss.dtype).mean()
         return loss, metrics | {"actor/wrong_actions": wrong}
+
+    def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """From the softmax of Q, a branch at a time."""
+        logits = self._branches(parameters["critic"], normalized(parameters, observation))
+        probability = torch.softmax(logits / parameters["coefficients", "temperature"], -1)
+        drawn = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
+        return drawn.reshape(probability.shape[:-1])
 
     def as_input(self, action: Tensor) -> Tensor:
         """Indices as they are."""
