@@ -19,11 +19,13 @@ from iq_offline.config import (
     DataConfig,
     EvaluationConfig,
     IQLearnConfig,
+    OnlineConfig,
     RunConfig,
     TrainingConfig,
     explain,
     from_table,
     load_recipe,
+    read_toml,
 )
 from iq_offline.dataset_cli import Datasets, run_dataset_command
 from iq_offline.errors import InterruptedCommandError, UserError
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 Arguments_ = TypeVar("Arguments_")
 
 Unprefixed = tyro.conf.arg(name="")
+
+MEETS_ENVIRONMENTS = ("iq_learn",)
+FROM_SCRATCH, FINE_TUNING = 300_000, 100_000
+"""Steps in the environment where none are given."""
 
 MIXTURE_WARNING = (
     "note: the soft actor-critic step on mixtures with suboptimal data is known to score near zero offline; "
@@ -50,7 +56,10 @@ class RunArguments:
     training: Annotated[TrainingConfig, Unprefixed]
     iq_learn: IQLearnConfig
     bc: BCConfig
+    online: OnlineConfig
     evaluation: EvaluationConfig
+    meets_environment: Annotated[bool, tyro.conf.arg(name="online")] = False
+    """Train in the environment as well, without its reward: for 300,000 steps, or --online.env-steps."""
     algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
     """Learners to train, one after another, on the same data."""
     seed: int = 0
@@ -80,12 +89,13 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
             training=recipe.training,
             iq_learn=recipe.iq_learn,
             bc=recipe.bc,
+            online=recipe.online,
             evaluation=recipe.evaluation,
             algorithms=algorithms,  # type: ignore[arg-type]
             seed=recipe.seed,
             fast=recipe.fast,
         )
-        about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}; training builds no environment."
+        about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}. Only --online meets an environment."
         given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
         _train(recipe.recipe, given)
 
@@ -146,16 +156,21 @@ def _in_one_line(complaint: str) -> str:
 
 
 def _train(recipe: str, given: RunArguments) -> None:
-    shared = {
-        name: getattr(given, name) for name in ("seed", "fast", "data", "training", "iq_learn", "bc", "evaluation")
-    }
-    table = shared | {"recipe": recipe}
-    configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in given.algorithms]
+    sections = ("seed", "fast", "data", "training", "iq_learn", "bc", "online", "evaluation")
+    table = {name: getattr(given, name) for name in sections} | {"recipe": recipe}
+    algorithms = given.algorithms
+    if given.meets_environment and not given.online.env_steps:
+        table["online"] = dataclasses.replace(given.online, env_steps=FROM_SCRATCH)
+    if table["online"].env_steps:
+        algorithms = tuple(name for name in algorithms if name in MEETS_ENVIRONMENTS)
+    configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in algorithms]
     if not configs:
-        raise UserError("--algorithms names none: give bc, iq_learn or both")
+        raise UserError("--algorithms names none that can be trained: bc and iq_learn can, online iq_learn alone")
     from iq_offline.experiment import Options, run_all
 
     options = Options(given.download, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))
+    if left_out := [LABELS[name] for name in given.algorithms if name not in algorithms]:
+        options.say(f"note: {', '.join(left_out)} has no online stage, and is left out")
     plain = given.iq_learn.policy == "soft_actor_critic"
     if plain and given.data.suboptimal and "iq_learn" in given.algorithms:
         options.say(MIXTURE_WARNING)
@@ -163,6 +178,73 @@ def _train(recipe: str, given: RunArguments) -> None:
     summaries = run_all(configs, folder, options)
     print_table(summaries)
     print(f"runs, curves and policies: {folder}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneArguments:
+    """What fine-tuning takes besides the offline run's own configuration."""
+
+    online: Annotated[OnlineConfig, Unprefixed]
+    training: Annotated[TrainingConfig, Unprefixed]
+    iq_learn: IQLearnConfig
+    evaluation: EvaluationConfig
+    fast: bool = False
+    """A rehearsal of every part in seconds. Its scores are not results."""
+    output: Path | None = None
+    """Folder of the run; default runs/finetune/…"""
+    trust_env: bool = False
+    """Step the environment that a dataset names even where no installed package registers it: runs its code."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files (needs the extra)."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
+    """``iq-offline finetune RUN_DIR``: an offline run goes on in the environment. Returns the exit code."""
+
+    def command() -> None:
+        offline = offline_run(folder)
+        has_critic = offline.algorithm == "iq_learn" and offline.iq_learn.policy == "soft_actor_critic"
+        online = OnlineConfig(FINE_TUNING, str(folder), critic_warmup=1_000 if has_critic else 5_000)
+        free = {"policy": "soft_actor_critic", "value_states": "auto", "chi2_states": "auto"}
+        default = FinetuneArguments(
+            online=online,
+            training=offline.training,
+            iq_learn=dataclasses.replace(offline.iq_learn, **free),
+            evaluation=offline.evaluation,
+            fast=offline.fast,
+        )
+        about = f"Go on with {folder} in the environment: no reward is read, and the fixed data stay in every batch."
+        given = _parse(FinetuneArguments, arguments, prog="iq-offline finetune", description=about, default=default)
+        changes = {name: getattr(given, name) for name in ("online", "training", "iq_learn", "evaluation", "fast")}
+        config = dataclasses.replace(offline, algorithm="iq_learn", **changes)
+        from iq_offline.experiment import Options, run
+
+        options = Options(False, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))
+        name = "-".join(folder.resolve().parts[-2:]) + ("-fast" if given.fast else "")
+        target = given.output or Path("runs") / "finetune" / name
+        print_table([run(config, target, options)])
+        print(f"the run, its curve and its policy: {target}")
+
+    return guarded(command, "--debug" in arguments)
+
+
+def offline_run(folder: Path) -> RunConfig:
+    """The configuration of an offline run's folder.
+
+    Raises:
+        UserError: it is none; folders of several runs are told apart.
+    """
+    if not (folder / "config.toml").exists():
+        inside = [name for name in LABELS if (folder / name / "config.toml").exists()]
+        if inside:
+            raise UserError(f"{folder} holds several runs: give {' or '.join(str(folder / name) for name in inside)}")
+        raise UserError(f"{folder} is no run: config.toml is missing")
+    config = from_table(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+    if config.is_online:
+        raise UserError(f"{folder} is an online run already: the same command that began it goes on with it")
+    return config
 
 
 def default_folder(recipe: str, given: RunArguments) -> Path:
@@ -178,7 +260,8 @@ def default_folder(recipe: str, given: RunArguments) -> Path:
         f"{part.dataset.replace('/', '-')}{part.episodes or ''}{'-hidden' if part.hidden else ''}"
         for part in data.suboptimal
     ]
-    words += ["fast"] * given.fast
+    online = given.meets_environment or given.online.env_steps
+    words += ["finetuned" if given.online.start else "online"] * bool(online) + ["fast"] * given.fast
     return Path("runs") / recipe / "-".join(words)
 
 
@@ -213,10 +296,30 @@ def print_table(summaries: "Sequence[Summary]") -> None:
     console.print(title)
     console.print(table)
     for summary in summaries:
+        if online := summary.get("online"):
+            console.print(f"{LABELS[summary['algorithm']]}, {online_words(summary['env_steps'], online)}")
         found = summary.get("health")
         if found:
             label = LABELS[summary["algorithm"]]
             console.print(f"{label}, by recorded data alone: {found['verdict']} ({found['reason']})")
+
+
+def online_words(env_steps: int, online: dict[str, Any]) -> str:
+    """How the environment changed a score, in a line."""
+    words = [f"{env_steps:,} steps in the environment"]
+    if online["start_score"] is not None:
+        words.append(f"{online['start_score']:.3f} before them, never under {online['lowest_score']:.3f}")
+        reached = online["env_steps_to_expert_level"]
+        words.append("0.95 not reached" if reached is None else f"0.95 from {reached:,} steps on")
+    return ": ".join((words[0], "; ".join(words[1:]))) if words[1:] else words[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Go on with an offline run in the environment: iq-offline finetune RUN_DIR [--env-steps 100000]."""
+
+    arguments: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The run's folder and overrides; 'iq-offline finetune RUN_DIR --help' lists them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +336,7 @@ class Arguments:
 
     command: (
         Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Finetune, tyro.conf.subcommand("finetune")]
         | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Results, tyro.conf.subcommand("results")]
         | Annotated[Report, tyro.conf.subcommand("report")]
@@ -245,11 +349,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
         return run_recipe(arguments[1], arguments[2:])
+    if len(arguments) > 1 and arguments[0] == "finetune" and not arguments[1].startswith("-"):
+        return run_finetune(Path(arguments[1]), arguments[2:])
 
     def command(given: Arguments) -> None:
         chosen = given.command
         if isinstance(chosen, Train):
             raise UserError("which recipe? iq-offline train hopper_offline --help")
+        if isinstance(chosen, Finetune):
+            raise UserError("which run? iq-offline finetune RUN_DIR --env-steps 100000")
         if isinstance(chosen, Datasets):
             run_dataset_command(chosen.action)
         else:

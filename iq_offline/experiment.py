@@ -33,7 +33,7 @@ from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_comparison, plot_run
 from iq_offline.evaluation.rows import write_episodes
-from iq_offline.evaluation.scores import evaluate, mean_return, normalized_score, references
+from iq_offline.evaluation.scores import along_the_way, evaluate, mean_return, normalized_score, references
 from iq_offline.evaluation.selection import health, read_diagnostics, watches
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
@@ -68,12 +68,20 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
         InterruptedTrainingError: Ctrl-C; the state is saved.
     """
     if config.is_online and config.online.start == OFFLINE:
-        Run(resolved(config), folder).claim()  # What cannot be is said before the offline half is trained.
-        run(replace(config, online=OnlineConfig()), folder / OFFLINE, options)
+        config = resolved(config)
+        Run(config, folder).claim()  # What cannot be is said before the offline half is trained.
+        run(offline_half(config), folder / OFFLINE, options)
     (outcome,) = run_together([config], [folder], options)
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
+
+
+def offline_half(config: RunConfig) -> RunConfig:
+    """What an online run begins with, on its fixed data alone: the same, over the states that there are."""
+    terms = () if config.data.suboptimal else ("value_states", "chi2_states")
+    free = {name: "auto" for name in terms if getattr(config.iq_learn, name) == "mixture"}
+    return resolved(replace(config, online=OnlineConfig(), iq_learn=replace(config.iq_learn, **free)))
 
 
 def run_together(
@@ -248,7 +256,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     returns: list[float] = []
     curve: list[dict[str, Any]] = []
     expert = random = score = data_return = None
-    meaning = "not evaluated"
+    meaning, online = "not evaluated", None
     try:
         environment = evaluation_environment(source, options.trust_env)
         known = references(source, environment)
@@ -260,6 +268,8 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         score = normalized_score(float(np.mean(returns)), known)
         measured = known.expert_return, known.random_return, mean_return(data.seen)
         expert, random, data_return = (value if math.isfinite(value) else None for value in measured)
+        if config.is_online:
+            online = along_the_way(curve, known)
     diagnostics = read_diagnostics(folder)
     summary = {
         "schema": 1,
@@ -270,7 +280,6 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "subsample": config.data.subsample,
         "seed": config.seed,
         "gradient_steps": config.stage.gradient_steps,
-        "env_steps": config.online.env_steps,
         "fast": config.fast,
         "seconds": round(seconds_trained(folder), 2),
         "evaluation_seconds": round(time.monotonic() - started, 2),
@@ -288,6 +297,8 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "versions": package_versions(),
         "git_commit": git_commit(),
     }
+    if config.is_online:
+        summary |= {"env_steps": config.online.env_steps, "start": config.online.start, "online": online}
     with disk_errors("writing the summary", folder):
         plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"), diagnostics)
         write_episodes(folder, summary, config)

@@ -12,6 +12,7 @@ from iq_offline.config import (
     DataConfig,
     EvaluationConfig,
     IQLearnConfig,
+    OnlineConfig,
     RunConfig,
     Suboptimal,
     TrainingConfig,
@@ -29,6 +30,7 @@ SECTIONS = {
     "training": TrainingConfig,
     "iq_learn": IQLearnConfig,
     "bc": BCConfig,
+    "online": OnlineConfig,
     "evaluation": EvaluationConfig,
 }
 
@@ -55,6 +57,7 @@ DIFFERENT = RunConfig(
         *("lookahead", 0.8, 4e-3, 12, 13, 7.0, 0.4, 0.6),
     ),
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),
+    online=OnlineConfig(1001, "some/run", 7, "yes", 0.5, 12, 101, 0.25, 13, 14, 1.5),
     evaluation=EvaluationConfig(3, 4),
 )
 """No field has its default."""
@@ -246,10 +249,11 @@ def test_what_needs_suboptimal_data(key: str, value: str) -> None:
 
 
 def test_fast_shrinks_the_budget_and_nothing_else() -> None:
-    slow = resolved(dataclasses.replace(DIFFERENT, fast=False))
+    offline = dataclasses.replace(DIFFERENT, online=OnlineConfig())  # Its algorithm has no online stage.
+    slow = resolved(dataclasses.replace(offline, fast=False))
     assert slow.training == DIFFERENT.training
-    fast = resolved(DIFFERENT)
-    before, after = flat(dataclasses.asdict(DIFFERENT)), flat(dataclasses.asdict(fast))
+    fast = resolved(offline)
+    before, after = flat(dataclasses.asdict(offline)), flat(dataclasses.asdict(fast))
     changed = {key for key, value in after.items() if value != before[key]}
     assert changed == {
         "training.gradient_steps",

@@ -16,6 +16,7 @@ ROOMS = (
     ("files",),
     ("signals",),
     ("provenance",),
+    ("online_config",),
     ("config",),
     ("data",),
     ("learning",),

@@ -92,7 +92,7 @@ class OnlineTable(Table):
 
     def state(self) -> dict[str, Tensor]:
         """What :meth:`load_state` needs, without the rows that were never written."""
-        lanes = {name: column.unflatten(0, (len(self.heads), -1)) for name, column in self.columns.items()}
+        lanes = {name: column.reshape(len(self.heads), -1, *column.shape[1:]) for name, column in self.columns.items()}
         tensors = {f"columns/{name}": lane[:, : self.used].flatten(0, 1) for name, lane in lanes.items()}
         return tensors | {"heads": torch.tensor(self.heads), "numbered": self.numbered[: self.count]}
 
@@ -101,8 +101,8 @@ class OnlineTable(Table):
         self.heads = tensors["heads"].tolist()
         self.used = len(tensors["columns/action"]) // len(self.heads)
         for name, column in self.columns.items():
-            saved = tensors[f"columns/{name}"].unflatten(0, (len(self.heads), -1))
-            column.unflatten(0, (len(self.heads), -1))[:, : self.used] = saved.to(column.device)
+            saved = tensors[f"columns/{name}"].reshape(len(self.heads), self.used, *column.shape[1:])
+            column.reshape(len(self.heads), -1, *column.shape[1:])[:, : self.used] = saved.to(column.device)
         self.count = len(tensors["numbered"])
         self.numbered[: self.count] = tensors["numbered"]
         self._number_of.fill_(-1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -218,6 +218,7 @@ def tables_of(
     return [Table(data, rows, encoder, dtype, device) for data, rows in wanted.values()]
 
 
+@runtime_checkable
 class Pile(Protocol):
     """What one kind draws from."""
 

@@ -4,6 +4,7 @@ Gymnasium has no such notion, so this knows the environments that Gymnasium brin
 Of others (Box2D, a user's own) nothing is guessed.
 """
 
+import importlib
 from typing import Any
 
 import gymnasium
@@ -44,8 +45,7 @@ class Lane(gymnasium.Wrapper):
         if limit is not None:
             found["elapsed_steps"] = limit._elapsed_steps
         if _is_mujoco(inner):
-            import mujoco
-
+            mujoco: Any = importlib.import_module("mujoco")
             signature = mujoco.mjtState.mjSTATE_INTEGRATION
             whole = np.empty(mujoco.mj_stateSize(inner.model, signature))
             mujoco.mj_getState(inner.model, inner.data, whole, signature)
@@ -68,8 +68,7 @@ class Lane(gymnasium.Wrapper):
         if limit is not None:
             limit._elapsed_steps = state["elapsed_steps"]
         if _is_mujoco(inner):
-            import mujoco
-
+            mujoco: Any = importlib.import_module("mujoco")
             mujoco.mj_setState(own.model, own.data, np.array(state["integration"]), mujoco.mjtState.mjSTATE_INTEGRATION)
             for name, values in state["derived"].items():
                 getattr(own.data, name)[:] = np.array(values).reshape(getattr(own.data, name).shape)

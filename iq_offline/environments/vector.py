@@ -5,13 +5,13 @@ is none), and whatever goes wrong in an environment is a :class:`~iq_offline.tra
 """
 
 import contextlib
-import io
 import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing import TimeoutError as ProcessTimeoutError
@@ -97,38 +97,42 @@ class VectorStepper:
 
     def close(self) -> None:
         """Close the environments and end their processes."""
-        if self.vector is not None:
-            with contextlib.suppress(Exception):
-                self.vector.close(**({"terminate": True} if self.in_processes else {}))
-            self.vector = None
+        vector, self.vector = self.vector, None
+        if vector is None:
+            return
+        with contextlib.suppress(Exception), _without_warnings():
+            vector.close(**({"terminate": True} if self.in_processes else {}))
+        for process in getattr(vector, "processes", ()):  # Those of a vector that could not close itself.
+            process.terminate()
+        vector.closed = True
 
     def _is_slow(self, environment: gymnasium.Env) -> bool:
         """Whether stepping copies one after another takes longer than passing messages to processes."""
         with self._faults("step"):
             environment.reset(seed=0)
             environment.action_space.seed(0)
-            started, done = time.perf_counter(), False
-            for _ in range(LOOK_STEPS):
-                if not done:
-                    _, _, terminated, truncated, _ = environment.step(environment.action_space.sample())
-                    done = terminated or truncated
-            seconds = (time.perf_counter() - started) / LOOK_STEPS
+            seconds: list[float] = []
+            while len(seconds) < LOOK_STEPS:
+                started = time.perf_counter()
+                _, _, terminated, truncated, _ = environment.step(environment.action_space.sample())
+                seconds.append(time.perf_counter() - started)
+                if terminated or truncated:
+                    environment.reset()
         count = self.config.environments
         in_turns = math.ceil(count / (os.cpu_count() or 1))
-        return (count - in_turns) * seconds > count * PIPE_SECONDS
+        return (count - in_turns) * float(np.median(seconds)) > count * PIPE_SECONDS
 
     @contextlib.contextmanager
     def _faults(self, doing: str, time_limit: bool = True) -> Iterator[None]:
         """Turn whatever an environment does wrong into one line."""
         limit = self.config.time_limit
-        silence = io.StringIO()  # Gymnasium prints the tracebacks of its processes.
         try:
-            with contextlib.ExitStack() as stack:
-                if getattr(self, "in_processes", False):
-                    stack.enter_context(contextlib.redirect_stderr(silence))
-                elif time_limit:
-                    stack.enter_context(_alarm(limit))
-                yield
+            if getattr(self, "in_processes", False):
+                with _without_warnings():  # Gymnasium's, of the tracebacks in its processes.
+                    yield
+            else:
+                with _alarm(limit) if time_limit else contextlib.nullcontext():
+                    yield
         except (_OutOfTimeError, ProcessTimeoutError):
             self.close()
             raise StepError(
@@ -145,6 +149,13 @@ class VectorStepper:
 
 class _OutOfTimeError(BaseException):
     """Not an Exception: an environment may catch these."""
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 from iq_offline.data.actions import ActionBranches, ActionEncoder
 from iq_offline.data.online import OnlineTable
 from iq_offline.data.spaces import part_of
-from iq_offline.learning.agents import Metrics
+from iq_offline.learning.agents import Acting, Metrics
 from iq_offline.online_config import OnlineConfig
 from iq_offline.training.training import StepError, Training, under
 
@@ -192,7 +192,10 @@ class OnlineTraining(Training):
                 draws = [torch.randint(count, (lanes,), **options) for count in self.actions.counts]
                 return torch.stack(draws, -1)
             return 2 * torch.rand(lanes, self.actions.size, **options) - 1
-        return self.learner.agent.act(self.learner.parameters, self.table.current(), generator)
+        agent = self.learner.agent
+        if not isinstance(agent, Acting):
+            raise ValueError(f"{type(agent).__name__} has no policy to draw from")
+        return agent.act(self.learner.parameters, self.table.current(), generator)
 
     def _rows(self, observation: Any, lanes: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Of each column the rows of these lanes, default all.
