@@ -31,7 +31,7 @@ from iq_offline.online_config import OnlineConfig
 from iq_offline.training.training import StepError
 
 PIPE_SECONDS = 1.5e-4
-"""What a step costs more for each copy where it is in a process of its own (``benchmarks/online.py``)."""
+"""What a step is taken to cost more for each copy in a process of its own; ``benchmarks/online.py`` measures it."""
 LOOK_STEPS = 20
 
 

@@ -20,7 +20,7 @@ from tests.environments.worlds import environment_dataset, point_dataset, specif
 
 SAVED = (
     *("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"),
-    *("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5", "Reacher-v5", "InvertedPendulum-v5"),
+    *("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5", "Swimmer-v5", "InvertedPendulum-v5"),
 )
 """Environments whose state can be saved."""
 
