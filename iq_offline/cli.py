@@ -20,26 +20,32 @@ from iq_offline.config import (
     DataConfig,
     EvaluationConfig,
     IQLearnConfig,
+    OnlineConfig,
     RunConfig,
     SQILConfig,
-    Suboptimal,
     TrainingConfig,
     ValueDICEConfig,
     explain,
     from_table,
     load_recipe,
     next_recipe,
+    read_toml,
 )
 from iq_offline.dataset_cli import Datasets, run_dataset_command
 from iq_offline.errors import InterruptedCommandError, UserError
+from iq_offline.run_table import print_table
 from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
 
 if TYPE_CHECKING:
-    from iq_offline.experiment import Summary
+    pass
 
 Arguments_ = TypeVar("Arguments_")
 
 Unprefixed = tyro.conf.arg(name="")
+
+MEETS_ENVIRONMENTS = ("iq_learn",)
+FROM_SCRATCH, FINE_TUNING = 300_000, 100_000
+"""Steps in the environment where none are given."""
 
 MIXTURE_WARNING = (
     "note: the soft actor-critic step on mixtures with suboptimal data is known to score near zero offline; "
@@ -57,7 +63,10 @@ class RunArguments:
     bc: BCConfig
     valuedice: ValueDICEConfig
     sqil: SQILConfig
+    online: OnlineConfig
     evaluation: EvaluationConfig
+    meets_environment: Annotated[bool, tyro.conf.arg(name="online")] = False
+    """Train in the environment as well, without its reward: for 300,000 steps, or --online.env-steps."""
     algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
     """Learners to train, one after another, on the same data."""
     seed: int = 0
@@ -89,17 +98,18 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
             bc=recipe.bc,
             valuedice=recipe.valuedice,
             sqil=recipe.sqil,
+            online=recipe.online,
             evaluation=recipe.evaluation,
             algorithms=algorithms,  # type: ignore[arg-type]
             seed=recipe.seed,
             fast=recipe.fast,
         )
-        about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}; training builds no environment."
+        about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}. Only --online meets an environment."
         given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
         then = next_recipe(name)
         more = load_recipe(then)[0] if then else None
         _train(recipe.recipe, given, more and more.recipe)
-        if more and given.data == recipe.data:
+        if more and given.data == recipe.data and not (given.meets_environment or given.online.env_steps):
             output = given.output and given.output / more.recipe
             print()
             _train(more.recipe, dataclasses.replace(given, data=more.data, output=output))
@@ -162,15 +172,22 @@ def _in_one_line(complaint: str) -> str:
 
 def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     """Train and evaluate the algorithms, and print what came out; ``beside``: a folder that may be among theirs."""
-    sections = ("seed", "fast", "data", "training", *ALGORITHMS, "evaluation")
-    shared = {name: getattr(given, name) for name in sections}
-    table = shared | {"recipe": recipe}
-    configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in given.algorithms]
+    sections = ("seed", "fast", "data", "training", *ALGORITHMS, "online", "evaluation")
+    table = {name: getattr(given, name) for name in sections} | {"recipe": recipe}
+    algorithms = given.algorithms
+    if given.meets_environment and not given.online.env_steps:
+        table["online"] = dataclasses.replace(given.online, env_steps=FROM_SCRATCH)
+    if table["online"].env_steps:
+        algorithms = tuple(name for name in algorithms if name in MEETS_ENVIRONMENTS)
+    configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in algorithms]
     if not configs:
-        raise UserError(f"--algorithms names none: give some of {', '.join(ALGORITHMS)}")
+        known = f"{', '.join(ALGORITHMS)} can, online {' and '.join(MEETS_ENVIRONMENTS)} alone"
+        raise UserError(f"--algorithms names none that can be trained: {known}")
     from iq_offline.experiment import Options, run_all
 
     options = Options(given.download, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))
+    if left_out := [LABELS[name] for name in given.algorithms if name not in algorithms]:
+        options.say(f"note: {', '.join(left_out)} has no online stage, and is left out")
     plain = given.iq_learn.policy == "soft_actor_critic"
     if plain and given.data.suboptimal and "iq_learn" in given.algorithms:
         options.say(MIXTURE_WARNING)
@@ -178,6 +195,73 @@ def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     summaries = run_all(configs, folder, options, beside)
     print_table(summaries, given.data.suboptimal)
     print(f"runs, curves and policies: {folder}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneArguments:
+    """What fine-tuning takes besides the offline run's own configuration."""
+
+    online: Annotated[OnlineConfig, Unprefixed]
+    training: Annotated[TrainingConfig, Unprefixed]
+    iq_learn: IQLearnConfig
+    evaluation: EvaluationConfig
+    fast: bool = False
+    """A rehearsal of every part in seconds. Its scores are not results."""
+    output: Path | None = None
+    """Folder of the run; default runs/finetune/…"""
+    trust_env: bool = False
+    """Step the environment that a dataset names even where no installed package registers it: runs its code."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files (needs the extra)."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
+    """``iq-offline finetune RUN_DIR``: an offline run goes on in the environment. Returns the exit code."""
+
+    def command() -> None:
+        offline = offline_run(folder)
+        has_critic = offline.algorithm == "iq_learn" and offline.iq_learn.policy == "soft_actor_critic"
+        online = OnlineConfig(FINE_TUNING, str(folder), critic_warmup=1_000 if has_critic else 5_000)
+        free = {"policy": "soft_actor_critic", "value_states": "auto", "chi2_states": "auto"}
+        default = FinetuneArguments(
+            online=online,
+            training=offline.training,
+            iq_learn=dataclasses.replace(offline.iq_learn, **free),
+            evaluation=offline.evaluation,
+            fast=offline.fast,
+        )
+        about = f"Go on with {folder} in the environment: no reward is read, and the fixed data stay in every batch."
+        given = _parse(FinetuneArguments, arguments, prog="iq-offline finetune", description=about, default=default)
+        changes = {name: getattr(given, name) for name in ("online", "training", "iq_learn", "evaluation", "fast")}
+        config = dataclasses.replace(offline, algorithm="iq_learn", **changes)
+        from iq_offline.experiment import Options, run
+
+        options = Options(False, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))
+        name = "-".join(folder.resolve().parts[-2:]) + ("-fast" if given.fast else "")
+        target = given.output or Path("runs") / "finetune" / name
+        print_table([run(config, target, options)])
+        print(f"the run, its curve and its policy: {target}")
+
+    return guarded(command, "--debug" in arguments)
+
+
+def offline_run(folder: Path) -> RunConfig:
+    """The configuration of an offline run's folder.
+
+    Raises:
+        UserError: it is none; folders of several runs are told apart.
+    """
+    if not (folder / "config.toml").exists():
+        inside = [name for name in LABELS if (folder / name / "config.toml").exists()]
+        if inside:
+            raise UserError(f"{folder} holds several runs: give {' or '.join(str(folder / name) for name in inside)}")
+        raise UserError(f"{folder} is no run: config.toml is missing")
+    config = from_table(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+    if config.is_online:
+        raise UserError(f"{folder} is an online run already: the same command that began it goes on with it")
+    return config
 
 
 def default_folder(recipe: str, given: RunArguments) -> Path:
@@ -193,54 +277,17 @@ def default_folder(recipe: str, given: RunArguments) -> Path:
         f"{part.dataset.replace('/', '-')}{part.episodes or ''}{'-hidden' if part.hidden else ''}"
         for part in data.suboptimal
     ]
-    words += ["fast"] * given.fast
+    online = given.meets_environment or given.online.env_steps
+    words += ["finetuned" if given.online.start else "online"] * bool(online) + ["fast"] * given.fast
     return Path("runs") / recipe / "-".join(words)
 
 
-def print_table(summaries: "Sequence[Summary]", suboptimal: Sequence[Suboptimal] = ()) -> None:
-    """Expert, random and each algorithm: returns, normalised scores, error on held-out trajectories, seconds."""
-    from rich.console import Console
-    from rich.table import Table
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Go on with an offline run in the environment: iq-offline finetune RUN_DIR [--env-steps 100000]."""
 
-    first = summaries[0]
-    sampled = "complete" if first["subsample"] == 1 else f"subsampled every {first['subsample']} steps"
-    count = first["num_expert_trajectories"]
-    title = f"{first['dataset_ids'][0]}: {count} expert {'trajectory' if count == 1 else 'trajectories'}, {sampled}"
-    if suboptimal:
-        title += f"\nwithout labels: {' and '.join(map(in_words, suboptimal))}"
-    table = Table(caption_justify="left")
-    measured = next((summary["held_out"]["measure"] for summary in summaries if summary.get("held_out")), None)
-    held_out = "held-out " + (measured or "error").replace("_", " ")
-    for column in ("", "return", "± std", "normalised", held_out, "seconds"):
-        table.add_column(column, justify="right" if column else "left")
-    for name in ("expert", "random"):
-        value = first[f"{name}_return"]
-        if value is not None:
-            table.add_row(name, f"{value:.1f}", "", "1.000" if name == "expert" else "0.000", "", "")
-    for summary in summaries:
-        mean, score = summary["return_mean"], summary["normalized_score"]
-        cells = (f"{mean:.1f}", f"{summary['return_std']:.1f}") if mean is not None else ("not evaluated", "")
-        normalized = f"{score:.3f}" if score is not None else ""
-        label = LABELS[summary["algorithm"]]
-        error = f"{summary['held_out']['error']:.4f}" if summary.get("held_out") else ""
-        table.add_row(label, *cells, normalized, error, f"{summary['seconds']:.0f}")
-    if first["fast"]:
-        table.caption = "--fast: a rehearsal, not a result"
-    console = Console(width=100, highlight=False)
-    console.print(title)
-    console.print(table)
-    for summary in summaries:
-        found = summary.get("health")
-        if found:
-            label = LABELS[summary["algorithm"]]
-            console.print(f"{label}, by recorded data alone: {found['verdict']} ({found['reason']})")
-
-
-def in_words(part: Suboptimal) -> str:
-    """``hopper/random``, or ``30 hidden trajectories of hopper/expert``."""
-    count = f"{part.episodes} " if part.episodes else ""
-    hidden = "hidden " if part.hidden else ""
-    return f"{count}{hidden}trajectories of {part.dataset}" if count or hidden else part.dataset
+    arguments: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The run's folder and overrides; 'iq-offline finetune RUN_DIR --help' lists them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +304,7 @@ class Arguments:
 
     command: (
         Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Finetune, tyro.conf.subcommand("finetune")]
         | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Results, tyro.conf.subcommand("results")]
         | Annotated[Report, tyro.conf.subcommand("report")]
@@ -269,11 +317,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
         return run_recipe(arguments[1], arguments[2:])
+    if len(arguments) > 1 and arguments[0] == "finetune" and not arguments[1].startswith("-"):
+        return run_finetune(Path(arguments[1]), arguments[2:])
 
     def command(given: Arguments) -> None:
         chosen = given.command
         if isinstance(chosen, Train):
             raise UserError("which recipe? iq-offline train hopper_offline --help")
+        if isinstance(chosen, Finetune):
+            raise UserError("which run? iq-offline finetune RUN_DIR --env-steps 100000")
         if isinstance(chosen, Datasets):
             run_dataset_command(chosen.action)
         else:

@@ -18,6 +18,7 @@ from iq_offline.baselines import BCConfig, SQILConfig, ValueDICEConfig
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
 from iq_offline.iq_learn_config import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
+from iq_offline.online_config import OnlineConfig, checked_online
 
 Algorithm = Literal["iq_learn", "bc", "valuedice", "sqil"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
@@ -165,7 +166,21 @@ class RunConfig:
     bc: BCConfig = BCConfig()
     valuedice: ValueDICEConfig = ValueDICEConfig()
     sqil: SQILConfig = SQILConfig()
+    online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def is_online(self) -> bool:
+        """Whether training meets the environment."""
+        return self.online.env_steps > 0
+
+    @property
+    def stage(self) -> TrainingConfig:
+        """The training section as this run follows it: online, the budget is that of the steps in the environment."""
+        if not self.is_online:
+            return self.training
+        snapshots = self.online.env_steps // self.online.evaluate_every
+        return dataclasses.replace(self.training, gradient_steps=self.online.gradient_steps, snapshots=snapshots)
 
 
 Config = TypeVar("Config")
@@ -205,10 +220,11 @@ def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
     Raises:
-        UserError: terms that need suboptimal data where there are none, or that do not go together.
+        UserError: terms that need suboptimal data where there are none, or that do not go together; what cannot be
+            online.
     """
-    mixed = bool(config.data.suboptimal)
-    config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed))
+    mixed = bool(config.data.suboptimal) or config.is_online
+    config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed, config.is_online))
     if config.algorithm == "iq_learn":
         require_terms_that_fit(config.iq_learn, mixed)
     if config.fast:
@@ -218,6 +234,8 @@ def resolved(config: RunConfig) -> RunConfig:
         evaluation = dataclasses.replace(config.evaluation, episodes=2)
         chosen_often = dataclasses.replace(config.iq_learn, choose_every=min(config.iq_learn.choose_every, 50))
         config = dataclasses.replace(config, training=training, evaluation=evaluation, iq_learn=chosen_often)
+    if config.is_online:
+        config = dataclasses.replace(config, online=checked_online(config))
     if config.algorithm == "bc" and config.bc.imitate == "everything" and not config.data.suboptimal:
         raise UserError("bc.imitate = 'everything' needs suboptimal data: give --suboptimal, or use 'expert'")
     if config.algorithm == "sqil" and not config.data.suboptimal:

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from iq_offline.config import ALGORITHMS, RunConfig, resolved
+from iq_offline.config import ALGORITHMS, OnlineConfig, RunConfig, resolved
 from iq_offline.data import catalog
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
@@ -28,16 +28,17 @@ from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source
 from iq_offline.environments.make import evaluation_environment
 from iq_offline.environments.record import record
+from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_comparison, plot_run
 from iq_offline.evaluation.rows import write_episodes
-from iq_offline.evaluation.scores import evaluate, mean_return, normalized_score, references
+from iq_offline.evaluation.scores import along_the_way, evaluate, mean_return, normalized_score, references
 from iq_offline.evaluation.selection import health, read_diagnostics, watches
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit, package_versions
-from iq_offline.run import Run, Summary, require_same_run
+from iq_offline.run import OFFLINE, Run, Summary, require_same_run
 from iq_offline.training.checkpoint import settle
 from iq_offline.training.offline import LATEST, seconds_trained, step_reached, train_together
 from iq_offline.training.setup import Data, choose_data, require_device, require_one_program, shared_tables
@@ -66,10 +67,21 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
         UserError: bad data or configuration, a folder that holds another run, no space, a loss that is not finite.
         InterruptedTrainingError: Ctrl-C; the state is saved.
     """
+    if config.is_online and config.online.start == OFFLINE:
+        config = resolved(config)
+        Run(config, folder).claim()  # What cannot be is said before the offline half is trained.
+        run(offline_half(config), folder / OFFLINE, options)
     (outcome,) = run_together([config], [folder], options)
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
+
+
+def offline_half(config: RunConfig) -> RunConfig:
+    """What an online run begins with, on its fixed data alone: the same, over the states that there are."""
+    terms = () if config.data.suboptimal else ("value_states", "chi2_states")
+    free = {name: "auto" for name in terms if getattr(config.iq_learn, name) == "mixture"}
+    return resolved(replace(config, online=OnlineConfig(), iq_learn=replace(config.iq_learn, **free)))
 
 
 def run_together(
@@ -105,7 +117,7 @@ def run_together(
         say_what_is_special(run.data, say_once)
 
     def begin(run: Run) -> None:
-        run.begin(tables)
+        run.begin(tables, environments(run, options) if run.config.is_online else None)
         run.step = step_reached(run.folder)
 
     def score(run: Run) -> None:
@@ -134,6 +146,22 @@ def _each(stage: Callable[[Run], None], runs: Sequence[Run]) -> list[Run]:
             except UserError as error:
                 run.outcome = error
     return [run for run in runs if run.outcome is None]
+
+
+def environments(run: Run, options: Options) -> VectorStepper:
+    """What an online run steps.
+
+    Raises:
+        UserError: the data name no environment that may be built, or its spaces are others.
+    """
+    source = run.data.expert.data.source
+    stepper = VectorStepper(evaluation_environment(source, options.trust_env), source, run.config.online)
+    if not stepper.keeps_state:
+        options.say(
+            f"note: the state of {stepper.name} cannot be saved: after an interruption its episodes begin anew, and "
+            "the result is not the same bits as without it"
+        )
+    return stepper
 
 
 def obtain(name: str, options: Options = Options()) -> CachedSource:
@@ -208,8 +236,11 @@ def train_policies(runs: Sequence[Run], options: Options) -> None:
 
     title = f"training {first.algorithm}" + (f" × {len(runs)}" if len(runs) > 1 else "")
     folders = [run.folder for run in runs]
+    for run in runs:
+        if run.config.is_online and not run.step:  # The first point of the curve: what the environment has not touched.
+            run.save_policy("snapshots/step-0000000.safetensors")
     with progress_bar(title) as progress:
-        failures = train_together(together, first.training, folders, progress, snapshot, options.tensorboard)
+        failures = train_together(together, first.stage, folders, progress, snapshot, options.tensorboard)
     for run, watch, failure in zip(runs, watching, failures, strict=True):
         if failure:
             run.outcome = failure
@@ -225,7 +256,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     returns: list[float] = []
     curve: list[dict[str, Any]] = []
     expert = random = score = data_return = None
-    meaning = "not evaluated"
+    meaning, online = "not evaluated", None
     try:
         environment = evaluation_environment(source, options.trust_env)
         known = references(source, environment)
@@ -237,6 +268,8 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         score = normalized_score(float(np.mean(returns)), known)
         measured = known.expert_return, known.random_return, mean_return(data.seen)
         expert, random, data_return = (value if math.isfinite(value) else None for value in measured)
+        if config.is_online:
+            online = along_the_way(curve, known)
     diagnostics = read_diagnostics(folder)
     summary = {
         "schema": 1,
@@ -246,7 +279,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "num_expert_trajectories": config.data.num_expert_trajectories,
         "subsample": config.data.subsample,
         "seed": config.seed,
-        "gradient_steps": config.training.gradient_steps,
+        "gradient_steps": config.stage.gradient_steps,
         "fast": config.fast,
         "seconds": round(seconds_trained(folder), 2),
         "evaluation_seconds": round(time.monotonic() - started, 2),
@@ -264,6 +297,8 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "versions": package_versions(),
         "git_commit": git_commit(),
     }
+    if config.is_online:
+        summary |= {"env_steps": config.online.env_steps, "start": config.online.start, "online": online}
     with disk_errors("writing the summary", folder):
         plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"), diagnostics)
         write_episodes(folder, summary, config)
@@ -275,7 +310,7 @@ def _score_all(
     config: RunConfig, policy: Policy, environment: str | EnvSpec, folder: Path
 ) -> tuple[list[float], list[dict[str, Any]]]:
     """Returns of the final policy, and of the snapshots. The snapshots come after: nothing is chosen among them."""
-    options, last = config.evaluation, config.training.gradient_steps
+    options, last = config.evaluation, config.stage.gradient_steps
     files = sorted((folder / "snapshots").glob("step-*.safetensors"))
     steps = [int(file.stem.removeprefix("step-")) for file in files]
     total, done = options.episodes * (1 + len([step for step in steps if step < last])), 0
@@ -293,7 +328,8 @@ def _score_all(
         curve = []
         for step, file in zip(steps, files, strict=True):
             some = scored(Policy.load(file)) if step < last else returns
-            curve.append({"gradient_steps": step, "return_mean": float(np.mean(some)), "returns": some})
+            point = {"gradient_steps": step, "return_mean": float(np.mean(some)), "returns": some}
+            curve.append(point | ({"env_steps": config.online.env_steps_before(step)} if config.is_online else {}))
     return returns, curve
 
 

@@ -93,14 +93,16 @@ FROM_Q = ("soft_actor_critic", "advantage_weighted")
 """The policies that come from Q; the others learn the implied reward by itself, with chi-squared."""
 
 
-def decided(config: IQLearnConfig, mixed: bool) -> IQLearnConfig:
+def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearnConfig:
     """With every ``auto`` decided.
 
     Args:
         config: as given.
-        mixed: whether there are suboptimal data.
+        mixed: whether there are suboptimal or online data.
+        online: whether there are online data.
     """
-    states, policy = ("mixture", "lookahead") if mixed else ("expert", "soft_actor_critic")
+    states = "mixture" if mixed else "expert"
+    policy = "lookahead" if mixed and not online else "soft_actor_critic"
     defaults = {
         "value_states": "suboptimal" if config.value == "expectile" else states,
         "chi2_states": states,
@@ -115,7 +117,7 @@ def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
 
     Args:
         config: with nothing left to ``auto``.
-        mixed: whether there are suboptimal data.
+        mixed: whether there are suboptimal or online data.
 
     Raises:
         UserError: they do not; it says which, and what to do.

@@ -14,10 +14,15 @@ from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
 from iq_offline.errors import UserError
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
+from iq_offline.training.offline import LATEST
+from iq_offline.training.online import OnlineTraining, Stepper
 from iq_offline.training.setup import Data, policy_of, prepare
+from iq_offline.training.start import start_from
 from iq_offline.training.training import Training
 
 Summary = dict[str, Any]
+OFFLINE = "offline"
+"""As the start of an online run: an offline one of the same configuration, in a folder of that name within its own."""
 
 
 @dataclass
@@ -43,16 +48,44 @@ class Run:
         summary = json.loads(file.read_text()) if file.exists() else None
         return summary if summary and summary["returns"] else None
 
-    def begin(self, tables: Sequence[Table]) -> None:
-        """Draw the networks and make the folder its own.
+    def begin(self, tables: Sequence[Table], stepper: Stepper | None = None) -> None:
+        """Draw the networks, or take those that are fine-tuned, and make the folder its own.
+
+        Args:
+            tables: to draw from, where they are shared with other runs.
+            stepper: of the environments, if the run is online.
 
         Raises:
-            UserError: the run was begun on other data, the checkpoint is damaged, or there is no space.
+            UserError: the run was begun on other data, the checkpoint is damaged, there is no space; the offline run
+                to start from is none of these data, or has other networks.
         """
         self.training = prepare(self.config, self.data, tables)
+        if isinstance(self.training, OnlineTraining):
+            self.training.stepper = stepper
+        start = self.offline_folder()
+        if start is not None and not (self.folder / LATEST).exists():
+            require_same_data(self.data, start, write=False)
+            start_from(self.training.learner, start)
+        self.claim()
+        with disk_errors("starting a run", self.folder):
+            require_same_data(self.data, self.folder)
+
+    def claim(self) -> None:
+        """Make the folder this run's.
+
+        Raises:
+            UserError: it holds another, or there is no space.
+        """
+        require_same_run(self.config, self.folder)
         with disk_errors("starting a run", self.folder):
             write_atomically(self.folder / "config.toml", to_toml(self.config))
-            require_same_data(self.data, self.folder)
+
+    def offline_folder(self) -> Path | None:
+        """Of the run that this one fine-tunes."""
+        start = self.config.online.start
+        if not (start and self.config.is_online):
+            return None
+        return self.folder / OFFLINE if start == OFFLINE else Path(start)
 
     def policy(self) -> Policy:
         """The averaged policy as it is now."""
@@ -84,8 +117,13 @@ def require_same_run(config: RunConfig, folder: Path) -> None:
         raise UserError(f"{folder} holds another configuration ({different[0]}{more}): choose another --output")
 
 
-def require_same_data(data: Data, folder: Path) -> None:
+def require_same_data(data: Data, folder: Path, write: bool = True) -> None:
     """Write the manifest of the run's data, or hold it against the one that is there.
+
+    Args:
+        data: of the run.
+        folder: of the run, or of one that must have been on the same data.
+        write: where there is none.
 
     Raises:
         UserError: the run was begun on other data.
@@ -99,7 +137,8 @@ def require_same_data(data: Data, folder: Path) -> None:
         raise UserError(
             f"{folder} was begun on other data than {data.expert.data.source.id} holds now: choose another --output"
         )
-    write_atomically(file, manifest)
+    if write:
+        write_atomically(file, manifest)
 
 
 def _manifest(selection: Selection) -> dict[str, Any]:

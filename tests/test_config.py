@@ -12,6 +12,7 @@ from iq_offline.config import (
     DataConfig,
     EvaluationConfig,
     IQLearnConfig,
+    OnlineConfig,
     RunConfig,
     SQILConfig,
     Suboptimal,
@@ -34,6 +35,7 @@ SECTIONS = {
     "bc": BCConfig,
     "valuedice": ValueDICEConfig,
     "sqil": SQILConfig,
+    "online": OnlineConfig,
     "evaluation": EvaluationConfig,
 }
 
@@ -63,6 +65,7 @@ DIFFERENT = RunConfig(
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),
     valuedice=ValueDICEConfig(0.95, "initial", 0.25, 0.3, 0.2, 2e-2, 3e-2, 0.45),
     sqil=SQILConfig(0.96, 0.35, 0.6, 2.5e-2, 3.5e-2, 0.46, 0.124),
+    online=OnlineConfig(1001, "some/run", 7, "yes", 0.5, 12, 101, 0.25, 13, 14, 1.5),
     evaluation=EvaluationConfig(3, 4),
 )
 """No field has its default."""
@@ -305,10 +308,11 @@ def test_other_divergences_go_with_every_policy_that_comes_from_q() -> None:
 
 
 def test_fast_shrinks_the_budget_and_nothing_else() -> None:
-    slow = resolved(dataclasses.replace(DIFFERENT, fast=False))
+    offline = dataclasses.replace(DIFFERENT, online=OnlineConfig())  # Its algorithm has no online stage.
+    slow = resolved(dataclasses.replace(offline, fast=False))
     assert slow.training == DIFFERENT.training
-    fast = resolved(DIFFERENT)
-    before, after = flat(dataclasses.asdict(DIFFERENT)), flat(dataclasses.asdict(fast))
+    fast = resolved(offline)
+    before, after = flat(dataclasses.asdict(offline)), flat(dataclasses.asdict(fast))
     changed = {key for key, value in after.items() if value != before[key]}
     assert changed == {
         "training.gradient_steps",

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from types import MappingProxyType
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -131,13 +132,9 @@ class Table:
         dtype: torch.dtype,
         device: str,
     ) -> None:
-        self.data = data
-        self.encoder = encoder
-        self.dtype = dtype
-        self.device = device
+        self.describe(data, encoder, dtype, device)
         self.columns = {data.column(leaf): data.steps[data.column(leaf)] for leaf in encoder.leaves}
         self.columns |= {name: data.steps[name] for name in ("action", "terminated")}
-        self._leaves = [(leaf, data.column(leaf)) for leaf in encoder.leaves]
         if encoder.has_images and encoder.frame_stack > 1:
             ages = np.arange(len(data.steps["action"])) - np.repeat(data.starts, data.lengths + 1)
             self.columns["age"] = torch.from_numpy(ages)
@@ -147,6 +144,14 @@ class Table:
         self._kept = kept if self.is_held else None
         if self.is_held:
             self.columns = {name: column.index_select(0, kept).to(device) for name, column in self.columns.items()}
+
+    def describe(self, data: CachedSource, encoder: ObservationEncoder, dtype: torch.dtype, device: str) -> None:
+        """What the columns mean, and what batches are made of."""
+        self.data = data
+        self.encoder = encoder
+        self.dtype = dtype
+        self.device = device
+        self._leaves = [(leaf, data.column(leaf)) for leaf in encoder.leaves]
 
     def _needed(self, wanted: Sequence[np.ndarray]) -> Tensor:
         """Every row that a wanted transition is read from, in order."""
@@ -213,6 +218,30 @@ def tables_of(
     return [Table(data, rows, encoder, dtype, device) for data, rows in wanted.values()]
 
 
+@runtime_checkable
+class Pile(Protocol):
+    """What one kind draws from."""
+
+    among: set[int]
+    """Numbers of the tables."""
+    notes: dict[str, Tensor]
+    cumulative: Tensor | None
+
+    @property
+    def places(self) -> Tensor:
+        """Of each transition where it lies in its table."""
+        ...
+
+    @property
+    def tables(self) -> Tensor:
+        """Of each transition the number of its table."""
+        ...
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Numbers of transitions, with replacement."""
+        ...
+
+
 class _Pile:
     """All transitions that one kind draws from: of each the table it is in, its place there, and what was noted."""
 
@@ -243,12 +272,21 @@ class Replay:
         batch_sizes: rows of each kind in every batch.
         seed: of the draws.
         tables: from :func:`tables_of`, with these selections and perhaps those of other runs.
+        growing: further kinds, whose piles are written to while they are drawn from.
     """
 
-    def __init__(self, kinds: Kinds, batch_sizes: dict[str, int], seed: int, tables: Sequence[Table]) -> None:
+    def __init__(
+        self,
+        kinds: Kinds,
+        batch_sizes: dict[str, int],
+        seed: int,
+        tables: Sequence[Table],
+        growing: Mapping[str, Pile] = MappingProxyType({}),
+    ) -> None:
         self.batch_sizes = batch_sizes
         self.tables = tables
-        self.piles = {kind: _Pile(kind, parts, tables) for kind, parts in kinds.items()}
+        self.piles: dict[str, Pile] = {kind: _Pile(kind, parts, tables) for kind, parts in kinds.items()}
+        self.piles |= growing
         self.generator = torch.Generator().manual_seed(seed)  # On the CPU, so that the draws are the same everywhere.
 
     def sample(self) -> TensorDict:
@@ -315,7 +353,7 @@ def _gather(replays: Sequence[Replay], kind: str, drawn: Sequence[Tensor]) -> Te
     return _noted(batch, piles, drawn, tables[0].device)
 
 
-def _noted(batch: TensorDict, piles: Sequence[_Pile], drawn: Sequence[Tensor], device: str) -> TensorDict:
+def _noted(batch: TensorDict, piles: Sequence[Pile], drawn: Sequence[Tensor], device: str) -> TensorDict:
     for name in piles[0].notes:
         values = [pile.notes[name].index_select(0, some) for pile, some in zip(piles, drawn, strict=True)]
         batch[name] = torch.cat(values).to(device)

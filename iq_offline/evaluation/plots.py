@@ -54,7 +54,7 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
     first, looks = summaries[0], styles(summary["algorithm"] for summary in summaries)
     for summary in summaries:
         name = summary["algorithm"]
-        steps = [point["gradient_steps"] for point in summary["curve"]]
+        steps = [point.get("env_steps", point["gradient_steps"]) for point in summary["curve"]]
         means = [point["return_mean"] for point in summary["curve"]]
         axes.plot(steps, means, label=label(name), markersize=3.5, linewidth=1.5, **looks[name])
         low = [min(point["returns"]) for point in summary["curve"]]
@@ -63,6 +63,8 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
     for name, dashes in (("expert", "-"), ("random", ":")):
         if first[f"{name}_return"] is not None:
             axes.axhline(first[f"{name}_return"], color="black", linestyle=dashes, linewidth=1, label=name)
+    if first.get("start") and first["curve"]:
+        axes.axhline(first["curve"][0]["return_mean"], color="grey", linestyle="--", linewidth=1, label="offline")
     count, subsample = first["num_expert_trajectories"], first["subsample"]
     plural = "trajectory" if count == 1 else "trajectories"
     seen = (
@@ -75,7 +77,8 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
     if others:
         title += f"\nwithout labels: {', '.join(others)}"
     axes.set_title(title + (" (fast: not a result)" if first["fast"] else ""), fontsize=9)
-    axes.set(xlabel="gradient steps", ylabel="return (mean, lowest to highest)")
+    steps = "environment steps" if first.get("env_steps") else "gradient steps"
+    axes.set(xlabel=steps, ylabel="return (mean, lowest to highest)")
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -88,6 +88,26 @@ def mean_return(selections: Sequence[Selection]) -> float:
     return float(np.concatenate([episode_returns(source) for source in chosen]).mean())
 
 
+EXPERT_LEVEL = 0.95
+
+
+def along_the_way(curve: Sequence[dict[str, Any]], references: References) -> dict[str, float | int | None]:
+    """What the evaluations of an online run come to; its first is of before the environment.
+
+    Returns:
+        ``start_score`` and ``lowest_score`` of all, and ``env_steps_to_expert_level``: the steps from which on every
+        evaluation is at 0.95 or higher. None where there are no scores, or the last evaluation is lower.
+    """
+    scores = [normalized_score(point["return_mean"], references) for point in curve]
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores) or not known:
+        return {"start_score": None, "lowest_score": None, "env_steps_to_expert_level": None}
+    below = [index for index, score in enumerate(known) if score < EXPERT_LEVEL]
+    first = below[-1] + 1 if below else 0
+    reached = int(curve[first]["env_steps"]) if first < len(curve) else None
+    return {"start_score": known[0], "lowest_score": min(known), "env_steps_to_expert_level": reached}
+
+
 def normalized_score(value: float, references: References) -> float | None:
     """(return - random) / (expert - random); None where the references are not finite or do not differ."""
     width = references.expert_return - references.random_return

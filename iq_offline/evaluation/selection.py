@@ -93,8 +93,8 @@ class Watch:
         for kind, of in found.items():
             row |= {f"{kind}/{name}": float(value.double().mean()) for name, value in of.items()}
         sizes = self.training.replay.batch_sizes
-        experts, others = (sizes.get(kind, 0) for kind in ("expert", "suboptimal"))
-        bound = agent.reward_bound(experts / (experts + others))
+        experts, *others = (sizes.get(kind, 0) for kind in ("expert", "suboptimal", "online"))
+        bound = agent.reward_bound(experts / (experts + sum(others)))
         if not bound:
             return row
         apart = [found[kind]["reward"] for kind in ("held_out", "suboptimal") if kind in found]

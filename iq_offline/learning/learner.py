@@ -27,6 +27,7 @@ class Learner:
         gradient_steps: the budget, which the learning rates' cosine schedule ends with.
         average_decay: of the exponential moving average, in [0, 1); warmed up as (1 + step) / (10 + step).
         population: whether the parameters are stacked.
+        actor_held: steps at the beginning in which the group that acts does not move.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Learner:
         average_decay: float,
         cosine_schedule: bool = True,
         population: bool = False,
+        actor_held: int = 0,
     ) -> None:
         self.agent = agent
         self.parameters = parameters
@@ -44,6 +46,7 @@ class Learner:
         self.gradient_steps = gradient_steps
         self.average_decay = average_decay
         self.cosine_schedule = cosine_schedule
+        self.actor_held = actor_held
         self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
         at_once = CACHED if self._leaves[0][0].device.type == "cpu" else None
         self._losses = [
@@ -111,12 +114,14 @@ class Learner:
         phases = zip(self.agent.phases, self._losses, self._leaves, self._optimizers, strict=True)
         for phase, compute, leaves, optimizer in phases:
             loss, values = compute(self.parameters, batch, noise)
+            metrics |= values
+            if step < self.actor_held and phase.group == self.agent.averaged:
+                continue
             gradients = torch.autograd.grad(loss.sum(), leaves)
             for leaf, gradient in zip(leaves, gradients, strict=True):
                 leaf.grad = gradient.contiguous()  # vmap's are transposed, and fused Adam reads memory as it lies.
             optimizer.param_groups[0]["lr"] = phase.learning_rate * factor
             optimizer.step()
-            metrics |= values
         self._step += 1
         step += 1
         with torch.no_grad():

@@ -17,7 +17,7 @@ from iq_offline.learning.learner import leaves_of
 from iq_offline.signals import polite_signals
 from iq_offline.training import checkpoint
 from iq_offline.training.tracking import MetricsLog, Progress, silent
-from iq_offline.training.training import Population, Training
+from iq_offline.training.training import Population, StepError, Training
 
 LATEST = Path("checkpoint", "latest.safetensors")
 SHOWN = ("critic/loss", "actor/loss", "actor/squared_error")
@@ -95,7 +95,13 @@ def train_together(
         try:
             while learner.step < total and going:
                 since = learner.step % config.log_every
-                for name, value in training.update().items():
+                try:
+                    metrics = training.update()
+                except StepError as fault:
+                    _save(going, sums)
+                    saved = f"the state after step {learner.step:,} is saved, and the same command goes on from there"
+                    raise UserError(f"{fault}; {saved} ({folders[0]})") from fault
+                for name, value in metrics.items():
                     sums[name] = sums[name] + value if name in sums else value
                 step = learner.step
                 logging = step % config.log_every == 0 or step == total
@@ -112,14 +118,12 @@ def train_together(
                     sums = {}
                     for _, run in going:
                         run.write_row()
-                    progress(step, total, _shown([run.means for _, run in going]))
+                    progress(step, total, _shown([run for _, run in going]))
                 if snapping:
                     for member, _ in going:
                         on_snapshot(member, step)
                 if saving or stopping:
-                    for member, run in going:
-                        run.sums = {name: value.reshape(-1)[member] for name, value in sums.items()}
-                    checkpoint.save_all({run.file: run.state() for _, run in going})
+                    _save(going, sums)
                 if stopping and going and step < total:
                     raise InterruptedTrainingError(step)
         finally:
@@ -127,6 +131,13 @@ def train_together(
                 run.log.close()
             training.close()
     return [run.failure for run in runs]
+
+
+def _save(going: "Sequence[tuple[int, _Run]]", sums: Metrics) -> None:
+    """The checkpoints of the members that go on, all or none."""
+    for member, run in going:
+        run.sums = {name: value.reshape(-1)[member] for name, value in sums.items()}
+    checkpoint.save_all({run.file: run.state() for _, run in going})
 
 
 class _Run:
@@ -160,6 +171,7 @@ class _Run:
             self.saved_step, self._seconds_before = values["step"], values["seconds"]
         self.log = MetricsLog(folder, self.saved_step, tensorboard)
         self._first_step, self._started = self.saved_step, time.monotonic()
+        self._first_env_steps, self.env_rate = training.env_steps, 0.0
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """As a checkpoint holds it."""
@@ -170,9 +182,13 @@ class _Run:
     def write_row(self) -> None:
         """The means, the time behind them, and how fast this session goes."""
         step = self.training.learner.step
-        pace = (step - self._first_step) / (time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        pace = (step - self._first_step) / seconds
         timing = {"time/seconds": round(self._seconds(), 3), "time/steps_per_second": round(pace, 1)}
-        self.log.write({"gradient_steps": step, **self.means, **timing})
+        if self.training.env_steps:
+            self.env_rate = (self.training.env_steps - self._first_env_steps) / seconds
+            timing["time/env_steps_per_second"] = round(self.env_rate, 1)
+        self.log.write({"gradient_steps": step, **self.means, **self.training.row(), **timing})
 
     def _seconds(self) -> float:
         """Of all sessions: its share of the time, so that those of runs trained together add up to what they took."""
@@ -193,10 +209,13 @@ class _Run:
         return not broken
 
 
-def _shown(means: Sequence[dict[str, float]]) -> str:
-    """What a progress bar says of the members: the mean of their losses."""
-    names = [name for name in SHOWN if name in means[0]]
-    return "  ".join(f"{name} {sum(one[name] for one in means) / len(means):.4g}" for name in names)
+def _shown(runs: Sequence[_Run]) -> str:
+    """What a progress bar says of the members: the mean of their losses, and what they have of the environment."""
+    names = [name for name in SHOWN if name in runs[0].means]
+    words = [f"{name} {sum(run.means[name] for run in runs) / len(runs):.4g}" for name in names]
+    if steps := runs[0].training.env_steps:
+        words = [f"{steps:,} env steps, {runs[0].env_rate:.0f}/s", *words]
+    return "  ".join(words)
 
 
 def seconds_trained(folder: Path) -> float:

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from iq_offline.config import RunConfig, resolved
 from iq_offline.data.actions import ActionBox, ActionBranches, ActionEncoder, action_encoder
 from iq_offline.data.cache import CachedSource
+from iq_offline.data.online import OnlinePile, OnlineTable
 from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay, Selection, Table, feature_statistics, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, check_compatible, chosen_leaves
@@ -25,6 +26,7 @@ from iq_offline.learning.agents.valuedice import VALUEDICE_COEFFICIENTS, Continu
 from iq_offline.learning.learner import Learner
 from iq_offline.learning.policy import Policy, network_of
 from iq_offline.training.chooser import Chooser
+from iq_offline.training.online import OnlineTraining
 from iq_offline.training.training import Population, Training
 
 FACTORS = {
@@ -144,8 +146,11 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         config: of the run.
         data: chosen for it.
         tables: to draw from, where they are shared with other runs; default its own.
+
+    Returns:
+        The training; an :class:`OnlineTraining` still lacks its environments.
     """
-    seeds, options = _seeds(config.seed), config.training
+    seeds, options = _seeds(config.seed), config.stage
     dtype = getattr(torch, options.dtype)
     require_device(options.device)
     mean, std = feature_statistics(data.seen, data.observations)
@@ -158,16 +163,36 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         agent = make_agent(config, data)
         parameters = agent.initial_parameters(mean, std).to(dtype).to(options.device)
     learner = Learner(
-        agent, parameters, options.gradient_steps, options.average_decay, cosine_schedule=options.cosine_schedule
+        agent,
+        parameters,
+        options.gradient_steps,
+        options.average_decay,
+        cosine_schedule=options.cosine_schedule,
+        actor_held=config.online.critic_warmup if config.online.start and agent.averaged == "actor" else 0,
     )
     rows = rows_in_batch(config)
-    replay = Replay(
-        {kind: data.kinds[kind] for kind in agent.kinds},
-        {kind: rows[kind] for kind in agent.kinds},
-        seeds["batches"],
-        tables or shared_tables([config], [data]),
-    )
+    sizes = {kind: rows[kind] for kind in agent.kinds}
+    fixed = {kind: data.kinds[kind] for kind in agent.kinds if kind != "online"}
+    tables = tables or shared_tables([config], [data])
     noise = torch.Generator(options.device).manual_seed(seeds["noise"])
+    if config.is_online:
+        online, seed = config.online, seeds["environments"]
+        capacity = min(online.replay_size, 2 * online.env_steps)  # Room for an end after every step.
+        table = OnlineTable(data.expert.data, data.observations, dtype, options.device, online.environments, capacity)
+        growing = {"online": OnlinePile(table, len(tables))}
+        replay = Replay(fixed, sizes, seeds["batches"], [*tables, table], growing)
+        exploration = torch.Generator(options.device).manual_seed(seed)
+        return OnlineTraining(
+            learner,
+            replay,
+            noise,
+            online=online,
+            table=table,
+            actions=data.actions,
+            exploration=exploration,
+            seed=seed,
+        )
+    replay = Replay(fixed, sizes, seeds["batches"], tables)
     prefetcher = Prefetcher(replay, options.prefetch) if options.prefetch else None
     every = config.iq_learn.choose_every
     chooser = Chooser(agent, replay, data.suboptimal, every) if isinstance(agent, ChosenImitation) else None
@@ -178,11 +203,18 @@ def rows_in_batch(config: RunConfig) -> dict[str, int]:
     """How many rows of each kind a batch holds.
 
     Raises:
-        UserError: with suboptimal data a kind would have none.
+        UserError: a kind would have none.
     """
-    size, fraction = config.training.batch_size, config.data.suboptimal_fraction
+    whole, fraction = config.training.batch_size, config.data.suboptimal_fraction
+    online = round(whole * config.online.online_fraction) if config.is_online else 0
+    size = whole - online
+    if config.is_online and not (size and online):
+        raise UserError(
+            f"batch_size {whole} with online_fraction {config.online.online_fraction} leaves {size} fixed and {online} "
+            "online rows: both need some"
+        )
     if not config.data.suboptimal:
-        return {"expert": size, "initial": size}
+        return {"expert": size, "initial": whole, "online": online}
     suboptimal = round(size * fraction)
     expert = size - suboptimal
     if not expert or not suboptimal:
@@ -190,7 +222,8 @@ def rows_in_batch(config: RunConfig) -> dict[str, int]:
             f"batch_size {size} with suboptimal_fraction {fraction} leaves {expert} expert and {suboptimal} "
             "suboptimal rows: both need some"
         )
-    return {"expert": expert, "suboptimal": suboptimal, "imitated": suboptimal, "initial": size}
+    rows = {"expert": expert, "suboptimal": suboptimal, "imitated": suboptimal}
+    return rows | {"initial": whole, "online": online}
 
 
 def require_device(device: str) -> None:
@@ -211,6 +244,7 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     options = config.training
     hidden, observations, actions = options.hidden_sizes, data.observations, data.actions
     mixed = bool(data.suboptimal)
+    others = ("suboptimal",) * mixed + ("online",) * config.is_online
     taken: ActionBranches | UnitBox
     if isinstance(actions, ActionBranches):
         taken = actions
@@ -230,8 +264,8 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     if chosen := POLICIES.get(resolved(config).iq_learn.policy):
         return chosen(config.iq_learn, observations, taken, hidden)
     if isinstance(taken, ActionBranches):
-        return DiscreteIQLearn(config.iq_learn, observations, taken, hidden, mixed)
-    return ContinuousIQLearn(config.iq_learn, observations, taken, hidden, mixed)
+        return DiscreteIQLearn(config.iq_learn, observations, taken, hidden, others)
+    return ContinuousIQLearn(config.iq_learn, observations, taken, hidden, others)
 
 
 def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict) -> Policy:
@@ -264,6 +298,8 @@ def program_of(config: RunConfig) -> tuple[tuple[str, Hashable], ...]:
     free = FACTORS[config.algorithm]
     own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in free}
     common |= {f"{config.algorithm}.{name}": value for name, value in own.items()}
+    if config.is_online:
+        common["online"] = hash(config)  # Each meets environments of its own: one at a time.
     for penalty in (name for name in free if name.endswith("_penalty")):
         common[f"{config.algorithm}.{penalty} > 0"] = getattr(options, penalty) > 0
     return tuple(common.items())
@@ -295,6 +331,6 @@ def population(configs: Sequence[RunConfig], data: Sequence[Data]) -> Population
 
 def _seeds(seed: int) -> dict[str, int]:
     """Independent seeds for everything a run draws."""
-    names = ("trajectories", "networks", "batches", "noise")
+    names = ("trajectories", "networks", "batches", "noise", "environments")  # New ones at the end: the others stay.
     words = np.random.SeedSequence(seed).generate_state(len(names), np.uint64)
     return {name: int(word >> np.uint64(1)) for name, word in zip(names, words, strict=True)}

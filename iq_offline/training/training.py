@@ -1,7 +1,7 @@
 """What trains: one run, or several of one program, stepped as one. What learns, what it sees, what it draws."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from tensordict import TensorDict
@@ -9,9 +9,14 @@ from torch import Tensor
 
 from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay, sample_together
+from iq_offline.errors import UserError
 from iq_offline.learning.agents import Metrics
 from iq_offline.learning.learner import Learner, stacked
 from iq_offline.training.chooser import Chooser
+
+
+class StepError(UserError):
+    """What a training meets failed while it was stepped; all that was before is whole, and worth a checkpoint."""
 
 
 @dataclass
@@ -23,6 +28,8 @@ class Training:
     noise: torch.Generator
     prefetcher: Prefetcher | None = None
     chooser: Chooser | None = None
+    env_steps: int = field(default=0, init=False)
+    """Steps in the environment so far: none, on fixed data."""
 
     @property
     def members(self) -> "list[Training]":
@@ -57,6 +64,10 @@ class Training:
         shape = len(observation), *self.learner.agent.noise_shape
         return torch.randn(shape, generator=self.noise, dtype=observation.dtype, device=observation.device)
 
+    def row(self) -> dict[str, float]:
+        """What belongs into a row of metrics besides the means of what :meth:`update` says."""
+        return {}
+
     def generators(self) -> dict[str, torch.Generator | Prefetcher]:
         """Everything that draws, by name."""
         return {"noise": self.noise, "replay": self.prefetcher or self.replay.generator}
@@ -74,13 +85,14 @@ class Training:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Go back to a state that :meth:`state` gave."""
-        self.learner.load_state(_under("learner/", tensors))
-        self.replay.load_annotations(_under("chosen/", tensors))
+        self.learner.load_state(under("learner/", tensors))
+        self.replay.load_annotations(under("chosen/", tensors))
         for name, generator in self.generators().items():
             generator.set_state(tensors[f"random/{name}"])
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

@@ -85,7 +85,7 @@ def iq_learn(value_states: str, chi2_states: str, suboptimal: bool, **changes: A
         gradient_penalty=0.7,
         **changes,
     )
-    return ContinuousIQLearn(config, ENCODER, UNIT_BOX, HIDDEN, suboptimal)
+    return ContinuousIQLearn(config, ENCODER, UNIT_BOX, HIDDEN, ("suboptimal",) * suboptimal)
 
 
 class Slow:

@@ -69,7 +69,7 @@ def discrete(
         chi2_states=chi2_states,  # type: ignore[arg-type]
         **more,
     )
-    return DiscreteIQLearn(config, ENCODER, ActionBranches(SPACES[counts]), HIDDEN, suboptimal)
+    return DiscreteIQLearn(config, ENCODER, ActionBranches(SPACES[counts]), HIDDEN, ("suboptimal",) * suboptimal)
 
 
 def draw_parameters(agent: DiscreteIQLearn | BC, seed: int = 2) -> TensorDict:

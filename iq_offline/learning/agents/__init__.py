@@ -66,6 +66,15 @@ class Agent(Protocol):
         ...
 
 
+@runtime_checkable
+class Acting(Protocol):
+    """An agent whose policy can be drawn from, as the online stage does."""
+
+    def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """Points of the unit box ``(n, size)``, or indices ``(n, branches)``, for the features ``(n, features)``."""
+        ...
+
+
 def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor, twice: bool = False) -> Tensor:
     """The network's outputs with parameters from outside, also under ``torch.vmap``.
 

@@ -51,7 +51,7 @@ class IQLearn(SoftQ):
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
         hidden_sizes: of every network.
-        suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
+        others: kinds of the mixture beside ``expert``: ``suboptimal``, ``online``, both or none.
     """
 
     config: IQLearnConfig
@@ -62,7 +62,7 @@ class IQLearn(SoftQ):
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
         hidden_sizes: tuple[int, ...],
-        suboptimal: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
         self.config = config
         self.discount = config.discount
@@ -72,7 +72,7 @@ class IQLearn(SoftQ):
         self.coefficients = (*COEFFICIENTS, *(name for name in IN_SAMPLE_COEFFICIENTS if name not in self.unread))
         self.next_critic = "target_critic" if config.target_network else "critic"
         self.target_update_rate = config.target_update_rate
-        self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
+        self.states: tuple[str, ...] = ("expert", *others)
         self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
         if self.in_sample:
             self.value_network = network(encoder, hidden_sizes, 1)

@@ -23,9 +23,9 @@ class ContinuousIQLearn(IQLearn, SoftActorCritic):
         encoder: ObservationEncoder,
         unit_box: UnitBox,
         hidden_sizes: tuple[int, ...],
-        suboptimal: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(config, encoder, unit_box, hidden_sizes, suboptimal)
+        super().__init__(config, encoder, unit_box, hidden_sizes, others)
         self.make_networks(encoder, unit_box, hidden_sizes)
         self.phases = self.in_turn(*self.phases)
 

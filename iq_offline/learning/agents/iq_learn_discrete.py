@@ -20,9 +20,9 @@ class DiscreteIQLearn(IQLearn, SoftmaxOfQ):
         encoder: ObservationEncoder,
         actions: ActionBranches,
         hidden_sizes: tuple[int, ...],
-        suboptimal: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(config, encoder, actions, hidden_sizes, suboptimal)
+        super().__init__(config, encoder, actions, hidden_sizes, others)
         self.make_networks(encoder, actions, hidden_sizes)
         self.phases = self.in_turn(*self.phases)
         if self.regressed:

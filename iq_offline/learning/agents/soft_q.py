@@ -58,6 +58,10 @@ class SoftQ(ABC):
         """What the critic is moved by; the policy is held fixed."""
 
     @abstractmethod
+    def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """Drawn from the policy: points of the unit box ``(n, size)``, or indices ``(n, branches)``."""
+
+    @abstractmethod
     def action_errors(self, parameters: TensorDict, state: Tensor, action: Tensor) -> Metrics:
         """``error`` and ``log_likelihood`` of each row, under the policy."""
 
@@ -106,6 +110,12 @@ class SoftActorCritic(SoftQ):
     @abstractmethod
     def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """What the actor is moved by; the critic is held fixed."""
+
+    def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """From the squashed Gaussian."""
+        mean, std = gaussian(call(self.actor, parameters["actor"], normalized(parameters, observation)))
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return sample_squashed(mean, std, noise)[0]
 
     def as_input(self, action: Tensor) -> Tensor:
         """In the unit box."""
@@ -162,6 +172,13 @@ class SoftmaxOfQ(SoftQ):
             greedy = self._branches(parameters["critic"], state).argmax(-1)
             wrong = (greedy != batch["expert", "action"]).any(-1).to(loss.dtype).mean()
         return loss, metrics | {"actor/wrong_actions": wrong}
+
+    def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """From the softmax of Q, a branch at a time."""
+        logits = self._branches(parameters["critic"], normalized(parameters, observation))
+        probability = torch.softmax(logits / parameters["coefficients", "temperature"], -1)
+        drawn = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
+        return drawn.reshape(probability.shape[:-1])
 
     def as_input(self, action: Tensor) -> Tensor:
         """Indices as they are."""

@@ -1,0 +1,75 @@
+"""The online section of a run's configuration, and what follows from it."""
+
+import dataclasses
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from iq_offline.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class OnlineConfig:
+    """Meeting the environment, from scratch or to fine-tune an offline run. Its reward is never learned from."""
+
+    env_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in the environment, of all its copies together. 0: offline, and no environment is built for training."""
+    start: str = ""
+    """The offline run to fine-tune: its folder; 'offline' for one that this run trains first, in a folder of that name
+    within its own. From scratch where none is given."""
+    environments: Count = 1
+    """Copies of the environment, stepped side by side."""
+    in_processes: Literal["auto", "yes", "no"] = "auto"
+    """Each copy in a process of its own, or all in this one: the same result. auto: what a first look finds faster."""
+    updates_per_env_step: Annotated[float, Field(gt=0)] = 1.0
+    """Gradient steps for each step in the environment, after the first ``start_steps``."""
+    start_steps: Count = 1_000
+    """Steps before the first update: uniformly random from scratch, by the policy in fine-tuning."""
+    replay_size: Annotated[int, Field(ge=100)] = 1_000_000
+    """Online transitions kept at most: the oldest make room. The fixed data stay whole."""
+    online_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of each batch that is online; the rest is divided among the fixed data as offline."""
+    critic_warmup: Annotated[int, Field(ge=0)] = 1_000
+    """Fine-tuning: updates in which the critic moves and the actor does not."""
+    evaluate_every: Count = 5_000
+    """Steps in the environment between averaged policies that are kept, and scored after training."""
+    time_limit: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds that one step, or one reset, of all copies together may take."""
+
+    @property
+    def gradient_steps(self) -> int:
+        """Updates in all."""
+        return max(0, math.floor((self.env_steps - self.start_steps) * self.updates_per_env_step))
+
+    def env_steps_before(self, update: int) -> int:
+        """Steps in the environment that are there when an update begins; the first has number 1, and 0 is none."""
+        steps = self.start_steps + math.ceil(update / self.updates_per_env_step) if update else 0
+        return min(self.env_steps, self.environments * math.ceil(steps / self.environments))
+
+
+def checked_online(config: Any) -> OnlineConfig:
+    """The online section of a ``RunConfig`` that is online, ``fast`` applied.
+
+    Raises:
+        UserError: it does not fit the rest.
+    """
+    online = config.online
+    if config.fast:
+        steps = {"env_steps": 300 * online.environments, "start_steps": 100, "evaluate_every": 100}
+        online = dataclasses.replace(online, critic_warmup=min(20, online.critic_warmup), **steps)
+    policy, start, steps = config.iq_learn.policy, online.start_steps, online.env_steps
+    if config.algorithm != "iq_learn":
+        raise UserError(f"algorithm {config.algorithm!r} has no online stage: use 'iq_learn', or online.env_steps = 0")
+    if policy != "soft_actor_critic":
+        raise UserError(f"iq_learn.policy = {policy!r} is for fixed data alone: online it is 'soft_actor_critic'")
+    if config.training.prefetch:
+        raise UserError("online batches cannot be drawn ahead, they would lack the newest steps: prefetch must be 0")
+    if not online.gradient_steps:
+        raise UserError(f"online.env_steps = {steps} leaves no updates after online.start_steps = {start}")
+    if steps % online.environments:
+        raise UserError(f"online.env_steps = {steps} is no multiple of online.environments = {online.environments}")
+    return online

@@ -1,0 +1,175 @@
+"""Stepping side by side: against environments stepped by hand, in one process and in several; saved states; faults."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from iq_offline.data.stream import Source, open_source
+from iq_offline.environments.saved import Lane
+from iq_offline.environments.vector import VectorStepper
+from iq_offline.errors import UserError
+from iq_offline.online_config import OnlineConfig
+from iq_offline.training.training import StepError
+from tests.data_helpers import change_metadata, write_spaces_dataset
+from tests.environments.worlds import environment_dataset, point_dataset, specification
+
+SAVED = (
+    *("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"),
+    *("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5", "Swimmer-v5", "InvertedPendulum-v5"),
+)
+"""Environments whose state can be saved."""
+
+
+def point_source(**kwargs: Any) -> Source:
+    from iq_offline.data import catalog
+
+    point_dataset("test/point-v0", **kwargs)
+    path = catalog.locate("test/point-v0")
+    assert path is not None
+    return open_source(path)
+
+
+def stepper_of(
+    source: Source, count: int = 2, in_processes: str = "no", time_limit: float = 30.0, **kwargs: Any
+) -> VectorStepper:
+    config = OnlineConfig(environments=count, in_processes=in_processes, time_limit=time_limit)  # type: ignore[arg-type]
+    return VectorStepper(specification(**kwargs), source, config)
+
+
+@pytest.mark.parametrize("in_processes", ["no", "yes"])
+def test_each_copy_goes_the_way_of_one_stepped_by_hand(in_processes: str):
+    source = point_source()
+    stepper = stepper_of(source, 3, in_processes, radius=0.9)
+    assert not stepper.keeps_state
+    by_hand = [gymnasium.make(specification(radius=0.9)) for _ in range(3)]
+    seeds = [5, 6, 7]
+    found = stepper.reset(seeds)
+    np.testing.assert_array_equal(found, [one.reset(seed=seed)[0] for one, seed in zip(by_hand, seeds, strict=True)])
+    generator, ended = np.random.default_rng(0), np.zeros(3, bool)
+    ends: set[tuple[bool, bool]] = set()
+    for step in range(40):
+        if ended.any():
+            again = [100 * step + lane if done else None for lane, done in enumerate(ended)]
+            fresh = stepper.reset(again)
+            for lane, seed in enumerate(again):
+                if seed is not None:
+                    np.testing.assert_array_equal(fresh[lane], by_hand[lane].reset(seed=seed)[0])
+        actions = generator.uniform(-1, 1, (3, 2)).astype(np.float32)
+        observations, rewards, terminated, truncated = stepper.step(actions)
+        for lane, one in enumerate(by_hand):
+            observation, reward, *flags, _ = one.step(actions[lane])
+            np.testing.assert_array_equal(observations[lane], observation)
+            assert (rewards[lane], terminated[lane], truncated[lane]) == (reward, *flags)
+            ends.add((bool(flags[0]), bool(flags[1])))
+        ended = terminated | truncated
+    stepper.close()
+    assert {(True, False), (False, True)} <= ends, "both kinds of ends were seen"
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_saved_state_goes_on_bit_for_bit(name: str):
+    first, second = (Lane(gymnasium.make(name), 0) for _ in range(2))
+    assert first.keeps_state()
+    first.action_space.seed(0)
+    first.reset(seed=3)
+    for _ in range(9):
+        first.step(first.action_space.sample())
+    state = json.loads(json.dumps(first.lane_state()))
+    second.reset(seed=99)
+    for _ in range(4):
+        second.step(second.action_space.sample())
+    second.reset(seed=98)
+    second.load_lane_state([state])
+    for _ in range(40):
+        action = first.action_space.sample()
+        results = [one.step(action) for one in (first, second)]
+        np.testing.assert_array_equal(results[0][0], results[1][0])
+        assert results[0][1:4] == results[1][1:4]
+        if results[0][2] or results[0][3]:
+            np.testing.assert_array_equal(first.reset()[0], second.reset()[0])
+    assert first.lane_state()["random"] == second.lane_state()["random"]
+
+
+def test_what_is_not_known_is_not_said_to_be_saved():
+    assert not Lane(gymnasium.make("LunarLander-v3"), 0).keeps_state()
+    assert not Lane(gymnasium.make(specification()), 0).keeps_state()
+    wrapped = gymnasium.wrappers.FrameStackObservation(gymnasium.make("CartPole-v1"), 2)
+    assert not Lane(wrapped, 0).keeps_state(), "the frames of a wrapper are a state as well"
+
+
+def test_states_pass_through_processes():
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    from iq_offline.data import catalog
+
+    path = catalog.locate("test/pole-v0")
+    assert path is not None
+    config = OnlineConfig(environments=2, in_processes="yes")
+    first, second = (VectorStepper("CartPole-v1", open_source(path), config) for _ in range(2))
+    try:
+        assert first.keeps_state
+        first.reset([1, 2])
+        first.step(np.array([0, 1]))
+        second.reset([0, 0])
+        second.load_state(json.loads(json.dumps(first.state())))
+        for actions in ([1, 1], [0, 1], [0, 0]):
+            for one, other in zip(first.step(np.array(actions)), second.step(np.array(actions)), strict=True):
+                np.testing.assert_array_equal(one, other)
+    finally:
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize("in_processes", ["no", "yes"])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise", "Point-v0 raised ZeroDivisionError in a step: a wheel came off"),
+        ("hang", "Point-v0 hangs: a step took more than 0.3 seconds"),
+        ("shape", "Point-v0 raised ValueError in a step"),
+        ("die", "Point-v0: the process of an environment died in a step"),
+    ],
+)
+def test_faults_are_one_line(
+    fault: str, words: str, in_processes: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    if (fault, in_processes) == ("die", "no"):
+        pytest.skip("it would be ours")
+    (tmp_path / "broken").touch()
+    stepper = stepper_of(
+        point_source(), 2, in_processes, 0.3, fault=fault, after=1, while_there=str(tmp_path / "broken")
+    )
+    handlers = signal.getsignal(signal.SIGALRM)
+    stepper.reset([0, 1])
+    stepper.step(np.zeros((2, 2), np.float32))
+    with pytest.raises(StepError, match=words) as raised:
+        stepper.step(np.zeros((2, 2), np.float32))
+    assert "\n" not in str(raised.value)
+    assert signal.getsignal(signal.SIGALRM) == handlers
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    stepper.close()
+
+
+def test_other_spaces_are_refused_before_anything_is_stepped():
+    from iq_offline.data import catalog
+
+    point_source()
+    folder = write_spaces_dataset("test/other-v0", gymnasium.spaces.Box(-1, 1, (5,)), gymnasium.spaces.Box(-1, 1, (2,)))
+    change_metadata(folder, env_spec=specification().to_json())
+    path = catalog.locate("test/other-v0")
+    assert path is not None
+    with pytest.raises(UserError, match=r"Point-v0: its observation space is Box of shape \(4,\), test/other-v0 has"):
+        stepper_of(open_source(path))
+
+
+def test_processes_are_chosen_where_steps_are_slow():
+    source = point_source()
+    for slow, expected in ((0.0, False), (0.002, True)):
+        stepper = stepper_of(source, 8, "auto", slow=slow)
+        assert stepper.in_processes is expected
+        stepper.close()
+    assert not stepper_of(source, 1, "auto", slow=0.002).in_processes, "one copy gains nothing"

@@ -1,0 +1,144 @@
+"""Environments for tests: a point mass that can go wrong in every way, and datasets of it.
+
+Registered where this is imported; ``python -c COMMAND ARGUMENTS`` is ``iq-offline`` with them.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
+
+from iq_offline.config import DataConfig, RunConfig, TrainingConfig, resolved
+from iq_offline.online_config import OnlineConfig
+from tests.data_helpers import change_metadata
+from tests.helpers import point_mass_dataset, point_mass_step
+
+POINT = "Point-v0"
+COMMAND = "import sys, tests.environments.worlds; from iq_offline.cli import main; sys.exit(main(sys.argv[1:]))"
+LONGEST = 9
+
+
+class Point(gymnasium.Env):
+    """The point mass of ``tests.helpers``; its episodes are terminated where it leaves a circle.
+
+    Args:
+        fault: ``raise``, ``hang``, ``nan``, ``shape`` or ``die``, while the file ``while_there`` is there.
+        after: steps of this copy before that.
+        while_there: a file.
+        reward: in place of the true one.
+        radius: of the circle.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (4,), np.float64)
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(
+        self,
+        fault: str = "",
+        after: int = 0,
+        while_there: str = "",
+        reward: float | None = None,
+        radius: float = 1.5,
+        slow: float = 0.0,
+    ) -> None:
+        self.fault, self.after, self.while_there, self.reward, self.radius = fault, after, while_there, reward, radius
+        self.slow = slow
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.state = np.concatenate([self.np_random.uniform(-1, 1, 2), self.np_random.uniform(-0.2, 0.2, 2)])
+        return self.state, {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.slow:
+            time.sleep(self.slow)
+        self.steps += 1
+        self.state, reward = point_mass_step(self.state, np.asarray(action, np.float64))
+        observation = self.state
+        if self.fault and self.steps > self.after and Path(self.while_there).exists():
+            if self.fault == "raise":
+                raise ZeroDivisionError("a wheel came off")
+            if self.fault == "die":
+                os._exit(3)
+            while self.fault == "hang":
+                time.sleep(0.01)
+            observation = np.full(4, np.nan) if self.fault == "nan" else np.zeros(7)
+        ended = bool(np.linalg.norm(self.state[:2]) > self.radius)
+        return observation, float(reward if self.reward is None else self.reward), ended, False, {}
+
+
+gymnasium.register(POINT, entry_point="tests.environments.worlds:Point", max_episode_steps=LONGEST)
+
+
+def specification(**kwargs: Any) -> EnvSpec:
+    """Of the point mass with these arguments."""
+    spec = EnvSpec.from_json(gymnasium.spec(POINT).to_json())
+    spec.kwargs = kwargs
+    return spec
+
+
+def point_dataset(identifier: str = "test/point-v0", **kwargs: Any) -> None:
+    """A few expert episodes, recorded in the point mass with these arguments."""
+    folder = point_mass_dataset(identifier, 4, 25, seed=0)
+    change_metadata(folder, env_spec=specification(**kwargs).to_json())
+
+
+def environment_dataset(identifier: str, environment: str, episodes: int = 3, seed: int = 0) -> None:
+    """Episodes of random actions in any environment."""
+    from minari.data_collector import EpisodeBuffer
+
+    from tests.data_helpers import write_buffers
+
+    world = gymnasium.make(environment)
+    world.action_space.seed(seed)
+    buffers = []
+    for index in range(episodes):
+        observations, actions, rewards, terminations, truncations = [world.reset(seed=seed + index)[0]], [], [], [], []
+        while len(actions) < 30 and not (terminations and (terminations[-1] or truncations[-1])):
+            actions.append(world.action_space.sample())
+            observation, reward, terminated, truncated, _ = world.step(actions[-1])
+            observations.append(observation)
+            rewards.append(float(reward))
+            terminations.append(bool(terminated))
+            truncations.append(bool(truncated))
+        truncations[-1] = not terminations[-1]
+        buffers.append(
+            EpisodeBuffer(
+                id=index,
+                seed=index,
+                observations=np.array(observations),  # type: ignore[arg-type]
+                actions=np.array(actions),  # type: ignore[arg-type]
+                rewards=rewards,
+                terminations=terminations,
+                truncations=truncations,
+            )
+        )
+    folder = write_buffers(identifier, buffers, world.observation_space, world.action_space)
+    change_metadata(folder, env_spec=gymnasium.spec(environment).to_json())
+
+
+def online_config(dataset: str = "test/point-v0", seed: int = 0, **online: Any) -> RunConfig:
+    """A small online run of that dataset; keywords override its online options."""
+    options: dict[str, Any] = {"env_steps": 60, "start_steps": 20, "environments": 2, "evaluate_every": 20}
+    return resolved(
+        RunConfig(
+            seed=seed,
+            data=DataConfig(dataset, held_out_trajectories=1),
+            training=TrainingConfig(
+                gradient_steps=20,
+                batch_size=16,
+                hidden_sizes=(8,),
+                average_decay=0.9,
+                log_every=5,
+                checkpoint_every=10,
+                snapshots=2,
+            ),
+            online=OnlineConfig(**options | online),
+        )
+    )

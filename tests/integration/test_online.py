@@ -1,0 +1,131 @@
+"""The online stage as a user meets it: whole commands, environments that fail, Ctrl-C, and a kill."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from iq_offline.config import RunConfig, from_table, read_toml
+from iq_offline.training import checkpoint
+from iq_offline.training.tracking import read_metrics
+from tests.data_helpers import python, start_python
+from tests.environments.worlds import COMMAND, environment_dataset, point_dataset
+from tests.training.program import assert_same_run, weights
+
+SMALL = ("--hidden-sizes", "8", "--batch-size", "16", "--checkpoint-every", "10", "--log-every", "5")
+SHORT = ("--online.env-steps", "80", "--online.start-steps", "20", "--online.evaluate-every", "40")
+LATEST = "checkpoint/latest.safetensors"
+
+
+def online(output: Path, *more: str, dataset: str = "test/point-v0") -> tuple[str, ...]:
+    """``iq-offline train hopper_offline --online`` on a small dataset."""
+    given = ("train", "hopper_offline", "--online", "--expert", dataset, "--output", str(output))
+    return ("-c", COMMAND, *given, "--held-out-trajectories", "1", "--evaluation.episodes", "2", *SMALL, *SHORT, *more)
+
+
+def test_offline_then_finetune(tmp_path: Path):
+    """A policy that never met the environment goes on in it; the summary says what came of it."""
+    point_dataset()
+    few = (
+        "--expert",
+        "test/point-v0",
+        "--gradient-steps",
+        "20",
+        "--algorithms",
+        "iq_learn",
+        "--evaluation.episodes",
+        "2",
+    )
+    folder = tmp_path / "runs"
+    done = python("-c", COMMAND, "train", "hopper_offline", *few, *SMALL, "--output", str(folder))
+    assert done.returncode == 0, done.stderr
+    again = python("-c", COMMAND, "finetune", str(folder))
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert f"error: {folder} holds several runs: give {folder / 'iq_learn'}" in again.stderr
+
+    short = ("--env-steps", "80", "--start-steps", "20", "--evaluate-every", "40", "--environments", "2")
+    arguments = ("-c", COMMAND, "finetune", str(folder / "iq_learn"), *short, "--output", str(tmp_path / "tuned"))
+    done = python(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "80 steps in the environment: " in done.stdout
+    assert "env steps, " in done.stderr, "the progress says how fast the environment goes"
+    config = from_table(RunConfig, read_toml(tmp_path / "tuned" / "config.toml"), "test")
+    assert (config.online.start, config.online.critic_warmup) == (str(folder / "iq_learn"), 1000)
+    assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
+    assert config.training.hidden_sizes == (8,)
+    summary = json.loads((tmp_path / "tuned" / "summary.json").read_text())
+    offline = json.loads((folder / "iq_learn" / "summary.json").read_text())
+    assert [point["env_steps"] for point in summary["curve"]] == [0, 50, 80]
+    assert summary["curve"][0]["returns"] == offline["returns"], "the curve begins with the offline policy"
+    assert summary["online"]["start_score"] == pytest.approx(offline["normalized_score"])
+    assert (summary["env_steps"], summary["gradient_steps"]) == (80, 60)
+    assert (tmp_path / "tuned" / "curve.png").stat().st_size > 10_000
+    assert all("time/env_steps_per_second" in row for row in read_metrics(tmp_path / "tuned" / "metrics.ndjson"))
+    again = python("-c", COMMAND, "finetune", str(tmp_path / "tuned"))
+    assert again.returncode == 2
+    assert "is an online run already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise", "Point-v0 raised ZeroDivisionError in a step: a wheel came off"),
+        ("hang", "Point-v0 hangs: a step took more than 0.5 seconds (online.time_limit)"),
+        ("nan", "the environment observed values in 'observation' that are not finite"),
+    ],
+)
+def test_an_environment_that_fails_leaves_a_checkpoint(fault: str, words: str, tmp_path: Path):
+    """One line, the state saved, and the same command goes on where the environment has been mended."""
+    broken = tmp_path / "broken"
+    broken.touch()
+    point_dataset(fault=fault, after=47, while_there=str(broken))
+    command = online(tmp_path / "runs", "--online.time-limit", "0.5")
+    done = python(*command)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert words in line
+    assert "the state after step 27 is saved, and the same command goes on from there" in line
+    assert "Traceback" not in done.stderr
+    run = tmp_path / "runs" / "iq_learn"
+    tensors, values = checkpoint.load(run / LATEST)
+    assert (values["step"], int(tensors["online/env_steps"]), len(tensors["online/table/numbered"])) == (27, 47, 47)
+    broken.unlink()
+    done = python(*command)
+    assert done.returncode == 0, done.stderr
+    assert int(weights(run / LATEST)["online/env_steps"]) == 80
+    assert (run / "summary.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_cut_off_anywhere_it_ends_with_the_same_bits(number: signal.Signals, tmp_path: Path):
+    """With environments in processes of their own, which Ctrl-C reaches as well."""
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    more = ("--online.environments", "2", "--online.env-steps", "400", "--online.in-processes", "yes")
+    whole = python(*online(tmp_path / "whole", *more, dataset="test/pole-v0"))
+    assert whole.returncode == 0, whole.stderr
+    command = online(tmp_path / "cut", *more, dataset="test/pole-v0")
+    process = start_python(*command, start_new_session=True)
+    run = tmp_path / "cut" / "iq_learn"
+    deadline = time.monotonic() + 200
+    while not (run / LATEST).exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        import os
+
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == (130 if number == signal.SIGINT else -9), errors
+    assert not (run / "summary.json").exists(), "it was cut off before its end"
+    if number == signal.SIGINT:
+        assert "goes on from there" in errors
+        assert "Traceback" not in errors
+    done = python(*command)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "whole" / "iq_learn", run)

@@ -1,0 +1,368 @@
+"""Training in the environment: what enters the batches, what is never read, and going on bit for bit."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from iq_offline.config import DataConfig, RunConfig, Suboptimal, resolved
+from iq_offline.data.replay import Replay
+from iq_offline.environments.make import evaluation_environment
+from iq_offline.environments.vector import VectorStepper
+from iq_offline.errors import UserError
+from iq_offline.experiment import environments, obtain, offline_half, run, train_policies
+from iq_offline.online_config import OnlineConfig
+from iq_offline.run import Run
+from iq_offline.training import checkpoint
+from iq_offline.training.offline import LATEST, step_reached
+from iq_offline.training.online import OnlineTraining
+from iq_offline.training.setup import choose_data
+from iq_offline.training.tracking import read_metrics
+from tests.environments.worlds import environment_dataset, online_config, point_dataset
+from tests.helpers import point_mass_dataset
+from tests.training.program import QUIET, assert_same_run, weights
+
+
+def trained(config: RunConfig, folder: Path) -> None:
+    """A whole training, without the evaluation after it."""
+    one = Run(config, folder)
+    one.data = choose_data(config, obtain(config.data.expert), [])
+    one.begin((), environments(one, QUIET) if config.is_online else None)
+    one.step = step_reached(folder)
+    train_policies([one], QUIET)
+    assert one.outcome is None
+
+
+def begun(config: RunConfig, folder: Path) -> OnlineTraining:
+    """A fresh training with its environments."""
+    one = Run(config, folder)
+    one.data = choose_data(
+        config, obtain(config.data.expert), [obtain(part.dataset) for part in config.data.suboptimal]
+    )
+    one.begin((), environments(one, QUIET))
+    assert isinstance(one.training, OnlineTraining)
+    return one.training
+
+
+class Watched:
+    """A stepper that writes down what passes through it."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.keeps_state = inner, inner.keeps_state
+        self.last: Any = None
+        self.seen: list[tuple[Any, ...]] = []
+        self.ended = 0
+
+    def reset(self, seeds: Sequence[int | None]) -> Any:
+        found = self.inner.reset(seeds)
+        self.last = found if self.last is None else self.last
+        for lane, seed in enumerate(seeds):
+            if seed is not None:
+                self.last[lane] = found[lane]
+        return found
+
+    def step(self, actions: np.ndarray) -> Any:
+        found = self.inner.step(actions)
+        observation, _, terminated, truncated = found
+        for lane in range(len(actions)):
+            self.seen.append((*self.last[lane], *actions[lane], *observation[lane], float(terminated[lane])))
+        self.last = observation.copy()
+        self.ended += int((terminated | truncated).sum())
+        return found
+
+    def state(self) -> list[Any]:
+        return self.inner.state()
+
+    def load_state(self, states: list[Any]) -> None:
+        self.inner.load_state(states)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def test_the_replay_holds_every_step_and_no_other(tmp_path: Path):
+    """Neither the way from an episode's end to the next one's start, nor anything twice; truncation is no end."""
+    point_dataset(radius=0.9)
+    training = begun(online_config(env_steps=240, start_steps=200, updates_per_env_step=1.0), tmp_path / "run")
+    watched = Watched(training.stepper)
+    training.stepper = watched
+    for _ in range(100):
+        training.collect()
+    assert watched.ended > 10
+    batch = training.table.gather(training.table.numbered[: training.table.count])
+    parts = [batch["observation"], batch["action"], batch["next", "observation"], batch["next", "terminated"][:, None]]
+    rows = torch.cat(parts, -1).numpy()
+    expected = np.array(watched.seen, np.float32)
+    order = [np.lexsort(table.T) for table in (rows, expected)]
+    np.testing.assert_array_equal(rows[order[0]], expected[order[1]])
+    ends = Counter(expected[:, -1].tolist())
+    assert ends[1.0] > 3, "some episodes left the circle"
+    assert watched.ended - ends[1.0] > 3, "others were cut off by the time limit, and stay without an end"
+
+
+@pytest.mark.parametrize("suboptimal", [False, True])
+def test_every_batch_has_exact_fractions(suboptimal: bool, tmp_path: Path):
+    point_dataset()
+    point_mass_dataset("test/other-v0", 3, 25, seed=1, noise=1.0)
+    config = online_config(online_fraction=0.25)
+    others = (Suboptimal("test/other-v0"),) if suboptimal else ()
+    data = replace(config.data, suboptimal=others, suboptimal_fraction=1 / 3)
+    config = resolved(replace(config, data=data, training=replace(config.training, batch_size=32)))
+    training = begun(config, tmp_path / "run")
+    for _ in range(3):
+        training.update()
+        batch = training.replay.sample()
+        sizes = {str(kind): len(batch[kind, "action"]) for kind in batch.keys()}  # noqa: SIM118
+        assert sizes == ({"expert": 16, "suboptimal": 8, "online": 8} if suboptimal else {"expert": 24, "online": 8})
+        lived = {
+            tuple(row)
+            for row in training.table.gather(training.table.numbered[: training.table.count])["action"].tolist()
+        }
+        assert all(tuple(row) in lived for row in batch["online", "action"].tolist())
+        assert not any(tuple(row) in lived for row in batch["expert", "action"].tolist())
+    with pytest.raises(UserError, match=r"batch_size 32 with online_fraction 0\.01 leaves 32 fixed and 0 online rows"):
+        begun(replace(config, online=replace(config.online, online_fraction=0.01)), tmp_path / "none")
+
+
+@pytest.mark.parametrize("algorithm", ["continuous", "discrete"])
+def test_rewards_reach_nothing(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With every reward NaN the weights, the data and the random states are the same bits; returns are not."""
+    if algorithm == "continuous":
+        point_dataset("test/point-v0")
+        config = online_config()
+    else:
+        environment_dataset("test/pole-v0", "CartPole-v1")
+        config = online_config("test/pole-v0")
+    trained(config, tmp_path / "paid")
+    step = VectorStepper.step
+
+    def unpaid(self: VectorStepper, actions: np.ndarray) -> Any:
+        observation, rewards, *ends = step(self, actions)
+        return observation, np.full_like(rewards, np.nan), *ends
+
+    monkeypatch.setattr(VectorStepper, "step", unpaid)
+    trained(config, tmp_path / "unpaid")
+    saved = [weights(tmp_path / name / LATEST) for name in ("paid", "unpaid")]
+    different = [name for name, value in saved[0].items() if not torch.equal(value, saved[1][name])]
+    assert set(different) <= {"online/returns", "online/finished"}
+    assert different
+    for name in ("policy.safetensors", "snapshots/step-0000040.safetensors"):
+        one, other = (weights(tmp_path / folder / name) for folder in ("paid", "unpaid"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    rows = [read_metrics(tmp_path / name / "metrics.ndjson") for name in ("paid", "unpaid")]
+    assert any("episode/return" in row for row in rows[0])
+    assert not any("episode/return" in row for row in rows[1])
+    assert [row["env_steps"] for row in rows[0]] == [26.0, 30.0, 36.0, 40.0, 46.0, 50.0, 56.0, 60.0]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "copies", "at"), [("CartPole-v1", 2, 70), ("Pendulum-v1", 1, 135), ("Hopper-v5", 2, 70)]
+)
+def test_resumed_is_uninterrupted_bit_for_bit(
+    dataset: str, copies: int, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In the middle of episodes, after steps that were not saved."""
+    environment_dataset("test/world-v0", dataset)
+    config = online_config("test/world-v0", environments=copies, replay_size=100, env_steps=160, start_steps=100)
+    trained(config, tmp_path / "whole")
+
+    class CutError(Exception):
+        pass
+
+    collect, left = OnlineTraining.collect, [at]
+
+    def cut(self: OnlineTraining) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise CutError
+        collect(self)
+
+    monkeypatch.setattr(OnlineTraining, "collect", cut)
+    with pytest.raises(CutError):
+        trained(config, tmp_path / "cut")
+    step = checkpoint.load(tmp_path / "cut" / LATEST)[1]["step"]
+    assert 0 < step < config.stage.gradient_steps
+    monkeypatch.setattr(OnlineTraining, "collect", collect)
+    trained(config, tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_where_no_state_can_be_saved_new_episodes_begin_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    point_dataset()
+    config = online_config()
+    said: list[str] = []
+    options = replace(QUIET, say=said.append)
+    collect, left = OnlineTraining.collect, [27]
+
+    def cut(self: OnlineTraining) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise RuntimeError("cut")
+        collect(self)
+
+    monkeypatch.setattr(OnlineTraining, "collect", cut)
+    with pytest.raises(RuntimeError, match="cut"):
+        run(config, tmp_path / "run", options)
+    assert any("the state of Point-v0 cannot be saved" in line for line in said)
+    before = weights(tmp_path / "run" / LATEST)
+    monkeypatch.setattr(OnlineTraining, "collect", collect)
+    run(config, tmp_path / "run", options)
+    after = weights(tmp_path / "run" / LATEST)
+    assert int(after["online/env_steps"]) == 60
+    assert (after["online/episodes"] > before["online/episodes"]).all()
+    held = [found["online/table/numbered"] for found in (before, after)]
+    assert len(held[0]) == int(before["online/env_steps"])
+    assert len(held[1]) == 60, "what was collected before is kept"
+
+
+def test_fine_tuning_begins_with_the_offline_run_whole(tmp_path: Path):
+    point_dataset()
+    config = online_config(start="offline", critic_warmup=10)
+    folder = tmp_path / "run"
+    run(config, folder, QUIET)
+    offline = weights(folder / "offline" / LATEST)
+    (folder / LATEST).unlink()
+    training = begun(config, folder)
+    state = training.learner.state()
+    assert training.learner.step == 0
+    for name, value in state.items():
+        if name == "step" or name.startswith("parameters/coefficients"):
+            continue
+        theirs = name.replace("parameters/actor/", "average/")
+        assert torch.equal(value, offline[f"learner/{theirs}"]), name
+    policy, first = (
+        weights(folder / name) for name in ("offline/policy.safetensors", "snapshots/step-0000000.safetensors")
+    )
+    assert all(torch.equal(policy[name], first[name]) for name in policy), "what is scored first is the offline policy"
+
+    before = {name: value.clone() for name, value in state.items()}
+    for _ in range(10):
+        training.update()
+    after = {name: value.clone() for name, value in training.learner.state().items()}
+    still = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert all(name in still for name in after if "actor" in name or name.startswith("average/"))
+    assert not any(name in still for name in after if name.startswith("parameters/critic/"))
+    training.update()
+    moved = training.learner.state()
+    assert all(not torch.equal(moved[name], after[name]) for name in moved if name.startswith("parameters/actor/"))
+    training.close()
+
+
+def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
+    """Behaviour cloning gives its actor; with finitely many actions, Q's softmax is its policy."""
+    point_dataset()
+    offline = replace(offline_half(online_config()), algorithm="bc")
+    trained(offline, tmp_path / "bc")
+    config = online_config(start=str(tmp_path / "bc"))
+    training = begun(config, tmp_path / "tuned")
+    saved, state = weights(tmp_path / "bc" / LATEST), training.learner.state()
+    for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
+        assert torch.equal(state[f"parameters/actor/{name}"], saved[f"learner/average/{name}"])
+    training.close()
+
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    offline = resolved(replace(offline, data=DataConfig("test/pole-v0", held_out_trajectories=1)))
+    trained(offline, tmp_path / "pole")
+    training = begun(online_config("test/pole-v0", start=str(tmp_path / "pole")), tmp_path / "tuned-pole")
+    agent: Any = training.learner.agent
+    saved = weights(tmp_path / "pole" / LATEST)
+    batch = Replay(*_expert(training)).sample()["expert"]
+    q = agent._branches(training.learner.parameters["critic"], batch["observation"]).detach()
+    hidden = torch.relu(batch["observation"] @ saved["learner/average/0.weight"].T + saved["learner/average/0.bias"])
+    logits = hidden @ saved["learner/average/2.weight"].T + saved["learner/average/2.bias"]
+    probability = torch.softmax(q[:, 0] / agent.config.temperature, -1)
+    torch.testing.assert_close(probability, torch.softmax(logits, -1))
+    target = {name: value for name, value in training.learner.state().items() if "target_critic" in name}
+    assert target
+    assert all(
+        torch.equal(value, training.learner.state()[name.replace("target_", "")]) for name, value in target.items()
+    )
+    training.close()
+
+
+def _expert(training: OnlineTraining) -> tuple[Any, ...]:
+    """For a replay of the expert's rows alone."""
+    replay = training.replay
+    own = Replay({}, {"expert": 64}, 0, replay.tables, {"expert": replay.piles["expert"]})
+    return {}, own.batch_sizes, 0, own.tables, {"expert": own.piles["expert"]}
+
+
+def test_another_start_is_refused(tmp_path: Path):
+    point_dataset()
+    config = online_config(start=str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="holds no offline run to start from"):
+        begun(config, tmp_path / "a")
+    offline = offline_half(online_config())
+    trained(offline, tmp_path / "small")
+    wider = replace(
+        config,
+        training=replace(config.training, hidden_sizes=(9,)),
+        online=replace(config.online, start=str(tmp_path / "small")),
+    )
+    with pytest.raises(UserError, match="has other networks than this run"):
+        begun(wider, tmp_path / "b")
+    other = replace(wider, training=config.training, data=replace(config.data, num_expert_trajectories=2))
+    with pytest.raises(UserError, match="was begun on other data"):
+        begun(other, tmp_path / "c")
+
+
+def test_the_schedule_of_steps():
+    """Every update has the steps it asks for, and the last one all of them."""
+    for config in (
+        OnlineConfig(1000, start_steps=100),
+        OnlineConfig(1000, start_steps=100, updates_per_env_step=0.5, environments=4),
+        OnlineConfig(999, start_steps=10, updates_per_env_step=2.0, environments=3),
+    ):
+        steps = [config.env_steps_before(update) for update in range(config.gradient_steps + 1)]
+        assert steps[0] == 0
+        assert steps[-1] == config.env_steps
+        assert all(step % config.environments == 0 for step in steps)
+        lived = np.array(steps[1:]) - config.start_steps
+        updates = np.arange(1, len(steps))
+        assert (lived >= updates / config.updates_per_env_step - 1e-9).all()
+        assert (lived < updates / config.updates_per_env_step + config.environments + 1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"algorithm": "bc"}, "algorithm 'bc' has no online stage"),
+        ({"online": OnlineConfig(1000)}, "env_steps = 1000 leaves no updates after online.start_steps = 1000"),
+        ({"online": OnlineConfig(3001, environments=2)}, "is no multiple of online.environments = 2"),
+        ({"training": {"prefetch": 2}}, "prefetch must be 0"),
+        ({"iq_learn": {"policy": "survival"}}, "online it is 'soft_actor_critic'"),
+    ],
+)
+def test_what_cannot_be_online_is_refused(changes: dict[str, Any], words: str):
+    config = RunConfig(online=OnlineConfig(5000), data=DataConfig(suboptimal=(Suboptimal("hopper/random"),)))
+    for name, value in changes.items():
+        config = replace(
+            config, **{name: replace(getattr(config, name), **value) if isinstance(value, dict) else value}
+        )
+    with pytest.raises(UserError, match=words):
+        resolved(config)
+
+
+def test_online_terms_are_over_the_mixture():
+    config = resolved(RunConfig(online=OnlineConfig(5000)))
+    assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
+    assert config.iq_learn.policy == "soft_actor_critic"
+    assert resolved(config) == config
+    assert (config.stage.gradient_steps, config.training.gradient_steps) == (4000, 10_000)
+    assert math.isclose(config.online.online_fraction, 0.5)
+
+
+def test_the_environment_that_is_stepped_is_the_one_to_evaluate_in(tmp_path: Path):
+    """With what its metadata say of it."""
+    point_dataset(radius=0.7)
+    training = begun(online_config(), tmp_path / "run")
+    stepper: Any = training.stepper
+    assert stepper.vector.envs[0].unwrapped.radius == 0.7
+    assert evaluation_environment(obtain("test/point-v0").source).kwargs == {"radius": 0.7}  # type: ignore[union-attr]
+    training.close()
