@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NARROW = "(max-width: 40rem)"
 """Screens that get a figure in the width of a paper's column."""
+OTHERS = " Thin grey lines are published returns of others, normalised by their own experts."
 PANELS = 12
 """Learning curves with more panels are folded."""
 MOVING = "screen and (prefers-reduced-motion: no-preference)"
@@ -31,11 +32,12 @@ def figures_of(found: Findings) -> Html:
 
     learners = in_a_row([label(name) for name in found.runs["algorithm"].unique().sort()])
     measure = MEASURES[found.metric]
+    published = found.sweep.published if found.sweep else ()
     said = {
         "expert_counts": (
             f"Chart of the {measure} against the number of expert trajectories, with a line for each of {learners}. "
             "Its numbers are in the table of every setting.",
-            f"How good with how many trajectories. {_points(found)} {_meaning(found)}",
+            f"How good with how many trajectories. {_points(found)} {_meaning(found)}{OTHERS * bool(published)}",
         ),
         "learners": (
             f"Chart of the {measure} of each learner: {learners}. Its numbers are in the tables.",
@@ -60,7 +62,6 @@ def figures_of(found: Findings) -> Html:
             "All datasets at a glance: interquartile means of the normalised score.",
         ),
     }
-    published = found.sweep.published if found.sweep else ()
     drawings = drawings_of(found.runs, found.curves, published)
     shown = {name: _chart(draw, *said[name]) for name, draw in drawings.items()}
     if "learning_curves" in shown and found.curves.select(*TASK, COUNT).n_unique() > PANELS:
@@ -86,7 +87,7 @@ def _points(found: Findings) -> str:
     over = f"{few}" if few == many else f"{few} to {many}"
     return (
         f"A point is the interquartile mean (of the middle half) over {over} learners that differ in their seed; the "
-        "band is its 95% bootstrap interval: how much other seeds would change it."
+        "band or bar is its 95% bootstrap interval: how much other seeds would change it."
     )
 
 

@@ -292,8 +292,8 @@ def test_each_learner_is_a_row_with_its_mean_its_interval_and_its_seeds() -> Non
         for place, letters in enumerate((9, 8, 8, 8, 9)):
             seeds = [letters / 10 + 0.01 * seed**2 + higher for seed in range(5)]
             middle = estimate([seeds])
-            np.testing.assert_allclose(sorted(dots[place].get_xdata()), seeds)  # type: ignore[arg-type]
-            np.testing.assert_allclose(means[place].get_xydata(), [(middle.value, place)])
+            np.testing.assert_allclose(np.sort(np.asarray(dots[place].get_xdata())), seeds)
+            np.testing.assert_allclose(np.asarray(means[place].get_xydata()), [(middle.value, place)])
             np.testing.assert_allclose(bars[place].get_segments()[0][:, 0], [middle.low, middle.high])
             assert bars[place].get_segments()[0][0][1] == place
         assert axes.get_xlabel() == "normalised score"

@@ -72,7 +72,7 @@ def test_the_figures_say_what_they_show(sweep: Path, drawn: None) -> None:
         assert len(chart["alt"] or "") > 30
     narrow = [found for name, found in page.tags if name == "source"]
     assert all("max-width" in (found["media"] or "") and found["srcset"] for found in narrow)
-    assert "over 3 learners that differ in their seed; the band is its 95% bootstrap interval" in page.text
+    assert "over 3 learners that differ in their seed; the band or bar is its 95% bootstrap interval" in page.text
     assert "0 is a random policy (return 100.0), 1 the expert (300.0); mean returns that were made up." in page.text
     assert "The trajectories are complete." in page.text
 
