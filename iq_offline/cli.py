@@ -157,11 +157,12 @@ def _in_one_line(complaint: str) -> str:
 
 def _train(recipe: str, given: RunArguments) -> None:
     sections = ("seed", "fast", "data", "training", "iq_learn", "bc", "online", "evaluation")
-    table = {name: getattr(given, name) for name in sections} | {"recipe": recipe}
+    online = given.online
+    if given.meets_environment and not online.env_steps:
+        online = dataclasses.replace(online, env_steps=FROM_SCRATCH)
+    table = {name: getattr(given, name) for name in sections} | {"recipe": recipe, "online": online}
     algorithms = given.algorithms
-    if given.meets_environment and not given.online.env_steps:
-        table["online"] = dataclasses.replace(given.online, env_steps=FROM_SCRATCH)
-    if table["online"].env_steps:
+    if online.env_steps:
         algorithms = tuple(name for name in algorithms if name in MEETS_ENVIRONMENTS)
     configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in algorithms]
     if not configs:
