@@ -129,7 +129,7 @@ def test_states_pass_through_processes():
     ("fault", "words"),
     [
         ("raise", "Point-v0 raised ZeroDivisionError in a step: a wheel came off"),
-        ("hang", "Point-v0 hangs: a step took more than 0.3 seconds"),
+        ("hang", "Point-v0 hangs: a step took more than 1 seconds"),
         ("shape", "Point-v0 raised ValueError in a step"),
         ("die", "Point-v0: the process of an environment died in a step"),
     ],
@@ -140,8 +140,9 @@ def test_faults_are_one_line(
     if (fault, in_processes) == ("die", "no"):
         pytest.skip("it would be ours")
     (tmp_path / "broken").touch()
+    limit = 1.0 if fault == "hang" else 60.0  # Long enough for a machine that is busy with other things.
     stepper = stepper_of(
-        point_source(), 2, in_processes, 0.3, fault=fault, after=1, while_there=str(tmp_path / "broken")
+        point_source(), 2, in_processes, limit, fault=fault, after=1, while_there=str(tmp_path / "broken")
     )
     handlers = signal.getsignal(signal.SIGALRM)
     stepper.reset([0, 1])
