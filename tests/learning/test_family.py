@@ -43,10 +43,10 @@ kinds = pytest.mark.parametrize("finite", [False, True], ids=["box", "branches"]
 
 
 def agent_of(finite: bool, **terms: Any) -> IQLearn:
-    common = {"policy": "soft_actor_critic", "value_states": "mixture", "chi2_states": "mixture"}
-    coefficients = {"discount": DISCOUNT, "chi2_alpha": ALPHA, "temperature": TEMPERATURE, "gradient_penalty": 0.0}
-    own = {"expectile": 0.8, "advantage_temperature": 12.0, "outlier_error": 0.3}
-    config = IQLearnConfig(**common | coefficients | own | terms)
+    common: dict[str, Any] = {"policy": "soft_actor_critic", "value_states": "mixture", "chi2_states": "mixture"}
+    common |= {"discount": DISCOUNT, "chi2_alpha": ALPHA, "temperature": TEMPERATURE, "gradient_penalty": 0.0}
+    common |= {"expectile": 0.8, "advantage_temperature": 12.0, "outlier_error": 0.3}
+    config = IQLearnConfig(**common | terms)
     if finite:
         return DiscreteIQLearn(config, ENCODER, ActionBranches(MultiDiscrete([3, 1, 4])), HIDDEN, True)
     return ContinuousIQLearn(config, ENCODER, UNIT_BOX, HIDDEN, True)

@@ -50,7 +50,7 @@ def test_the_loss_is_its_formula():
 def test_gradients_are_finite_differences():
     torch.manual_seed(0)
     value, q = (torch.randn(5).double().requires_grad_() for _ in range(2))
-    assert torch.autograd.gradcheck(lambda *inputs: expectile_loss(*inputs, 0.9), (value, q), atol=1e-8)
+    assert torch.autograd.gradcheck(lambda value, q: expectile_loss(value, q, 0.9), (value, q), atol=1e-8)
 
 
 def test_weights_are_exponential_and_cut_off():

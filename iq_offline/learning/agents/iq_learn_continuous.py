@@ -31,7 +31,7 @@ class ContinuousIQLearn(IQLearn):
         size = len(unit_box.center)
         self.actor = self.cloning.actor if self.regressed else network(encoder, hidden_sizes, 2 * size)
         self.critic = network(encoder, hidden_sizes, 1, extra=size)
-        self.noise_shape = 3, size
+        self.noise_shape: tuple[int, ...] = (3, size)
         step = Phase("actor", self.actor_loss, config.actor_learning_rate, config.adam_beta1)
         self.phases = self.in_turn(self.critic_loss, (step,))
 

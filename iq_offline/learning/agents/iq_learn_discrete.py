@@ -34,7 +34,7 @@ class DiscreteIQLearn(IQLearn):
         if self.regressed:
             self.actor = self.cloning.actor
         self.critic = network(encoder, hidden_sizes, sum(actions.counts))
-        self.noise_shape = 3, 0
+        self.noise_shape: tuple[int, ...] = (3, 0)
         self.phases = self.in_turn(self.loss, ())
 
     def loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
