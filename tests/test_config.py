@@ -290,7 +290,7 @@ def test_bounded_values_need_bounded_rewards(terms: dict[str, Any], unbounded: d
 
 
 @pytest.mark.parametrize("policy", ["soft_actor_critic", "advantage_weighted"])
-def test_values_in_sample_take_the_datas_own_actions_for_the_policys(policy: Any) -> None:
+def test_values_in_sample_take_the_own_actions_of_the_data(policy: Any) -> None:
     config = dataclasses.replace(MIXED, iq_learn=IQLearnConfig(value="expectile", policy=policy))
     assert resolved(config).iq_learn.value_states == "suboptimal"
     for states in ("mixture", "initial", "expert"):
