@@ -232,7 +232,7 @@ def test_the_tables_say_what_the_rows_say(first: Done) -> None:
         *(("bc", 1, 2), ("bc", 2, 2), ("iq_learn", 1, 2), ("iq_learn", 2, 2))
     ]
     comparisons = pl.read_parquet(folder / "results" / "comparisons.parquet")
-    assert comparisons.select("algorithm", "minus", "pairs").unique().rows() == [("iq_learn", "bc", 2)]
+    assert comparisons.select("algorithm", "minus", "pairs").unique().rows() == [("iq_learn", "BC", 2)]
 
     def score(algorithm: str, count: int, seed: int) -> float:
         name = f"algorithm={algorithm},num_expert_trajectories={count},seed={seed}"
@@ -369,7 +369,7 @@ def test_results_against_another_baseline(finished: Path, capsys: pytest.Capture
     out, _ = succeeds(capsys, "results", finished, "--baseline", "iq_learn")
     assert "difference to IQ-Learn" in out
     comparisons = pl.read_parquet(finished / "results" / "comparisons.parquet")
-    assert comparisons.select("algorithm", "minus").unique().rows() == [("bc", "iq_learn")]
+    assert comparisons.select("algorithm", "minus").unique().rows() == [("bc", "IQ-Learn")]
 
 
 def test_results_of_runs_without_an_environment(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -396,7 +396,7 @@ def test_heat_maps_say_the_interquartile_means() -> None:
         "1 expert trajectory, complete",
         "10 expert trajectories, complete",
     )
-    assert [text.get_text() for text in second.get_xticklabels()] == ["IQ-Learn", "BC", "sqil"]
+    assert [text.get_text() for text in second.get_xticklabels()] == ["IQ-Learn", "BC", "SQIL"]
     assert [text.get_text() for text in first.get_yticklabels()] == ["a/y", "b/x"]
     for axes, count in ((first, 1), (second, 10)):
         told = {text.get_position(): text.get_text() for text in axes.texts}
