@@ -22,6 +22,7 @@ from torch import nn
 
 from iq_offline.data.catalog import ExpertTraining
 from iq_offline.environments.expert_state import load_state, state_of
+from iq_offline.environments.make import make
 from iq_offline.environments.rollout import Act, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
@@ -71,7 +72,7 @@ def train_expert(
     tensors, steps = _saved(state)
     rows = _rows(folder, steps)
     started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
-    judges = [gymnasium.make(environment_id) for _ in range(EVALUATION_EPISODES)]
+    judges = make(environment_id, EVALUATION_EPISODES)
 
     def save(model: Any) -> dict[str, torch.Tensor]:
         tensors = state_of(model) if isinstance(model, OnPolicyAlgorithm) else {}
@@ -126,7 +127,7 @@ def _model(
     for start, others in training.later_arguments:
         arguments |= others if start <= steps else {}
     environment = _environments(environment_id, training)
-    policy = {"net_arch": list(training.hidden_sizes)}
+    policy = {"net_arch": list(training.hidden_sizes)} | arguments.pop("policy_kwargs", {})
     model = algorithm("MlpPolicy", environment, seed=training.seed, policy_kwargs=policy, device="cpu", **arguments)
     if steps:
         model.set_random_seed(training.seed + steps)  # Else it would draw again what it drew at the start.
@@ -185,10 +186,10 @@ def _environments(environment_id: str, training: ExpertTraining) -> Any:
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    def make() -> gymnasium.Env:
-        return Disturbed(Monitor(gymnasium.make(environment_id)))
+    def one() -> gymnasium.Env:
+        return Disturbed(Monitor(*make(environment_id, 1)))
 
-    side_by_side = DummyVecEnv([make] * training.environments)
+    side_by_side = DummyVecEnv([one] * training.environments)
     if not training.normalize:
         return side_by_side
     discount = float(training.arguments.get("gamma", 0.99))

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import io
 import json
+import sys
 import warnings
 from typing import Any
 
@@ -73,6 +74,7 @@ def make(environment: str | EnvSpec, count: int, **options: Any) -> list[gymnasi
     name = environment if isinstance(environment, str) else environment.id
     if name not in registry:
         register_installed()
+    calm_mujoco()
     try:
         return [gymnasium.make(environment, **options) for _ in range(count)]
     except Exception as error:
@@ -110,3 +112,20 @@ def register_installed() -> None:
         for package in ("gymnasium_robotics", "ale_py"):
             if importlib.util.find_spec(package):
                 gymnasium.register_envs(importlib.import_module(package))
+
+
+@functools.cache
+def calm_mujoco() -> None:
+    """MuJoCo's warnings once each, on stderr.
+
+    By itself it repeats them for every environment and writes them into a file of the folder it is run from. What it
+    deprecates in a model's file is for the authors of that file.
+    """
+    said: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in said and "deprecated" not in text:
+            print(f"MuJoCo: {text}", file=sys.stderr)
+        said.add(text)
+
+    importlib.import_module("mujoco").set_mju_user_warning(say)

@@ -24,7 +24,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source
-from iq_offline.environments.make import make
+from iq_offline.environments.make import calm_mujoco, make
 from iq_offline.environments.saved import Lane
 from iq_offline.errors import UserError
 from iq_offline.online_config import OnlineConfig
@@ -50,6 +50,7 @@ class VectorStepper:
     def __init__(self, environment: str | EnvSpec, source: Source, config: OnlineConfig) -> None:
         self.name = environment if isinstance(environment, str) else environment.id
         self.config = config
+        self.in_processes = False
         (first,) = make(environment, 1)
         with contextlib.closing(first):
             for name in ("observation_space", "action_space"):
@@ -127,7 +128,7 @@ class VectorStepper:
         """Turn whatever an environment does wrong into one line."""
         limit = self.config.time_limit
         try:
-            if getattr(self, "in_processes", False):
+            if self.in_processes:
                 with _without_warnings():  # Gymnasium's, of the tracebacks in its processes.
                     yield
             else:
@@ -182,4 +183,5 @@ def _lane(environment: str | EnvSpec, index: int, parent: int) -> gymnasium.Env:
     if os.getpid() != parent:  # The vector builds one here as well, to look at.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    calm_mujoco()
     return Lane(gymnasium.make(environment, disable_env_checker=True), index)

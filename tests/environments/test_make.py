@@ -1,6 +1,7 @@
 """Which environments are built: those that are installed, never code that a dataset names unasked."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,22 @@ def test_instances_are_independent() -> None:
     state = two.unwrapped.state.copy()  # type: ignore[attr-defined]
     one.step(one.action_space.sample())
     assert (two.unwrapped.state == state).all()  # type: ignore[attr-defined]
+
+
+def test_mujoco_warns_once_and_writes_no_file(tmp_path: Path) -> None:
+    program = """
+from iq_offline.environments.make import make
+for environment in make("HalfCheetah-v5", 2):
+    environment.reset(seed=0)
+    for _ in range(2):
+        environment.unwrapped.set_state(environment.unwrapped.init_qpos, environment.unwrapped.init_qvel + 1e30)
+        environment.step(environment.action_space.low)
+"""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert [line for line in done.stderr.splitlines() if "MuJoCo" in line or "deprecated" in line] == [
+        "MuJoCo: Nan, Inf or huge value in QVEL at DOF 0. The simulation is unstable. Time = 0.0000."
+    ]
+    assert not list(folder.iterdir())
