@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
@@ -35,9 +35,6 @@ from iq_offline.dataset_cli import Datasets, run_dataset_command
 from iq_offline.errors import InterruptedCommandError, UserError
 from iq_offline.run_table import print_table
 from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
-
-if TYPE_CHECKING:
-    pass
 
 Arguments_ = TypeVar("Arguments_")
 
@@ -106,10 +103,12 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
         )
         about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}. Only --online meets an environment."
         given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
+        if given.meets_environment and not given.online.env_steps:
+            given = dataclasses.replace(given, online=dataclasses.replace(given.online, env_steps=FROM_SCRATCH))
         then = next_recipe(name)
         more = load_recipe(then)[0] if then else None
         _train(recipe.recipe, given, more and more.recipe)
-        if more and given.data == recipe.data and not (given.meets_environment or given.online.env_steps):
+        if more and given.data == recipe.data and not given.online.env_steps:
             output = given.output and given.output / more.recipe
             print()
             _train(more.recipe, dataclasses.replace(given, data=more.data, output=output))
@@ -173,11 +172,9 @@ def _in_one_line(complaint: str) -> str:
 def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     """Train and evaluate the algorithms, and print what came out; ``beside``: a folder that may be among theirs."""
     sections = ("seed", "fast", "data", "training", *ALGORITHMS, "online", "evaluation")
-    algorithms, online = given.algorithms, given.online
-    if given.meets_environment and not online.env_steps:
-        online = dataclasses.replace(online, env_steps=FROM_SCRATCH)
-    table = {name: getattr(given, name) for name in sections} | {"recipe": recipe, "online": online}
-    if online.env_steps:
+    table = {name: getattr(given, name) for name in sections} | {"recipe": recipe}
+    algorithms = given.algorithms
+    if given.online.env_steps:
         algorithms = tuple(name for name in algorithms if name in MEETS_ENVIRONMENTS)
     configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in algorithms]
     if not configs:
@@ -277,8 +274,8 @@ def default_folder(recipe: str, given: RunArguments) -> Path:
         f"{part.dataset.replace('/', '-')}{part.episodes or ''}{'-hidden' if part.hidden else ''}"
         for part in data.suboptimal
     ]
-    online = given.meets_environment or given.online.env_steps
-    words += ["finetuned" if given.online.start else "online"] * bool(online) + ["fast"] * given.fast
+    online = given.online
+    words += ["finetuned" if online.start else "online"] * bool(online.env_steps) + ["fast"] * given.fast
     return Path("runs") / recipe / "-".join(words)
 
 

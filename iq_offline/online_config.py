@@ -4,15 +4,14 @@ import dataclasses
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from iq_offline.errors import UserError
+from iq_offline.iq_learn_config import STRICT, Positive
 
-Count = Annotated[int, Field(ge=1)]
 
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class OnlineConfig:
     """Meeting the environment, from scratch or to fine-tune an offline run. Its reward is never learned from."""
 
@@ -21,13 +20,13 @@ class OnlineConfig:
     start: str = ""
     """The offline run to fine-tune: its folder; 'offline' for one that this run trains first, in a folder of that name
     within its own. From scratch where none is given."""
-    environments: Count = 1
+    environments: Positive = 1
     """Copies of the environment, stepped side by side."""
     in_processes: Literal["auto", "yes", "no"] = "auto"
     """Each copy in a process of its own, or all in this one: the same result. auto: what a first look finds faster."""
     updates_per_env_step: Annotated[float, Field(gt=0)] = 1.0
     """Gradient steps for each step in the environment, after the first ``start_steps``."""
-    start_steps: Count = 1_000
+    start_steps: Positive = 1_000
     """Steps before the first update: uniformly random from scratch, by the policy in fine-tuning."""
     replay_size: Annotated[int, Field(ge=100)] = 1_000_000
     """Online transitions kept at most: the oldest make room. The fixed data stay whole."""
@@ -35,7 +34,7 @@ class OnlineConfig:
     """Share of each batch that is online; the rest is divided among the fixed data as offline."""
     critic_warmup: Annotated[int, Field(ge=0)] = 1_000
     """Fine-tuning: updates in which the critic moves and the actor does not."""
-    evaluate_every: Count = 5_000
+    evaluate_every: Positive = 5_000
     """Steps in the environment between averaged policies that are kept, and scored after training."""
     time_limit: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that one step, or one reset, of all copies together may take."""

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iq_offline.training.training import under
+
 STATISTICS = ("obs_rms", "ret_rms")
 NUMBERS = ("mean", "var", "count")
 
@@ -23,15 +25,15 @@ def state_of(model: Any) -> dict[str, Tensor]:
 
 def load_state(model: Any, tensors: dict[str, Tensor]) -> None:
     """Bring a fresh model to a state that :func:`state_of` gave."""
-    model.policy.load_state_dict(_under("policy/", tensors))
+    model.policy.load_state_dict(under("policy/", tensors))
     optimizer = model.policy.optimizer
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under("optimizer/", tensors).items():
+    for name, value in under("optimizer/", tensors).items():
         index, moment = name.split("/")
         moments.setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     for name, statistics in _statistics(model).items():
-        numbers = _under(f"{name}/", tensors)
+        numbers = under(f"{name}/", tensors)
         statistics.mean, statistics.var = (numbers[number].numpy().copy() for number in ("mean", "var"))
         statistics.count = float(numbers["count"])
 
@@ -39,7 +41,3 @@ def load_state(model: Any, tensors: dict[str, Tensor]) -> None:
 def _statistics(model: Any) -> dict[str, Any]:
     normalizer = model.get_vec_normalize_env()
     return {} if normalizer is None else {name: getattr(normalizer, name) for name in STATISTICS}
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -16,6 +16,7 @@ from iq_offline.learning.learner import Learner, named_leaves
 from iq_offline.learning.objective import discrete_soft_value, iq_loss, sqil_loss, telescoped_value
 from tests.learning import test_agents as box
 from tests.learning import test_discrete_agents as finite
+from tests.learning.gradients import slopes
 
 CONFIG = SQILConfig(discount=0.9, temperature=0.2, other_weight=0.6)
 
@@ -77,22 +78,11 @@ def test_gradients_are_finite_differences():
     agent = ContinuousSQIL(CONFIG, box.ENCODER, box.UNIT_BOX, box.HIDDEN)
     batch, noise = box.draw_batch(True)
     parameters = perturbed(agent)
-    step = 1e-6
     for phase in agent.phases:
         leaves = [leaf.requires_grad_() for _, leaf in named_leaves(parameters[phase.group])]
-        gradients = torch.autograd.grad(phase.loss(parameters, batch, noise)[0], leaves)
-        with torch.no_grad():
-            for leaf, gradient in zip(leaves, gradients, strict=True):
-                flat = leaf.view(-1)
-                for index in range(0, len(flat), 7):
-                    losses = []
-                    for sign in (1, -2):
-                        flat[index] += sign * step
-                        losses.append(phase.loss(parameters, batch, noise)[0].item())
-                    flat[index] += step
-                    difference = (losses[0] - losses[1]) / (2 * step)
-                    assert difference == pytest.approx(gradient.view(-1)[index].item(), rel=1e-5, abs=1e-7)
-        assert max(gradient.abs().max() for gradient in gradients) > 1e-3
+        exact, differences = slopes(phase.loss, (parameters, batch, noise), leaves, 7)
+        assert differences == pytest.approx(exact, rel=1e-5, abs=1e-7)
+        assert max(map(abs, exact)) > 1e-3
 
 
 STATES, ACTIONS, DISCOUNT, TEMPERATURE, WEIGHT = 3, 2, 0.9, 0.4, 0.5

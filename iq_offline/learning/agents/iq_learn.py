@@ -12,7 +12,7 @@ from torch.func import grad
 from iq_offline.config import BCConfig, IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of, tensors
+from iq_offline.learning.agents import Metrics, Phase, Transitions, UnitBox, call, fresh, normalized, rows_of, tensors
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.soft_q import SoftQ
 from iq_offline.learning.in_sample import advantage_weights, expectile_loss
@@ -97,14 +97,11 @@ class IQLearn(SoftQ):
         """The objective, minimised in Q; the policy is held fixed, V(s') comes from the target critic, if any."""
         config, coefficients = self.config, tensors(parameters["coefficients"])
         discount, chi2_alpha = coefficients["discount"], coefficients["chi2_alpha"]
-        state = normalized(parameters, rows_of(batch, self.states, "observation"))
-        next_state = normalized(parameters, rows_of(batch, self.states, "next", "observation"))
-        action = self.as_input(rows_of(batch, self.states, "action"))
-        terminated = rows_of(batch, self.states, "next", "terminated")
-        draws = rows_of(noise, self.states)
+        rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
+        state, action, terminated = rows.state, self.as_input(rows.action), rows.terminated
 
         q = self.q(parameters["critic"], state, action)
-        next_value = self.value(parameters, self.next_critic, next_state, draws[:, 0])
+        next_value = self.value(parameters, self.next_critic, rows.next_state, draws[:, 0])
         experts = len(batch["expert", "action"])
         share = experts / len(q)
         if config.clip_targets or config.absorbing_value == "bound":
@@ -119,9 +116,9 @@ class IQLearn(SoftQ):
         elif config.value_states == "suboptimal":
             value_term = reward[experts:].mean()
         else:
-            rows = experts if config.value_states == "expert" else len(q)
-            value = self.value(parameters, "critic", state[:rows], draws[:rows, 1])
-            value_term = telescoped_value(value, next_value[:rows], terminated[:rows], discount)
+            count = experts if config.value_states == "expert" else len(q)
+            value = self.value(parameters, "critic", state[:count], draws[:count, 1])
+            value_term = telescoped_value(value, next_value[:count], terminated[:count], discount)
         regularized = reward[:experts] if config.chi2_states == "expert" else reward
         at_expert = parameters["critic"], state[:experts], action[:experts]
         penalty = self.slope(*at_expert)

@@ -7,11 +7,10 @@ from torch.func import grad
 
 from iq_offline.config import IQLearnConfig
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, UnitBox, call, normalized, rows_of, tensors
+from iq_offline.learning.agents import UnitBox, call
 from iq_offline.learning.agents.iq_learn import IQLearn
 from iq_offline.learning.agents.soft_q import SoftActorCritic
-from iq_offline.learning.networks import gaussian, sample_squashed
-from iq_offline.learning.objective import soft_policy_loss
+from iq_offline.learning.networks import gaussian
 
 
 class ContinuousIQLearn(IQLearn, SoftActorCritic):
@@ -29,27 +28,14 @@ class ContinuousIQLearn(IQLearn, SoftActorCritic):
         self.make_networks(encoder, unit_box, hidden_sizes)
         self.phases = self.in_turn(*self.phases)
 
-    def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """One soft actor-critic policy step on the states of the data, anchored to the expert's actions if asked for.
-
-        The anchor is that of TD3+BC (Fujimoto and Gu, 2021), here to the labelled expert alone.
-        """
-        coefficients = tensors(parameters["coefficients"])
-        state = normalized(parameters, rows_of(batch, self.states, "observation"))
-        draws = rows_of(noise, self.states)
-        mean, std = gaussian(call(self.actor, parameters["actor"], state))
-        action, log_probability = sample_squashed(mean, std, draws[:, 2])
-        expert_action = self.as_input(batch["expert", "action"])
-        error = (torch.tanh(mean[: len(expert_action)]) - expert_action).square().sum(-1).mean()
-        loss = coefficients["behavior_anchor"] * error
-        if self.config.actor_follows_critic:
-            q = self.q(parameters["critic"], state, action)
-            loss = loss + soft_policy_loss(q, log_probability, coefficients["temperature"])
-        return loss, {
-            "actor/loss": loss,
-            "actor/entropy": -log_probability.mean(),
-            "actor/squared_error": error,
-        }
+    def policy_loss(
+        self, parameters: TensorDict, state: Tensor, action: Tensor, log_probability: Tensor, error: Tensor
+    ) -> Tensor:
+        """Anchored to the expert's actions if asked for, as TD3+BC is (Fujimoto and Gu, 2021) to all of the data."""
+        anchor = parameters["coefficients", "behavior_anchor"] * error
+        if not self.config.actor_follows_critic:
+            return anchor
+        return anchor + super().policy_loss(parameters, state, action, log_probability, error)
 
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """A regressed policy is its mean alone, without an entropy."""

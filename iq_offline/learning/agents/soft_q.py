@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, constants, fresh, normalized
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, constants, fresh, normalized, rows_of
 from iq_offline.learning.networks import (
     branch_values,
     chosen_branches,
@@ -22,7 +22,7 @@ from iq_offline.learning.networks import (
     sample_squashed,
     squashed_log_probability,
 )
-from iq_offline.learning.objective import discrete_soft_value, implied_reward, soft_value
+from iq_offline.learning.objective import discrete_soft_value, implied_reward, soft_policy_loss, soft_value
 
 
 class SoftQ(ABC):
@@ -37,6 +37,8 @@ class SoftQ(ABC):
     discount: float
     noise_shape: tuple[int, ...]
     phases: tuple[Phase, ...]
+    states: tuple[str, ...]
+    """Kinds of data, the expert's first, on whose states the losses are."""
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """The critic drawn from torch's global generator; the target starts as the critic."""
@@ -79,7 +81,7 @@ class SoftQ(ABC):
 
 
 class SoftActorCritic(SoftQ):
-    """Actions in a box: an actor of its own, whose loss is the subclass's."""
+    """Actions in a box: an actor of its own, which follows the critic."""
 
     averaged = "actor"
 
@@ -107,9 +109,34 @@ class SoftActorCritic(SoftQ):
         parameters["actor"] = fresh(self.actor)
         return parameters
 
-    @abstractmethod
     def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """What the actor is moved by; the critic is held fixed."""
+        """One policy step on the states of the data, by :meth:`policy_loss`; the critic is held fixed."""
+        state = normalized(parameters, rows_of(batch, self.states, "observation"))
+        mean, std = gaussian(call(self.actor, parameters["actor"], state))
+        action, log_probability = sample_squashed(mean, std, rows_of(noise, self.states)[:, 2])
+        expert_action = self.as_input(batch["expert", "action"])
+        error = (torch.tanh(mean[: len(expert_action)]) - expert_action).square().sum(-1).mean()
+        loss = self.policy_loss(parameters, state, action, log_probability, error)
+        return loss, {
+            "actor/loss": loss,
+            "actor/entropy": -log_probability.mean(),
+            "actor/squared_error": error,
+        }
+
+    def policy_loss(
+        self, parameters: TensorDict, state: Tensor, action: Tensor, log_probability: Tensor, error: Tensor
+    ) -> Tensor:
+        """That of soft actor-critic.
+
+        Args:
+            parameters: all of them.
+            state: as the networks read it.
+            action: of the policy, with gradients.
+            log_probability: of this action.
+            error: E_E[|tanh(mean(s)) - a|²], which not every policy minds.
+        """
+        q = self.q(parameters["critic"], state, action)
+        return soft_policy_loss(q, log_probability, parameters["coefficients", "temperature"])
 
     def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
         """From the squashed Gaussian."""

@@ -13,10 +13,9 @@ from torch import Tensor
 from iq_offline.baselines import SQILConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Transitions, UnitBox, call, normalized, rows_of
+from iq_offline.learning.agents import Metrics, Transitions, UnitBox, rows_of
 from iq_offline.learning.agents.soft_q import SoftActorCritic, SoftmaxOfQ, SoftQ
-from iq_offline.learning.networks import gaussian, sample_squashed
-from iq_offline.learning.objective import implied_reward, soft_policy_loss, sqil_loss
+from iq_offline.learning.objective import implied_reward, sqil_loss
 
 SQIL_COEFFICIENTS = ("discount", "temperature", "other_weight")
 """Keys of :class:`SQILConfig` that are factors in a loss: the learners of a population may have different ones."""
@@ -32,13 +31,14 @@ class SQIL(SoftQ):
 
     config: SQILConfig
     coefficients = SQIL_COEFFICIENTS
+    kinds: tuple[str, ...]
     unread: tuple[str, ...] = ()
 
     def __init__(self, config: SQILConfig, others: tuple[str, ...] = ("suboptimal",)) -> None:
         self.config = config
         self.discount = config.discount
         self.target_update_rate = config.target_update_rate
-        self.kinds: tuple[str, ...] = ("expert", *others)
+        self.states = self.kinds = ("expert", *others)
 
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The squared soft Bellman errors; the policy is held fixed, V(s') comes from the target critic."""
@@ -81,21 +81,6 @@ class ContinuousSQIL(SoftActorCritic, SQIL):
     ) -> None:
         super().__init__(config, others)
         self.make_networks(encoder, unit_box, hidden_sizes)
-
-    def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """One soft actor-critic policy step on the states of all data."""
-        state = normalized(parameters, rows_of(batch, self.kinds, "observation"))
-        mean, std = gaussian(call(self.actor, parameters["actor"], state))
-        action, log_probability = sample_squashed(mean, std, rows_of(noise, self.kinds)[:, 2])
-        q = self.q(parameters["critic"], state, action)
-        loss = soft_policy_loss(q, log_probability, parameters["coefficients", "temperature"])
-        expert_action = self.as_input(batch["expert", "action"])
-        error = (mean[: len(expert_action)].tanh() - expert_action).square().sum(-1).mean()
-        return loss, {
-            "actor/loss": loss,
-            "actor/entropy": -log_probability.mean(),
-            "actor/squared_error": error,
-        }
 
 
 class DiscreteSQIL(SoftmaxOfQ, SQIL):

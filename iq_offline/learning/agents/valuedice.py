@@ -120,8 +120,8 @@ class ValueDICE(ABC):
         """The policy's actions as :meth:`nu` takes them, with gradients."""
 
     @abstractmethod
-    def nu(self, nu: TensorDict, state: Tensor, action: Tensor) -> Tensor:
-        """Values of shape ``(batch,)``; expectations, where an action is a distribution."""
+    def nu(self, nu: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
+        """Values of shape ``(batch,)``; expectations, if actions are distributions. ``twice``: as in :func:`call`."""
 
     def _objective(
         self, parameters: TensorDict, nu: TensorDict, actor: TensorDict, batch: TensorDict, noise: TensorDict
@@ -161,7 +161,7 @@ class ValueDICE(ABC):
         state = torch.lerp(rows.next_state.roll(1, 0), rows.state, share)
         action = torch.lerp(next_action.roll(1, 0), action, share)
         by = (0,) if isinstance(self.actions, ActionBranches) else (0, 1)
-        slopes = torch.cat(grad(lambda s, a: self.nu(nu, s, a).sum(), argnums=by)(state, action), -1)
+        slopes = torch.cat(grad(lambda s, a: self.nu(nu, s, a, twice=True).sum(), argnums=by)(state, action), -1)
         return (slopes.square().sum(-1).add(1e-12).sqrt() - 1).square().mean()
 
 
@@ -186,9 +186,9 @@ class ContinuousValueDICE(ValueDICE):
         centre, std = gaussian(call(self.cloning.actor, actor, state))
         return sample_squashed(centre, std, noise)[0]
 
-    def nu(self, nu: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+    def nu(self, nu: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
         """One number from the state and the action."""
-        return call(self.nu_network, nu, torch.cat([state, action], -1)).squeeze(-1)
+        return call(self.nu_network, nu, torch.cat([state, action], -1), twice).squeeze(-1)
 
 
 class DiscreteValueDICE(ValueDICE):
@@ -212,6 +212,6 @@ class DiscreteValueDICE(ValueDICE):
         branches = call(self.cloning.actor, actor, state).split(self.counts, -1)
         return torch.cat([torch.softmax(branch, -1) for branch in branches], -1)
 
-    def nu(self, nu: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+    def nu(self, nu: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
         """Over such probabilities, or ones and zeros."""
-        return (call(self.nu_network, nu, state) * action).sum(-1)
+        return (call(self.nu_network, nu, state, twice) * action).sum(-1)
