@@ -33,6 +33,7 @@ from iq_offline.config import (
 )
 from iq_offline.dataset_cli import Datasets, run_dataset_command
 from iq_offline.errors import InterruptedCommandError, UserError
+from iq_offline.online_config import MEETS_ENVIRONMENTS
 from iq_offline.run_table import print_table
 from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
 
@@ -40,7 +41,6 @@ Arguments_ = TypeVar("Arguments_")
 
 Unprefixed = tyro.conf.arg(name="")
 
-MEETS_ENVIRONMENTS = ("iq_learn",)
 FROM_SCRATCH, FINE_TUNING = 300_000, 100_000
 """Steps in the environment where none are given."""
 
@@ -178,7 +178,7 @@ def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
         algorithms = tuple(name for name in algorithms if name in MEETS_ENVIRONMENTS)
     configs = [from_table(RunConfig, table | {"algorithm": name}, "command line") for name in algorithms]
     if not configs:
-        known = f"{', '.join(ALGORITHMS)} can, online {' and '.join(MEETS_ENVIRONMENTS)} alone"
+        known = f"{', '.join(ALGORITHMS)} can, online {' and '.join(MEETS_ENVIRONMENTS)}"
         raise UserError(f"--algorithms names none that can be trained: {known}")
     from iq_offline.experiment import Options, run_all
 

@@ -238,10 +238,10 @@ def resolved(config: RunConfig) -> RunConfig:
         config = dataclasses.replace(config, online=checked_online(config))
     if config.algorithm == "bc" and config.bc.imitate == "everything" and not config.data.suboptimal:
         raise UserError("bc.imitate = 'everything' needs suboptimal data: give --suboptimal, or use 'expert'")
-    if config.algorithm == "sqil" and not config.data.suboptimal:
+    if config.algorithm == "sqil" and not mixed:
         raise UserError(
-            "sqil needs suboptimal data: give --suboptimal; on expert data alone every reward is 1 and nothing tells "
-            "actions apart (its regularised behavioral cloning is iq_learn with iq_learn.value_states = 'expert')"
+            "sqil needs suboptimal or online data: give --suboptimal; on expert data alone every reward is 1 and "
+            "nothing tells actions apart (its regularised behavioral cloning is iq_learn with iq_learn.value_states = 'expert')"
         )
     return config
 

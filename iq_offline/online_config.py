@@ -10,6 +10,9 @@ from pydantic.dataclasses import dataclass
 from iq_offline.errors import UserError
 from iq_offline.iq_learn_config import STRICT, Positive
 
+MEETS_ENVIRONMENTS = ("iq_learn", "sqil")
+"""The algorithms that have an online stage."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class OnlineConfig:
@@ -61,9 +64,10 @@ def checked_online(config: Any) -> OnlineConfig:
         steps = {"env_steps": 300 * online.environments, "start_steps": 100, "evaluate_every": 100}
         online = dataclasses.replace(online, critic_warmup=min(20, online.critic_warmup), **steps)
     policy, start, steps = config.iq_learn.policy, online.start_steps, online.env_steps
-    if config.algorithm != "iq_learn":
-        raise UserError(f"algorithm {config.algorithm!r} has no online stage: use 'iq_learn', or online.env_steps = 0")
-    if policy != "soft_actor_critic":
+    if config.algorithm not in MEETS_ENVIRONMENTS:
+        others = " or ".join(map(repr, MEETS_ENVIRONMENTS))
+        raise UserError(f"algorithm {config.algorithm!r} has no online stage: use {others}, or online.env_steps = 0")
+    if config.algorithm == "iq_learn" and policy != "soft_actor_critic":
         raise UserError(f"iq_learn.policy = {policy!r} is for fixed data alone: online it is 'soft_actor_critic'")
     if config.training.prefetch:
         raise UserError("online batches cannot be drawn ahead, they would lack the newest steps: prefetch must be 0")

@@ -259,8 +259,8 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
         return ContinuousValueDICE(config.valuedice, observations, taken, hidden, mixed)
     if config.algorithm == "sqil":
         if isinstance(taken, ActionBranches):
-            return DiscreteSQIL(config.sqil, observations, taken, hidden)
-        return ContinuousSQIL(config.sqil, observations, taken, hidden)
+            return DiscreteSQIL(config.sqil, observations, taken, hidden, others)
+        return ContinuousSQIL(config.sqil, observations, taken, hidden, others)
     if chosen := POLICIES.get(resolved(config).iq_learn.policy):
         return chosen(config.iq_learn, observations, taken, hidden)
     if isinstance(taken, ActionBranches):

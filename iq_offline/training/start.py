@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from iq_offline.errors import UserError
-from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
+from iq_offline.learning.agents.soft_q import SoftmaxOfQ
 from iq_offline.learning.learner import Learner
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import LATEST
@@ -15,7 +15,7 @@ from iq_offline.training.training import under
 
 @torch.no_grad()
 def start_from(learner: Learner, folder: Path) -> bool:
-    """Load an offline run into a fresh learner of IQ-Learn, whose data and sizes of networks are that run's.
+    """Load an offline run into a fresh learner of a soft Q, whose data and sizes of networks are that run's.
 
     What acts begins as the averaged policy, which is what that run was scored by: the current one circles around it.
     Of soft actor-critic runs everything else is taken too: critic, target, and the optimiser's moments. Runs without
@@ -58,7 +58,7 @@ def start_from(learner: Learner, folder: Path) -> bool:
 def _acting(average: dict[str, Tensor], learner: Learner, has_critic: bool) -> dict[str, Tensor]:
     """The averaged weights, as those of what acts in this agent."""
     agent = learner.agent
-    if has_critic or not isinstance(agent, DiscreteIQLearn):
+    if has_critic or not isinstance(agent, SoftmaxOfQ):
         return average
     last = max(int(name.split(".")[0]) for name in average if name[0].isdigit())
     scale = agent.config.temperature

@@ -161,6 +161,6 @@ def test_regularised_cloning_is_iq_learn_on_the_experts_states():
 
 
 def test_expert_data_alone_are_refused():
-    with pytest.raises(UserError, match="sqil needs suboptimal data"):
+    with pytest.raises(UserError, match="sqil needs suboptimal or online data"):
         resolved(RunConfig(algorithm="sqil"))
     resolved(RunConfig(algorithm="sqil", data=DataConfig(suboptimal=(Suboptimal("hopper/random"),))))

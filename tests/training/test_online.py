@@ -130,15 +130,17 @@ def test_every_batch_has_exact_fractions(suboptimal: bool, tmp_path: Path):
         begun(replace(config, online=replace(config.online, online_fraction=0.01)), tmp_path / "none")
 
 
-@pytest.mark.parametrize("algorithm", ["continuous", "discrete"])
-def test_rewards_reach_nothing(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("algorithm", ["iq_learn", "sqil"])
+@pytest.mark.parametrize("actions", ["continuous", "discrete"])
+def test_rewards_reach_nothing(actions: str, algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With every reward NaN the weights, the data and the random states are the same bits; returns are not."""
-    if algorithm == "continuous":
+    if actions == "continuous":
         point_dataset("test/point-v0")
         config = online_config()
     else:
         environment_dataset("test/pole-v0", "CartPole-v1")
         config = online_config("test/pole-v0")
+    config = replace(config, algorithm=algorithm)
     trained(config, tmp_path / "paid")
     step = VectorStepper.step
 
