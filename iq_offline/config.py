@@ -241,7 +241,7 @@ def resolved(config: RunConfig) -> RunConfig:
     if config.algorithm == "sqil" and not mixed:
         raise UserError(
             "sqil needs suboptimal or online data: give --suboptimal; on expert data alone every reward is 1 and "
-            "nothing tells actions apart (its regularised behavioral cloning is iq_learn with iq_learn.value_states = 'expert')"
+            "nothing tells actions apart (its regularised behavioral cloning is iq_learn with value_states = 'expert')"
         )
     return config
 
