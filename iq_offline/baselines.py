@@ -62,3 +62,25 @@ class SQILConfig:
     """Adam's momentum for both."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class GAILConfig:
+    """Coefficients of GAIL, which is for the online stage alone. They have not been tuned."""
+
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Gamma."""
+    temperature: Annotated[float, Field(gt=0)] = 0.01
+    """Entropy coefficient, fixed."""
+    gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of E[(|dlogit| - 1)²] between the expert's transitions and others."""
+    discriminator_learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    critic_learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    actor_learning_rate: Rate = 3e-4
+    """Adam's, at the start."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's momentum for all three."""
+    target_update_rate: Rate = 0.005
+    """How fast the target critic follows."""

@@ -19,6 +19,7 @@ from iq_offline.config import (
     BCConfig,
     DataConfig,
     EvaluationConfig,
+    GAILConfig,
     IQLearnConfig,
     OnlineConfig,
     RunConfig,
@@ -60,6 +61,7 @@ class RunArguments:
     bc: BCConfig
     valuedice: ValueDICEConfig
     sqil: SQILConfig
+    gail: GAILConfig
     online: OnlineConfig
     evaluation: EvaluationConfig
     meets_environment: Annotated[bool, tyro.conf.arg(name="online")] = False
@@ -95,6 +97,7 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
             bc=recipe.bc,
             valuedice=recipe.valuedice,
             sqil=recipe.sqil,
+            gail=recipe.gail,
             online=recipe.online,
             evaluation=recipe.evaluation,
             algorithms=algorithms,  # type: ignore[arg-type]

@@ -14,15 +14,21 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from tyro.constructors import PrimitiveConstructorSpec
 
-from iq_offline.baselines import BCConfig, SQILConfig, ValueDICEConfig
+from iq_offline.baselines import BCConfig, GAILConfig, SQILConfig, ValueDICEConfig
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
 from iq_offline.iq_learn_config import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
 from iq_offline.online_config import OnlineConfig, checked_online
 
-Algorithm = Literal["iq_learn", "bc", "valuedice", "sqil"]
+Algorithm = Literal["iq_learn", "bc", "valuedice", "sqil", "gail"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
-LABELS: dict[str, str] = {"iq_learn": "IQ-Learn", "bc": "BC", "valuedice": "ValueDICE", "sqil": "SQIL"}
+LABELS: dict[str, str] = {
+    "iq_learn": "IQ-Learn",
+    "bc": "BC",
+    "valuedice": "ValueDICE",
+    "sqil": "SQIL",
+    "gail": "GAIL",
+}
 """The algorithms' names for people."""
 
 
@@ -166,6 +172,7 @@ class RunConfig:
     bc: BCConfig = BCConfig()
     valuedice: ValueDICEConfig = ValueDICEConfig()
     sqil: SQILConfig = SQILConfig()
+    gail: GAILConfig = GAILConfig()
     online: OnlineConfig = OnlineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -238,6 +245,8 @@ def resolved(config: RunConfig) -> RunConfig:
         config = dataclasses.replace(config, online=checked_online(config))
     if config.algorithm == "bc" and config.bc.imitate == "everything" and not config.data.suboptimal:
         raise UserError("bc.imitate = 'everything' needs suboptimal data: give --suboptimal, or use 'expert'")
+    if config.algorithm == "gail" and not config.is_online:
+        raise UserError("gail needs the environment: give --online (or online.env_steps in a recipe)")
     if config.algorithm == "sqil" and not mixed:
         raise UserError(
             "sqil needs suboptimal or online data: give --suboptimal; on expert data alone every reward is 1 and "

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from iq_offline.errors import UserError
 from iq_offline.iq_learn_config import STRICT, Positive
 
-MEETS_ENVIRONMENTS = ("iq_learn", "sqil")
+MEETS_ENVIRONMENTS = ("iq_learn", "sqil", "gail")
 """The algorithms that have an online stage."""
 
 

@@ -11,6 +11,7 @@ from iq_offline.config import (
     BCConfig,
     DataConfig,
     EvaluationConfig,
+    GAILConfig,
     IQLearnConfig,
     OnlineConfig,
     RunConfig,
@@ -35,6 +36,7 @@ SECTIONS = {
     "bc": BCConfig,
     "valuedice": ValueDICEConfig,
     "sqil": SQILConfig,
+    "gail": GAILConfig,
     "online": OnlineConfig,
     "evaluation": EvaluationConfig,
 }
@@ -65,6 +67,7 @@ DIFFERENT = RunConfig(
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),
     valuedice=ValueDICEConfig(0.95, "initial", 0.25, 0.3, 0.2, 2e-2, 3e-2, 0.45),
     sqil=SQILConfig(0.96, 0.35, 0.6, 2.5e-2, 3.5e-2, 0.46, 0.124),
+    gail=GAILConfig(0.97, 0.45, 9.0, 4e-3, 2.6e-2, 3.6e-2, 0.47, 0.125),
     online=OnlineConfig(1001, "some/run", 7, "yes", 0.5, 12, 101, 0.25, 13, 14, 1.5),
     evaluation=EvaluationConfig(3, 4),
 )
@@ -144,7 +147,7 @@ def test_nothing_is_suggested_where_nothing_is_near() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
-        ("", "algorithm", "gail"),
+        ("", "algorithm", "dac"),
         ("", "seed", -1),
         ("", "seed", "one"),
         ("", "seed", 1.5),
@@ -380,7 +383,7 @@ def test_algorithms_of_a_recipe(line: str, expected: tuple[str, ...], tmp_path: 
     assert config == RunConfig(algorithm=config.algorithm, seed=3)
 
 
-@pytest.mark.parametrize("value", ['["bc", "gail"]', '"gail"', "3", '[["bc"]]', "{bc = 1}"])
+@pytest.mark.parametrize("value", ['["bc", "dac"]', '"dac"', "3", '[["bc"]]', "{bc = 1}"])
 def test_wrong_algorithms_of_a_recipe(value: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(f"algorithms = {value}\n")

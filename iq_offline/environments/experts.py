@@ -187,7 +187,7 @@ def _environments(environment_id: str, training: ExpertTraining) -> Any:
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     def one() -> gymnasium.Env:
-        return Disturbed(Monitor(*make(environment_id, 1)))
+        return Disturbed(Monitor(make(environment_id, 1)[0]))
 
     side_by_side = DummyVecEnv([one] * training.environments)
     if not training.normalize:

@@ -103,8 +103,13 @@ def beyond_half(reward: Values) -> Float[Tensor, ""]:
     return (reward.abs() - 0.5).clamp(min=0).square().mean()
 
 
+def away_from_one(slopes: Float[Tensor, "batch inputs"]) -> Float[Tensor, ""]:
+    """E[(|slope| - 1)²]: a gradient penalty (Gulrajani et al., 2017)."""
+    return (slopes.square().sum(-1).add(1e-12).sqrt() - 1).square().mean()
+
+
 def beyond_one(slopes: Float[Tensor, "batch inputs"]) -> Float[Tensor, ""]:
-    """E[max(0, |slope| - 1)²]: a gradient penalty on one side (Gulrajani et al., 2017)."""
+    """E[max(0, |slope| - 1)²]: the same on one side."""
     return (slopes.square().sum(-1).add(1e-12).sqrt() - 1).clamp(min=0).square().mean()
 
 

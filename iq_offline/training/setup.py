@@ -18,6 +18,7 @@ from iq_offline.errors import UserError
 from iq_offline.learning.agents import Agent, UnitBox, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS, POLICIES, ChosenImitation
+from iq_offline.learning.agents.gail import GAIL, GAIL_COEFFICIENTS
 from iq_offline.learning.agents.iq_learn import COEFFICIENTS, IN_SAMPLE_COEFFICIENTS
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
@@ -34,6 +35,7 @@ FACTORS = {
     "bc": (),
     "valuedice": VALUEDICE_COEFFICIENTS,
     "sqil": SQIL_COEFFICIENTS,
+    "gail": GAIL_COEFFICIENTS,
 }
 """For each algorithm the keys of its section that are factors in a loss: they may differ within a population."""
 
@@ -261,6 +263,10 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
         if isinstance(taken, ActionBranches):
             return DiscreteSQIL(config.sqil, observations, taken, hidden, others)
         return ContinuousSQIL(config.sqil, observations, taken, hidden, others)
+    if config.algorithm == "gail":
+        if isinstance(taken, ActionBranches):
+            raise UserError("gail is for actions in a box; with finitely many there are iq_learn and sqil")
+        return GAIL(config.gail, observations, taken, hidden, others)
     if chosen := POLICIES.get(resolved(config).iq_learn.policy):
         return chosen(config.iq_learn, observations, taken, hidden)
     if isinstance(taken, ActionBranches):

@@ -322,7 +322,7 @@ def test_actions_outside_the_box_are_clipped(root: Path, output: Path, capsys: p
         (["--dtype", "float16"], "dtype"),
         (["--device", "nonsense"], "nonsense"),
         (["--device", "cuda:77"], "cuda:77"),
-        (["--algorithms", "gail"], "algorithms"),
+        (["--algorithms", "dac"], "algorithms"),
         (["--subsample", "0"], "subsample = 0"),
         (["--iq-learn.discount", "1.0"], "discount = 1"),
         (["--iq-learn.value-states", "mixture"], "iq_learn.value_states = 'mixture' needs suboptimal data"),

@@ -509,7 +509,7 @@ def test_wrong_commands(arguments: list[str], expected: str, here: Path, fails: 
         (["--dataset", "test/small-v0", "--counts"], "the grid is empty: data.num_expert_trajectories has no values"),
         (["--dataset", "test/small-v0", "--counts", "0"], "data.num_expert_trajectories = 0"),
         (["--dataset", "test/small-v0", "--seeds", "0"], "seeds = 0"),
-        (["--dataset", "test/small-v0", "--algorithms", "gail"], "gail"),
+        (["--dataset", "test/small-v0", "--algorithms", "dac"], "dac"),
         (["--dataset", "test/small-v0", "--algorithms"], "the grid is empty: algorithm has no values"),
         (["--dataset", "test/small-v0", "--set", "seed=3"], "seed is fixed by the command line and varied by the grid"),
     ],

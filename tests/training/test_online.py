@@ -130,8 +130,11 @@ def test_every_batch_has_exact_fractions(suboptimal: bool, tmp_path: Path):
         begun(replace(config, online=replace(config.online, online_fraction=0.01)), tmp_path / "none")
 
 
-@pytest.mark.parametrize("algorithm", ["iq_learn", "sqil"])
-@pytest.mark.parametrize("actions", ["continuous", "discrete"])
+@pytest.mark.parametrize(
+    ("actions", "algorithm"),
+    [(actions, algorithm) for actions in ("continuous", "discrete") for algorithm in ("iq_learn", "sqil")]
+    + [("continuous", "gail")],
+)
 def test_rewards_reach_nothing(actions: str, algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With every reward NaN the weights, the data and the random states are the same bits; returns are not."""
     if actions == "continuous":
@@ -334,7 +337,7 @@ def test_the_schedule_of_steps():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"algorithm": "bc"}, "algorithm 'bc' has no online stage"),
+        ({"algorithm": "bc"}, "algorithm 'bc' has no online stage: use 'iq_learn' or 'sqil' or 'gail', or"),
         ({"online": OnlineConfig(1000)}, "env_steps = 1000 leaves no updates after online.start_steps = 1000"),
         ({"online": OnlineConfig(3001, environments=2)}, "is no multiple of online.environments = 2"),
         ({"training": {"prefetch": 2}}, "prefetch must be 0"),
@@ -349,6 +352,12 @@ def test_what_cannot_be_online_is_refused(changes: dict[str, Any], words: str):
         )
     with pytest.raises(UserError, match=words):
         resolved(config)
+
+
+def test_gail_refuses_finitely_many_actions(tmp_path: Path):
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    with pytest.raises(UserError, match="gail is for actions in a box"):
+        begun(replace(online_config("test/pole-v0"), algorithm="gail"), tmp_path / "run")
 
 
 def test_online_terms_are_over_the_mixture():

@@ -26,7 +26,7 @@ from iq_offline.learning.agents import (
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.dice import mean, off_orthogonal, valuedice_objective, with_absorbing_state
 from iq_offline.learning.networks import gaussian, network, sample_squashed
-from iq_offline.learning.objective import implied_reward
+from iq_offline.learning.objective import away_from_one, implied_reward
 
 VALUEDICE_COEFFICIENTS = ("discount", "replay_alpha", "gradient_penalty", "orthogonal_penalty")
 """Keys of :class:`ValueDICEConfig` that are factors in a loss: the learners of a population may have different ones."""
@@ -162,7 +162,7 @@ class ValueDICE(ABC):
         action = torch.lerp(next_action.roll(1, 0), action, share)
         by = (0,) if isinstance(self.actions, ActionBranches) else (0, 1)
         slopes = torch.cat(grad(lambda s, a: self.nu(nu, s, a, twice=True).sum(), argnums=by)(state, action), -1)
-        return (slopes.square().sum(-1).add(1e-12).sqrt() - 1).square().mean()
+        return away_from_one(slopes)
 
 
 class ContinuousValueDICE(ValueDICE):
