@@ -443,7 +443,10 @@ def test_files_that_are_not_toml(content: bytes, tmp_path: Path) -> None:
         ("[grid]\ntraining.gradient_step = [1]", "'training.gradient_step'; did you mean 'training.gradient_steps'"),
         ("[grid]\nnum_expert_trajectories = [1]", "; did you mean 'data.num_expert_trajectories'?"),
         ("[grid]\nlearning_rate = [1]", "; did you mean 'bc.learning_rate'?"),
-        ("[grid]\ndata.temperature = [1]", "; did you mean 'iq_learn.temperature' or 'sqil.temperature' or 'gail.temperature'?"),
+        (
+            "[grid]\ndata.temperature = [1]",
+            "; did you mean 'iq_learn.temperature' or 'sqil.temperature' or 'gail.temperature'?",
+        ),
         ("[grid]\ndata = [1]", "the grid has an unknown key 'data'"),
         ("[grid]\nrecipe = ['hopper_offline']", "the grid has an unknown key 'recipe'"),
         ("[grid]\nquestion = ['why']", "the grid has an unknown key 'question'"),
