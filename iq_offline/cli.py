@@ -165,6 +165,11 @@ def _in_one_line(complaint: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
     lines = [line.strip("│╭╮╰╯─|+ ") for line in plain.splitlines()[1:]]
     words = " ".join(line for line in lines if line.strip("-")) or " ".join(plain.split())
+    words = words.replace(".constrained-float", "")
+    wrong_kind = re.search(r"Error parsing (\S+): no type matching (\S+) .*?instantiated from \['(.*?)'\]", words)
+    if wrong_kind:
+        key, kinds, value = wrong_kind.groups()
+        return f"{key} {value}: must be {kinds}"
     wrong_value = re.search(r"validation errors? for \w+ ([\w.]+) (.+?) \[type=.*?input_value=(.+?), input_type", words)
     if wrong_value:
         key, problem, value = wrong_value.groups()
@@ -224,7 +229,8 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
         offline = offline_run(folder)
         has_critic = offline.algorithm == "iq_learn" and offline.iq_learn.policy == "soft_actor_critic"
         online = OnlineConfig(FINE_TUNING, str(folder), critic_warmup=1_000 if has_critic else 5_000)
-        free = {"policy": "soft_actor_critic", "value_states": "auto", "chi2_states": "auto"}
+        over_states = dict.fromkeys(("value_states", "chi2_states", "absorbing_value", "temperature"), "auto")
+        free = {"policy": "soft_actor_critic", **over_states}
         default = FinetuneArguments(
             online=online,
             training=offline.training,

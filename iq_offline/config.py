@@ -336,7 +336,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def explain(error: ValidationError, kind: Any) -> str:
     """The first problem of a failed validation in one line."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier())
     if problem["type"] == "unexpected_keyword_argument":
         for part in problem["loc"][:-1]:
             fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()

@@ -79,8 +79,10 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
 
 def offline_half(config: RunConfig) -> RunConfig:
     """What an online run begins with, on its fixed data alone: the same, over the states that there are."""
-    terms = () if config.data.suboptimal else ("value_states", "chi2_states")
-    free = {name: "auto" for name in terms if getattr(config.iq_learn, name) == "mixture"}
+    terms: dict[str, Any] = {"absorbing_value": "raised", "temperature": 0.01}
+    if not config.data.suboptimal:
+        terms |= {"value_states": "mixture", "chi2_states": "mixture"}
+    free = {name: "auto" for name, online in terms.items() if getattr(config.iq_learn, name) == online}
     return resolved(replace(config, online=OnlineConfig(), iq_learn=replace(config.iq_learn, **free)))
 
 

@@ -26,8 +26,8 @@ class IQLearnConfig:
     """Between policy and expert. Only chi_squared is tuned; the last two bound the reward, or its slopes."""
     chi2_alpha: Annotated[float, Field(gt=0)] = 0.5
     """The paper's alpha in phi(x) = x - x²/(4 alpha)."""
-    temperature: Annotated[float, Field(gt=0)] = 0.001
-    """Entropy coefficient, fixed."""
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Entropy coefficient, fixed. auto: 0.001, and 0.01 online, where the policy has to explore."""
     value_states: Literal["auto", "expert", "mixture", "initial", "suboptimal"] = "auto"
     """States of the value term; auto is expert without suboptimal data and mixture with it. suboptimal: E_S[r], these
     data's own actions in the place of the policy's; auto where V is in sample."""
@@ -78,9 +78,15 @@ class IQLearnConfig:
     r_max the bound of rewards where the chi-squared term is over the mixture."""
     clip_targets: bool = False
     """LS-IQ: keep V(s') within what rewards at their bounds add up to."""
-    absorbing_value: Literal["zero", "bound"] = "zero"
+    absorbing_value: Literal["auto", "zero", "bound", "raised"] = "auto"
     """Value after a termination. bound (LS-IQ): r / (1 - discount), r the upper bound of rewards where it was the
-    expert's and the lower one elsewhere."""
+    expert's and the lower one elsewhere. raised: the same where all rewards are raised by 2 chi2_alpha, so that none is
+    negative and the worst end is worth 0, which is where Q begins. auto: raised online, else zero."""
+    smoothness_penalty: Annotated[float, Field(ge=0)] = 10.0
+    """Online, actions in a box: weight of E[max(0, |dr| / largest_slope - 1)²] between the expert's transitions and
+    online ones, r the implied reward."""
+    largest_slope: Annotated[float, Field(gt=0)] = 0.2
+    """Online: of the implied reward, by the distance of two transitions as the networks read them."""
     value: Literal["policy", "expectile"] = "policy"
     """Where V comes from: the policy's soft value, or (ReCOIL) an expectile of Q over the actions of the data."""
     expectile: Annotated[float, Field(gt=0, lt=1)] = 0.9
@@ -103,10 +109,14 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     """
     states = "mixture" if mixed else "expert"
     policy = "lookahead" if mixed and not online else "soft_actor_critic"
+    bounded = online and config.divergence == "chi_squared" and config.chi2_states != "expert"
+    bounded = bounded and not config.clip_targets and config.expert_term == "implied_reward"
     defaults = {
         "value_states": "suboptimal" if config.value == "expectile" else states,
         "chi2_states": states,
         "policy": policy,
+        "absorbing_value": "raised" if bounded else "zero",
+        "temperature": 0.01 if online else 0.001,
     }
     own = {name: default for name, default in defaults.items() if getattr(config, name) == "auto"}
     return dataclasses.replace(config, **own)
@@ -143,6 +153,11 @@ def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
                 f"iq_learn.{name} = {value!r} needs rewards with bounds: suboptimal data, iq_learn.chi2_states = "
                 "'mixture' and iq_learn.divergence = 'chi_squared'"
             )
+    if config.absorbing_value == "raised" and (config.clip_targets or config.expert_term == "fixed_target"):
+        raise UserError(
+            "iq_learn.absorbing_value = 'raised' does not go with the bounds of iq_learn.clip_targets and "
+            "iq_learn.expert_term = 'fixed_target': use 'bound' or 'zero'"
+        )
     if config.value == "expectile" and config.value_states != "suboptimal":
         raise UserError(
             f"iq_learn.value_states = {config.value_states!r} says nothing of Q where V is a network of its own "

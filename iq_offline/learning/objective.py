@@ -113,6 +113,21 @@ def beyond_one(slopes: Float[Tensor, "batch inputs"]) -> Float[Tensor, ""]:
     return (slopes.square().sum(-1).add(1e-12).sqrt() - 1).clamp(min=0).square().mean()
 
 
+def beyond_slope(
+    change: Values, distance: Float[Tensor, " batch"], largest: float, counted: Float[Tensor, " batch"]
+) -> Float[Tensor, ""]:
+    """E[max(0, |change| / (largest distance) - 1)²]: by how much a function is steeper than that between two points.
+
+    Args:
+        change: of the function, from one point to the other.
+        distance: of the points, not negative.
+        largest: slope that costs nothing, positive.
+        counted: 1 for the pairs that count, else 0.
+    """
+    slope = change.abs() / (distance + 1e-6)
+    return ((slope / largest - 1).clamp(min=0).square() * counted).mean()
+
+
 def telescoped_value(value: Values, next_value: Values, terminated: Values, discount: Coefficient) -> Float[Tensor, ""]:
     """E_mu[V(s) - discount (1 - terminated) V(s')], which is (1 - discount) E[V(s0)] (corollary 2.1).
 

@@ -267,11 +267,12 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
         if isinstance(taken, ActionBranches):
             raise UserError("gail is for actions in a box; with finitely many there are iq_learn and sqil")
         return GAIL(config.gail, observations, taken, hidden, others)
-    if chosen := POLICIES.get(resolved(config).iq_learn.policy):
-        return chosen(config.iq_learn, observations, taken, hidden)
+    iq_learn = resolved(config).iq_learn
+    if chosen := POLICIES.get(iq_learn.policy):
+        return chosen(iq_learn, observations, taken, hidden)
     if isinstance(taken, ActionBranches):
-        return DiscreteIQLearn(config.iq_learn, observations, taken, hidden, others)
-    return ContinuousIQLearn(config.iq_learn, observations, taken, hidden, others)
+        return DiscreteIQLearn(iq_learn, observations, taken, hidden, others)
+    return ContinuousIQLearn(iq_learn, observations, taken, hidden, others)
 
 
 def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict) -> Policy:

@@ -325,6 +325,8 @@ def test_actions_outside_the_box_are_clipped(root: Path, output: Path, capsys: p
         (["--algorithms", "dac"], "algorithms"),
         (["--subsample", "0"], "subsample = 0"),
         (["--iq-learn.discount", "1.0"], "discount = 1"),
+        (["--iq-learn.temperature", "-1"], "error: temperature = -1.0: input should be greater than 0\n"),
+        (["--iq-learn.temperature", "aut"], "error: --iq-learn.temperature aut: must be FLOAT|{auto}\n"),
         (["--iq-learn.value-states", "mixture"], "iq_learn.value_states = 'mixture' needs suboptimal data"),
         (["--iq-learn.chi2-states", "mixture"], "iq_learn.chi2_states = 'mixture' needs suboptimal data"),
         (["--suboptimal", f"{NAME}:0"], "suboptimal"),

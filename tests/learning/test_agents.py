@@ -187,6 +187,65 @@ def test_critic_loss_is_the_formula(value_states: str, chi2_states: str, subopti
     assert min(abs(value) for value in expected.values()) > 1e-4  # Every term counts here.
 
 
+@pytest.mark.parametrize("expert_ends", [False, True])
+def test_the_online_critic_loss_is_the_formula(expert_ends: bool):
+    """Raised rewards: 0 after others' ends, the highest for ever after the expert's; and the slopes between pairs."""
+    config = iq_learn("mixture", "mixture", True).config
+    config = replace(config, absorbing_value="raised", smoothness_penalty=0.8, largest_slope=0.002)
+    agent = ContinuousIQLearn(config, ENCODER, UNIT_BOX, HIDDEN, ("online",))
+    batch, noise = draw_batch(True)
+    if not expert_ends:
+        batch["expert", "next", "terminated"].zero_()
+    parameters = draw_parameters(agent)
+    slow = Slow(parameters, batch, noise, config)
+    expert, online = slow.rows("expert"), slow.rows("suboptimal")
+    raised, forever = 2 * 0.3, 2 * 0.3 * (EXPERTS + OTHERS) / EXPERTS / (1 - 0.9)
+    for row, ended in zip(expert, batch["expert", "next", "terminated"], strict=True):
+        for name in ("reward", "value"):
+            row[name] -= 0.9 * forever * ended.item()
+    mixture = expert + online
+    chi2 = sum((row["reward"] - raised) ** 2 for row in mixture) / len(mixture) / (4 * 0.3)
+
+    last = range(OTHERS - EXPERTS, OTHERS)
+    steepness = 0.0
+    for index, other in enumerate(last):
+        ends = []
+        for kind, row in (("expert", index), ("suboptimal", other)):
+            chosen = batch[kind][row]
+            state, following = (
+                (observed.numpy() - MEAN) / STD for observed in (chosen["observation"], chosen["next", "observation"])
+            )
+            unit = np.clip(2 * (chosen["action"].numpy() - LOW) / (HIGH - LOW) - 1, -1, 1)
+            ends.append(np.concatenate([state, unit, following]))
+        shares = [0.5 * (1 + math.erf(draw / math.sqrt(2))) for draw in noise["expert"][index, 1:, 0].tolist()]
+        rewards = []
+        for share in shares:
+            at = ends[0] + share * (ends[1] - ends[0])
+            action, log_probability = slow.sample(at[-SIZE:], np.zeros(ACTION_SIZE))
+            following = slow.q("critic", at[-SIZE:], action) - 0.2 * log_probability
+            rewards.append(slow.q("critic", at[:SIZE], at[SIZE:-SIZE]) - 0.9 * following)
+        distance = abs(shares[0] - shares[1]) * np.linalg.norm(ends[1] - ends[0])
+        over = max(0.0, abs(rewards[0] - rewards[1]) / distance / 0.002 - 1)
+        steepness += over**2 / EXPERTS * (1 - batch["suboptimal", "next", "terminated"][other].item())
+    assert steepness > 1
+
+    for named in (batch, noise):
+        named.rename_key_("suboptimal", "online")
+    loss, metrics = agent.critic_loss(parameters, batch, noise)
+    assert metrics["critic/steepness"].item() == pytest.approx(steepness, rel=1e-4)
+    assert metrics["critic/chi2"].item() == pytest.approx(chi2, rel=1e-10)
+    assert metrics["critic/online_reward"].item() == pytest.approx(mean_of(online, "reward"), rel=1e-10)
+    expected = -mean_of(expert, "reward") + mean_of(mixture, "value") + chi2 + 0.7 * mean_of(expert, "slope")
+    assert loss.item() == pytest.approx(expected + 0.8 * steepness, rel=1e-4)
+    said = agent.diagnose(parameters, batch["online"])
+    plain = replace(config, absorbing_value="zero")
+    there = ContinuousIQLearn(plain, ENCODER, UNIT_BOX, HIDDEN, ("online",)).diagnose(parameters, batch["online"])
+    torch.testing.assert_close(said["value"], there["value"] - raised / 0.1)
+    ends = batch["online", "next", "terminated"] > 0
+    torch.testing.assert_close(said["reward"][~ends], there["reward"][~ends] - raised)
+    torch.testing.assert_close(said["reward"][ends], 0.1 * there["value"][ends] - raised)
+
+
 def test_critic_losses_of_other_divergences_are_the_formula():
     """Row by row; total variation and W1 with what they bound, here exceeded by far."""
     batch, noise = draw_batch(True)

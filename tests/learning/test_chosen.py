@@ -246,6 +246,8 @@ OTHERS: dict[str, Any] = {
     "expert_term": "fixed_target",
     "clip_targets": True,
     "absorbing_value": "bound",
+    "smoothness_penalty": 2.0,
+    "largest_slope": 0.1,
     "value": "expectile",
     "expectile": 0.3,
     "advantage_temperature": 0.1,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from iq_offline.learning.least_squares import absorbed, fixed_target_loss, reward_bounds, value_bounds
-from iq_offline.learning.objective import implied_reward, iq_loss
+from iq_offline.learning.objective import implied_reward, iq_loss, telescoped_value
 
 DISCOUNT, ALPHA = 0.9, 0.3
 SHARES = [(4, 4), (1, 7), (6, 2)]
@@ -163,3 +163,21 @@ def test_without_an_absorbing_value_an_end_is_better_than_going_on_among_others(
     first = torch.tensor([1.0, 0.0]).double().expand(6, 2)
     assert fixed_point(first, absorbing=False)[0][4, 0] > for_ever_among_others + 1
     assert fixed_point(first, absorbing=True)[0][4, 0].item() == pytest.approx(lowest) == for_ever_among_others
+
+
+def test_raised_rewards_are_the_same_objective_elsewhere():
+    """With Q raised by 2 alpha / (1 - gamma), 0 after an end is the lowest reward, -2 alpha, for ever."""
+    torch.manual_seed(0)
+    q, value, next_value = (torch.randn(8).double() for _ in range(3))
+    terminated, discount, alpha, experts = (torch.arange(8) % 3 == 2).double(), 0.9, 0.4, 2
+    raise_by = 2 * alpha / (1 - discount)
+
+    def loss(up: float) -> torch.Tensor:
+        after_end = torch.full_like(q, -raise_by) + up
+        following = torch.where(terminated > 0, after_end, next_value + up)
+        reward = implied_reward(q + up, following, torch.zeros_like(q), discount)
+        level = up * (1 - discount)
+        value_term = telescoped_value(value + up, following, torch.zeros_like(q), discount)
+        return iq_loss(reward[:experts], value_term, reward - level, alpha)
+
+    torch.testing.assert_close(loss(raise_by), loss(0.0), rtol=0, atol=1e-12)

@@ -75,6 +75,7 @@ class ChosenImitation(ABC):
         ),
         *("critic_learning_rate", "adam_beta1", "target_network", "target_update_rate"),
         *("expert_term", "clip_targets", "absorbing_value", "value", "expectile", "advantage_temperature"),
+        *("smoothness_penalty", "largest_slope"),
     )
 
     def __init__(

@@ -21,6 +21,7 @@ from iq_offline.learning.networks import network
 from iq_offline.learning.objective import (
     beyond_half,
     beyond_one,
+    beyond_slope,
     divergence_loss,
     implied_reward,
     initial_value,
@@ -68,7 +69,10 @@ class IQLearn(SoftQ):
         self.discount = config.discount
         self.in_sample = config.value == "expectile"
         self.regressed = config.policy == "advantage_weighted"
-        self.unread = self._unread(isinstance(actions, ActionBranches))
+        self.absorbing = config.absorbing_value in ("bound", "raised")
+        finite = isinstance(actions, ActionBranches)
+        self.smoothed = "online" in others and not finite and config.smoothness_penalty > 0
+        self.unread = self._unread(finite, "online" in others)
         self.coefficients = (*COEFFICIENTS, *(name for name in IN_SAMPLE_COEFFICIENTS if name not in self.unread))
         self.next_critic = "target_critic" if config.target_network else "critic"
         self.target_update_rate = config.target_update_rate
@@ -104,8 +108,11 @@ class IQLearn(SoftQ):
         next_value = self.value(parameters, self.next_critic, rows.next_state, draws[:, 0])
         experts = len(batch["expert", "action"])
         share = experts / len(q)
-        if config.clip_targets or config.absorbing_value == "bound":
+        raised = self.raised(parameters)
+        if config.clip_targets or self.absorbing:
             bounds = value_bounds(chi2_alpha, share, discount)
+            if config.absorbing_value == "raised":
+                bounds = (torch.zeros_like(chi2_alpha), bounds[1])
             next_value, terminated = self._within(bounds, next_value, terminated, experts)
         reward = implied_reward(q, next_value, terminated, discount)
 
@@ -126,13 +133,20 @@ class IQLearn(SoftQ):
             loss = fixed_target_loss(q[:experts], value_term, reward[experts:], chi2_alpha, share, discount)
             own = {"critic/expert_q": q[:experts].mean()}
         elif config.divergence == "chi_squared":
-            loss = iq_loss(reward[:experts], value_term, regularized, chi2_alpha)
-            own = {"critic/chi2": regularized.square().mean() / (4 * chi2_alpha)}
+            loss = iq_loss(reward[:experts], value_term, regularized - raised, chi2_alpha)
+            own = {"critic/chi2": (regularized - raised).square().mean() / (4 * chi2_alpha)}
         else:
             violation = config.constraint_weight * self.violation(reward, *at_expert)
             loss = divergence_loss(reward[:experts], value_term, config.divergence, violation)
             own = {"critic/violation": violation}
         loss = loss + coefficients["gradient_penalty"] * penalty
+        if self.smoothed:
+            steepness = self.steepness(parameters, rows, draws, experts, len(batch["online", "action"]))
+            loss = loss + config.smoothness_penalty * steepness
+            own |= {
+                "critic/steepness": steepness,
+                "critic/online_reward": reward[-len(batch["online", "action"]) :].mean(),
+            }
         return loss, {
             "critic/loss": loss,
             "critic/expert_reward": reward[:experts].mean(),
@@ -175,16 +189,18 @@ class IQLearn(SoftQ):
         if config.divergence == "total_variation":
             return 0.5
         two_sided = config.divergence == "chi_squared" and config.chi2_states == "mixture" and expert_share < 1
-        if two_sided and (self.in_sample or config.temperature < 0.1):
+        if two_sided and (self.in_sample or float(config.temperature) < 0.1):
             return max(map(abs, reward_bounds(config.chi2_alpha, expert_share)))
         return 0.0
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """As all do; an absorbing value says what an end was worth at once, a regressed policy has its own error."""
         found = super().diagnose(parameters, rows)
-        if self.config.absorbing_value == "bound":
+        if self.absorbing:
             at_once = (1 - self.discount) * found["value"]
             found["reward"] = torch.where(rows["next", "terminated"] > 0, at_once, found["reward"])
+        raised = self.raised(parameters)
+        found |= {"reward": found["reward"] - raised, "value": found["value"] - raised / (1 - self.discount)}
         if self.regressed:
             found = {name: found[name] for name in ("reward", "value")} | self.cloning.diagnose(parameters, rows)
         return found
@@ -199,6 +215,32 @@ class IQLearn(SoftQ):
             return beyond_one(torch.cat(slopes, -1))
         return reward.new_zeros(())
 
+    def raised(self, parameters: TensorDict) -> Tensor:
+        """By how much all rewards are, above those of the paper."""
+        chi2_alpha = parameters["coefficients", "chi2_alpha"]
+        return 2 * chi2_alpha if self.config.absorbing_value == "raised" else torch.zeros_like(chi2_alpha)
+
+    def steepness(self, parameters: TensorDict, rows: Transitions, draws: Tensor, experts: int, onlines: int) -> Tensor:
+        """How steep the implied reward is between pairs of an expert's and an online transition.
+
+        It is taken at two points of the straight line from (s, a, s') to (s, a, s'), as the slope of r is that of
+        Q(s, a) and that of V(s') together, which cancel where they are large.
+        """
+        count = min(experts, onlines)
+        ends = rows.state, self.as_input(rows.action), rows.next_state
+        expert, online = ([end[chosen] for end in ends] for chosen in (slice(count), slice(-count, None)))
+
+        def reward_at(share: Tensor) -> Tensor:
+            state, action, next_state = map(torch.lerp, expert, online, [share[:, None]] * 3)
+            next_value = self.value(parameters, "critic", next_state, torch.zeros_like(draws[:count, 0]))
+            return self.q(parameters["critic"], state, action) - self.discount * next_value
+
+        shares = torch.special.ndtr(draws[:count, 1:, 0])
+        whole = torch.cat([there - here for here, there in zip(expert, online, strict=True)], -1)
+        distance = (shares[:, 0] - shares[:, 1]).abs() * whole.square().sum(-1).sqrt()
+        change = reward_at(shares[:, 0]) - reward_at(shares[:, 1])
+        return beyond_slope(change, distance, self.config.largest_slope, 1 - rows.terminated[-count:])
+
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """What ``gradient_penalty`` weighs; 0 where there is no gradient to speak of."""
         return state.new_zeros(())
@@ -206,11 +248,11 @@ class IQLearn(SoftQ):
     def _within(
         self, bounds: tuple[Tensor, Tensor], next_value: Tensor, terminated: Tensor, experts: int
     ) -> tuple[Tensor, Tensor]:
-        """V(s') and what cuts it: clipped, and after an end for ever at the bound of the set that it came from."""
+        """V(s') and what cuts it: clipped, and after an end for ever at the bound of the kind that it came from."""
         lowest, highest = bounds
         if self.config.clip_targets:
             next_value = next_value.clamp(lowest, highest)
-        if self.config.absorbing_value == "bound":
+        if self.absorbing:
             of_expert = torch.arange(len(next_value), device=next_value.device) < experts
             next_value = absorbed(next_value, terminated, torch.where(of_expert, highest, lowest))
             terminated = torch.zeros_like(terminated)  # The episode goes on, in the absorbing state.
@@ -219,8 +261,8 @@ class IQLearn(SoftQ):
     def _data_value(self, value: TensorDict, state: Tensor) -> Tensor:
         return call(self.value_network, value, state).squeeze(-1)
 
-    def _unread(self, finite: bool) -> tuple[str, ...]:
-        """Keys without an effect on what is trained; ``finite``: actions are finitely many."""
+    def _unread(self, finite: bool, online: bool) -> tuple[str, ...]:
+        """Keys without an effect on what is trained; ``finite``: actions are; ``online``: there are online data."""
         config, regressed, in_sample = self.config, self.regressed, self.in_sample
         without_effect = {
             "chi2_alpha": config.divergence != "chi_squared",
@@ -235,5 +277,7 @@ class IQLearn(SoftQ):
             "expectile": not in_sample,
             "advantage_temperature": not regressed,
             "outlier_error": finite or not regressed,
+            "smoothness_penalty": finite or not online,
+            "largest_slope": not self.smoothed,
         }
         return (*CHOOSING, *(name for name, idle in without_effect.items() if idle))
