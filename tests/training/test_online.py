@@ -364,7 +364,10 @@ def test_online_terms_are_over_the_mixture():
     config = resolved(RunConfig(online=OnlineConfig(5000)))
     assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
     assert config.iq_learn.policy == "soft_actor_critic"
+    assert (config.iq_learn.absorbing_value, config.iq_learn.temperature) == ("raised", 0.01)
     assert resolved(config) == config
+    before = offline_half(config).iq_learn
+    assert (before.value_states, before.absorbing_value, before.temperature) == ("expert", "zero", 0.001)
     assert (config.stage.gradient_steps, config.training.gradient_steps) == (4000, 10_000)
     assert math.isclose(config.online.online_fraction, 0.5)
 
