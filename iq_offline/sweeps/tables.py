@@ -80,12 +80,14 @@ def _named(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def overview_of(summary: pl.DataFrame) -> pl.DataFrame:
-    """A row a learner, a column for each kind of suboptimal data: "0.912 (0.850 to 0.950)". Empty where one kind is.
+    """A row a learner, a column for each kind of suboptimal data: "0.912 (0.850 to 0.950)".
+
+    Empty where there is one kind, or one algorithm.
 
     Args:
         summary: of :func:`iq_offline.sweeps.results.summary_of`.
     """
-    if SUBOPTIMAL not in summary.columns or summary[SUBOPTIMAL].n_unique() == 1:
+    if not {SUBOPTIMAL, "algorithm"}.issubset(summary.columns) or summary[SUBOPTIMAL].n_unique() == 1:
         return pl.DataFrame()
     place = [name for name in (EXPERT, COUNT) if name in summary.columns and summary[name].n_unique() > 1]
     own = [name for name in summary.columns if "." in name and name not in (SUBOPTIMAL, EXPERT, COUNT)]

@@ -113,6 +113,8 @@ def test_an_overview_has_a_row_a_learner_and_a_column_a_kind_of_data() -> None:
     assert [row[:2] for row in rows] == [["1", "IQ-Learn"], ["1", "BC"], ["3", "IQ-Learn"], ["3", "BC"]]
     assert overview_of(summary.head(1)).is_empty()
     assert overview_of(summary.drop("data.suboptimal")).is_empty()
+    alone = summary.filter(algorithm="bc").drop("algorithm").with_columns(pl.Series("bc.imitate", ["expert", "all"]))
+    assert overview_of(alone).is_empty(), "a sweep of one algorithm has no column of that name"
 
 
 def test_differences_have_a_sign() -> None:
