@@ -115,7 +115,7 @@ class Slow:
     def soft_value(self, group: str, observation: Tensor, noise: Tensor) -> float:
         state = (observation.numpy() - MEAN) / STD
         action, log_probability = self.sample(state, noise.numpy())
-        return self.q(group, state, action) - self.config.temperature * log_probability
+        return self.q(group, state, action) - float(self.config.temperature) * log_probability
 
     def q(self, group: str, state: np.ndarray, action: np.ndarray) -> float:
         return float(self.network(group, np.concatenate([state, action]))[0])
@@ -141,7 +141,7 @@ class Slow:
             future = 0.0 if row["next", "terminated"] else self.config.discount * following
             value = self.soft_value("critic", row["observation"], draws[1])
             action, log_probability = self.sample(state, draws[2].numpy())
-            policy = self.config.temperature * log_probability - self.q("critic", state, action)
+            policy = float(self.config.temperature) * log_probability - self.q("critic", state, action)
             mean = np.tanh(self.network("actor", state)[:ACTION_SIZE])
             error = ((mean - unit) ** 2).sum()
             found.append(
