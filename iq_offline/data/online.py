@@ -24,7 +24,8 @@ class OnlineTable(Table):
         dtype: of the features and of continuous actions.
         device: where batches are wanted.
         lanes: copies of the environment.
-        capacity: transitions of all lanes together, at most. An episode of T of them takes the room of T + 1.
+        capacity: transitions of all lanes together, at most; but a lane has room for twice the stacked frames and
+            one. An episode of T of them takes the room of T + 1.
     """
 
     def __init__(
