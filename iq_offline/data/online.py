@@ -24,8 +24,8 @@ class OnlineTable(Table):
         dtype: of the features and of continuous actions.
         device: where batches are wanted.
         lanes: copies of the environment.
-        capacity: transitions of all lanes together, at most; but a lane has room for twice the stacked frames and
-            one. An episode of T of them takes the room of T + 1.
+        capacity: transitions of all lanes together, at most; but a lane has room for two more than the stacked
+            frames. An episode of T of them takes the room of T + 1.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class OnlineTable(Table):
         capacity: int,
     ) -> None:
         stacked = encoder.frame_stack if encoder.has_images else 1
-        self.length = max(capacity // lanes, 2 * stacked + 1) + stacked
+        self.length = max(capacity // lanes, stacked + 2) + 1
         self._carried = stacked
         rows = lanes * self.length
         names = (*(data.column(leaf) for leaf in encoder.leaves), "action", "terminated")

@@ -113,7 +113,7 @@ def test_the_ring_is_a_list_forgotten_from_its_front(
         if over:
             table.begin(over, rows(data, [plain.observe(lane, True) for lane in over]))
         found = drawn(table)
-        assert len(found) <= max(capacity, 2 * (2 * frames + 1))
+        assert len(found) <= capacity
         # Of each lane a run of the newest, at least as many as there is room for where every step ends an episode.
         sizes = [(i, j) for i in range(len(plain.transitions[0]) + 1) for j in range(len(plain.transitions[1]) + 1)]
         assert any(
@@ -129,6 +129,21 @@ def test_the_ring_is_a_list_forgotten_from_its_front(
         room = max(capacity // 2, 2 * frames + 1)
         assert len(found) >= 2 * min(number + 1, room // 2 - frames)
         assert table.current().shape == (2, (64 if name == "images" else 2) * frames)
+
+
+@pytest.mark.parametrize(("name", "frames"), [("numbers", 1), ("images", 1), ("images", 3)])
+def test_a_full_ring_never_holds_more_than_its_capacity(sources: dict[str, CachedSource], name: str, frames: int):
+    """Also in one long episode, at the first time round."""
+    for capacity in (10, 11, 14, 20, 40):
+        data, plain = sources[name], Plain(2, frames)
+        table = OnlineTable(data, encoder_of(data, frames), torch.float32, "cpu", 2, capacity)
+        table.begin([0, 1], rows(data, [plain.observe(lane, True) for lane in (0, 1)]))
+        counts = []
+        for _ in range(60):
+            after = rows(data, [plain.observe(lane, False) for lane in (0, 1)])
+            table.add(torch.zeros(2, 2), torch.zeros(2, dtype=torch.bool), after)
+            counts.append(table.count)
+        assert max(counts) == 2 * (capacity // 2)
 
 
 def test_draws_are_uniform_over_what_is_there_and_repeat(sources: dict[str, CachedSource]):

@@ -493,7 +493,10 @@ def test_what_is_refused(text: str, expected: str) -> None:
 
 def test_recipes_that_are_not_there() -> None:
     for recipe, expected in (
-        ("hoper_offline", "no recipe 'hoper_offline'; did you mean 'hopper_offline'"),
+        (
+            "hoper_offline",
+            "no recipe 'hoper_offline'; did you mean 'hopper_offline' or 'hopper_finetune' or 'hopper_mixture'?",
+        ),
         ("base.toml", "no recipe 'base.toml'"),
     ):
         with pytest.raises(UserError, match=re.escape(expected)):
