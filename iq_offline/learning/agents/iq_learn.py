@@ -126,15 +126,15 @@ class IQLearn(SoftQ):
             count = experts if config.value_states == "expert" else len(q)
             value = self.value(parameters, "critic", state[:count], draws[:count, 1])
             value_term = telescoped_value(value, next_value[:count], terminated[:count], discount)
-        regularized = reward[:experts] if config.chi2_states == "expert" else reward
+        regularized = (reward[:experts] if config.chi2_states == "expert" else reward) - raised
         at_expert = parameters["critic"], state[:experts], action[:experts]
         penalty = self.slope(*at_expert)
         if config.expert_term == "fixed_target":
             loss = fixed_target_loss(q[:experts], value_term, reward[experts:], chi2_alpha, share, discount)
             own = {"critic/expert_q": q[:experts].mean()}
         elif config.divergence == "chi_squared":
-            loss = iq_loss(reward[:experts], value_term, regularized - raised, chi2_alpha)
-            own = {"critic/chi2": (regularized - raised).square().mean() / (4 * chi2_alpha)}
+            loss = iq_loss(reward[:experts], value_term, regularized, chi2_alpha)
+            own = {"critic/chi2": regularized.square().mean() / (4 * chi2_alpha)}
         else:
             violation = config.constraint_weight * self.violation(reward, *at_expert)
             loss = divergence_loss(reward[:experts], value_term, config.divergence, violation)
