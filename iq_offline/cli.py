@@ -32,9 +32,10 @@ from iq_offline.config import (
     next_recipe,
     read_toml,
 )
+from iq_offline.config.iq_learn import undecided
+from iq_offline.config.online import MEETS_ENVIRONMENTS
 from iq_offline.dataset_cli import Datasets, run_dataset_command
 from iq_offline.errors import InterruptedCommandError, UserError
-from iq_offline.online_config import MEETS_ENVIRONMENTS
 from iq_offline.run_table import print_table
 from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
 
@@ -229,12 +230,10 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
         offline = offline_run(folder)
         has_critic = offline.algorithm == "iq_learn" and offline.iq_learn.policy == "soft_actor_critic"
         online = OnlineConfig(FINE_TUNING, str(folder), critic_warmup=1_000 if has_critic else 5_000)
-        over_states = dict.fromkeys(("value_states", "chi2_states", "absorbing_value", "temperature"), "auto")
-        free = {"policy": "soft_actor_critic", **over_states}
         default = FinetuneArguments(
             online=online,
             training=offline.training,
-            iq_learn=dataclasses.replace(offline.iq_learn, **free),
+            iq_learn=undecided(offline.iq_learn),
             evaluation=offline.evaluation,
             fast=offline.fast,
         )

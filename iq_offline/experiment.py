@@ -38,7 +38,7 @@ from iq_offline.evaluation.selection import health, read_diagnostics, watches
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit, package_versions
-from iq_offline.run import OFFLINE, Run, Summary, require_same_run
+from iq_offline.run import Run, Summary, require_same_run
 from iq_offline.training.checkpoint import settle
 from iq_offline.training.offline import LATEST, seconds_trained, step_reached, train_together
 from iq_offline.training.setup import Data, choose_data, require_device, require_one_program, shared_tables
@@ -47,6 +47,8 @@ from iq_offline.training.training import Population
 
 LARGE = 100_000_000
 """Bytes of one selection from which on it is said where it is read from."""
+OFFLINE = "offline"
+"""As the start of an online run: an offline one of the same configuration, in a folder of that name within its own."""
 Say = Callable[[str], None]
 
 
@@ -67,23 +69,25 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
         UserError: bad data or configuration, a folder that holds another run, no space, a loss that is not finite.
         InterruptedTrainingError: Ctrl-C; the state is saved.
     """
-    if config.is_online and config.online.start == OFFLINE:
-        config = resolved(config)
-        Run(config, folder).claim()  # What cannot be is said before the offline half is trained.
-        run(offline_half(config), folder / OFFLINE, options)
-    (outcome,) = run_together([config], [folder], options)
+    *before, last = stages(config, folder)
+    if before:
+        Run(last, folder).claim()  # What cannot be is said before the offline half is trained.
+        run(before[0], folder / OFFLINE, options)
+    (outcome,) = run_together([last], [folder], options)
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
 
 
-def offline_half(config: RunConfig) -> RunConfig:
-    """What an online run begins with, on its fixed data alone: the same, over the states that there are."""
-    terms: dict[str, Any] = {"absorbing_value": "raised", "temperature": 0.01}
-    if not config.data.suboptimal:
-        terms |= {"value_states": "mixture", "chi2_states": "mixture"}
-    free = {name: "auto" for name, online in terms.items() if getattr(config.iq_learn, name) == online}
-    return resolved(replace(config, online=OnlineConfig(), iq_learn=replace(config.iq_learn, **free)))
+def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
+    """What is run one after the other, each with its own ``auto`` decided: an offline run first, where it is asked for.
+
+    The online run then starts from its folder, and says so in its configuration, which is a recipe of its own.
+    """
+    if not (config.is_online and config.online.start == OFFLINE):
+        return (resolved(config),)
+    online = replace(config.online, start=str((folder / OFFLINE).absolute()))
+    return resolved(replace(config, online=OnlineConfig())), resolved(replace(config, online=online))
 
 
 def run_together(
@@ -295,7 +299,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "references": meaning,
         "curve": curve,
         "held_out": None if data.held_out is None else held_out_error(policy, data.held_out).table(),
-        "health": health(diagnostics).table(),
+        "health": health(diagnostics, config.is_online).table(),
         "versions": package_versions(),
         "git_commit": git_commit(),
     }
@@ -360,7 +364,7 @@ def run_all(
     if folder.exists() and not ours.issuperset(name for name in os.listdir(folder) if not name.startswith(".")):
         raise UserError(f"{folder} holds other things than runs: choose another --output")
     for config in configs:
-        require_same_run(resolved(config), folder / config.algorithm)
+        require_same_run(stages(config, folder / config.algorithm)[-1], folder / config.algorithm)
     summaries = [run(config, folder / config.algorithm, options) for config in configs]
     with disk_errors("drawing the comparison", folder):
         plot_comparison(folder / COMPARISON, summaries)

@@ -21,8 +21,6 @@ from iq_offline.training.start import start_from
 from iq_offline.training.training import Training
 
 Summary = dict[str, Any]
-OFFLINE = "offline"
-"""As the start of an online run: an offline one of the same configuration, in a folder of that name within its own."""
 
 
 @dataclass
@@ -83,9 +81,7 @@ class Run:
     def offline_folder(self) -> Path | None:
         """Of the run that this one fine-tunes."""
         start = self.config.online.start
-        if not (start and self.config.is_online):
-            return None
-        return self.folder / OFFLINE if start == OFFLINE else Path(start)
+        return Path(start) if start and self.config.is_online else None
 
     def policy(self) -> Policy:
         """The averaged policy as it is now."""

@@ -22,12 +22,12 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from iq_offline.config.online import OnlineConfig
 from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source
 from iq_offline.environments.make import calm_mujoco, make
 from iq_offline.environments.saved import Lane
 from iq_offline.errors import UserError
-from iq_offline.online_config import OnlineConfig
 from iq_offline.training.training import StepError
 
 PIPE_SECONDS = 1.5e-4

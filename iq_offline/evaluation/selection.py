@@ -144,17 +144,20 @@ class Health:
         return asdict(self)
 
 
-def health(rows: Sequence[Row]) -> Health:
+def health(rows: Sequence[Row], online: bool = False) -> Health:
     """A verdict on a training from its diagnostics, oldest first.
 
     Diverging: values beyond what bounded rewards can add up to, or errors that rose on labelled data themselves.
     Overfitting: the error rose on held-out trajectories and not on labelled ones, or is far from theirs. Unknown:
-    nothing was held out, or there was one look only.
+    nothing was held out, or there was one look only. Online it is unknown unless values diverge: who meets states of
+    its own leaves recorded actions for better reasons than these, and has returns to be judged by.
     """
     last = rows[-1] if rows else {}
     of_bound = last.get("value_of_bound", 0.0)
     if not of_bound <= BEYOND:
         return Health("diverging", f"values are {of_bound:.1f} times what rewards within their bound add up to")
+    if online:
+        return Health("unknown", "online, recorded data alone do not tell")
     if len(rows) < 2:
         return Health("unknown", "less than two looks along the training (training.snapshots)")
     risen = _rise(rows, "labelled/error")

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iq_offline.config.online import OnlineConfig
 from iq_offline.data.actions import ActionBranches, ActionEncoder
 from iq_offline.data.online import OnlineTable
 from iq_offline.data.spaces import part_of
 from iq_offline.learning.agents import Acting, Metrics
-from iq_offline.online_config import OnlineConfig
 from iq_offline.training.training import StepError, Training, under
 
 

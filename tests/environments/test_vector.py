@@ -9,11 +9,11 @@ import gymnasium
 import numpy as np
 import pytest
 
+from iq_offline.config.online import OnlineConfig
 from iq_offline.data.stream import Source, open_source
 from iq_offline.environments.saved import Lane
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
-from iq_offline.online_config import OnlineConfig
 from iq_offline.training.training import StepError
 from tests.data_helpers import change_metadata, write_spaces_dataset
 from tests.environments.worlds import environment_dataset, point_dataset, specification

@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
 from iq_offline.config import DataConfig, RunConfig, TrainingConfig, resolved
-from iq_offline.online_config import OnlineConfig
+from iq_offline.config.online import OnlineConfig
 from tests.data_helpers import change_metadata
 from tests.helpers import point_mass_dataset, point_mass_step
 
@@ -124,21 +124,24 @@ def environment_dataset(identifier: str, environment: str, episodes: int = 3, se
 
 
 def online_config(dataset: str = "test/point-v0", seed: int = 0, **online: Any) -> RunConfig:
-    """A small online run of that dataset; keywords override its online options."""
+    """A small online run of that dataset, resolved; keywords override its online options."""
+    return resolved(as_given(dataset, seed, **online))
+
+
+def as_given(dataset: str = "test/point-v0", seed: int = 0, **online: Any) -> RunConfig:
+    """The same with every ``auto`` undecided."""
     options: dict[str, Any] = {"env_steps": 60, "start_steps": 20, "environments": 2, "evaluate_every": 20}
-    return resolved(
-        RunConfig(
-            seed=seed,
-            data=DataConfig(dataset, held_out_trajectories=1),
-            training=TrainingConfig(
-                gradient_steps=20,
-                batch_size=16,
-                hidden_sizes=(8,),
-                average_decay=0.9,
-                log_every=5,
-                checkpoint_every=10,
-                snapshots=2,
-            ),
-            online=OnlineConfig(**options | online),
-        )
+    return RunConfig(
+        seed=seed,
+        data=DataConfig(dataset, held_out_trajectories=1),
+        training=TrainingConfig(
+            gradient_steps=20,
+            batch_size=16,
+            hidden_sizes=(8,),
+            average_decay=0.9,
+            log_every=5,
+            checkpoint_every=10,
+            snapshots=2,
+        ),
+        online=OnlineConfig(**options | online),
     )

@@ -258,5 +258,7 @@ def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Ro
 )
 def test_verdicts(made: list[Row], verdict: str, words: str):
     found = health(made)
+    online = health(made, online=True)
+    assert online.verdict == ("diverging" if "times what rewards" in found.reason else "unknown")
     assert found.verdict == verdict
     assert words in found.reason

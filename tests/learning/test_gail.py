@@ -7,13 +7,13 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from iq_offline.baselines import GAILConfig
 from iq_offline.config import RunConfig, resolved
+from iq_offline.config.baselines import GAILConfig
+from iq_offline.config.online import OnlineConfig
 from iq_offline.errors import UserError
 from iq_offline.learning.adversarial import adversarial_reward, discriminator_loss
 from iq_offline.learning.agents.gail import GAIL
 from iq_offline.learning.learner import named_leaves
-from iq_offline.online_config import OnlineConfig
 from tests.learning import test_agents as box
 from tests.learning.gradients import slopes
 

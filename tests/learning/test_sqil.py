@@ -6,8 +6,8 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from tensordict import TensorDict
 
-from iq_offline.baselines import SQILConfig
 from iq_offline.config import DataConfig, RunConfig, Suboptimal, resolved
+from iq_offline.config.baselines import SQILConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.baselines import ValueDICEConfig
+from iq_offline.config.baselines import ValueDICEConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.learning.agents import tensors
 from iq_offline.learning.agents.valuedice import ContinuousValueDICE, DiscreteValueDICE, ValueDICE

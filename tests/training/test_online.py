@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from iq_offline.config import DataConfig, RunConfig, Suboptimal, resolved
+from iq_offline.config.online import OnlineConfig
 from iq_offline.data.replay import Replay
 from iq_offline.environments.make import evaluation_environment
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
-from iq_offline.experiment import environments, obtain, offline_half, run, train_policies
-from iq_offline.online_config import OnlineConfig
+from iq_offline.experiment import environments, obtain, run, stages, train_policies
 from iq_offline.run import Run
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import LATEST, step_reached
 from iq_offline.training.online import OnlineTraining
 from iq_offline.training.setup import choose_data
 from iq_offline.training.tracking import read_metrics
-from tests.environments.worlds import environment_dataset, online_config, point_dataset
+from tests.environments.worlds import as_given, environment_dataset, online_config, point_dataset
 from tests.helpers import point_mass_dataset
 from tests.training.program import QUIET, assert_same_run, weights
 
@@ -228,12 +228,11 @@ def test_where_no_state_can_be_saved_new_episodes_begin_and_it_is_said(tmp_path:
 
 def test_fine_tuning_begins_with_the_offline_run_whole(tmp_path: Path):
     point_dataset()
-    config = online_config(start="offline", critic_warmup=10)
-    folder = tmp_path / "run"
-    run(config, folder, QUIET)
+    given, folder = as_given(start="offline", critic_warmup=10), tmp_path / "run"
+    run(given, folder, QUIET)
     offline = weights(folder / "offline" / LATEST)
     (folder / LATEST).unlink()
-    training = begun(config, folder)
+    training = begun(stages(given, folder)[-1], folder)
     state = training.learner.state()
     assert training.learner.step == 0
     for name, value in state.items():
@@ -262,7 +261,7 @@ def test_fine_tuning_begins_with_the_offline_run_whole(tmp_path: Path):
 def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
     """Behaviour cloning gives its actor; with finitely many actions, Q's softmax is its policy."""
     point_dataset()
-    offline = replace(offline_half(online_config()), algorithm="bc")
+    offline = replace(stages(as_given(start="offline"), tmp_path)[0], algorithm="bc")
     trained(offline, tmp_path / "bc")
     config = online_config(start=str(tmp_path / "bc"))
     training = begun(config, tmp_path / "tuned")
@@ -303,7 +302,7 @@ def test_another_start_is_refused(tmp_path: Path):
     config = online_config(start=str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="holds no offline run to start from"):
         begun(config, tmp_path / "a")
-    offline = offline_half(online_config())
+    offline, _ = stages(as_given(start="offline"), tmp_path)
     trained(offline, tmp_path / "small")
     wider = replace(
         config,
@@ -366,10 +365,23 @@ def test_online_terms_are_over_the_mixture():
     assert config.iq_learn.policy == "soft_actor_critic"
     assert (config.iq_learn.absorbing_value, config.iq_learn.temperature) == ("raised", 0.01)
     assert resolved(config) == config
-    before = offline_half(config).iq_learn
-    assert (before.value_states, before.absorbing_value, before.temperature) == ("expert", "zero", 0.001)
     assert (config.stage.gradient_steps, config.training.gradient_steps) == (4000, 10_000)
     assert math.isclose(config.online.online_fraction, 0.5)
+
+
+def test_each_stage_decides_for_itself(tmp_path: Path):
+    """What a user decided holds in both, also where it is what auto would be in one of them."""
+    config = RunConfig(online=OnlineConfig(5000, start="offline"))
+    offline, online = (stage.iq_learn for stage in stages(config, tmp_path))
+    assert (offline.value_states, offline.absorbing_value, offline.temperature) == ("expert", "zero", 0.001)
+    assert (online.value_states, online.absorbing_value, online.temperature) == ("mixture", "raised", 0.01)
+    own = replace(config, iq_learn=replace(config.iq_learn, temperature=0.01))
+    assert [stage.iq_learn.temperature for stage in stages(own, tmp_path)] == [0.01, 0.01]
+    mixed = replace(config, data=DataConfig(suboptimal=(Suboptimal("hopper/random"),)))
+    before, after = stages(mixed, tmp_path)
+    assert (before.iq_learn.policy, after.iq_learn.policy) == ("lookahead", "soft_actor_critic")
+    assert (before.is_online, after.online.start) == (False, str(tmp_path / "offline"))
+    assert stages(after, tmp_path / "elsewhere") == (after,), "a saved configuration is a recipe"
 
 
 def test_the_environment_that_is_stepped_is_the_one_to_evaluate_in(tmp_path: Path):

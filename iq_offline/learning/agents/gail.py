@@ -5,7 +5,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.func import grad
 
-from iq_offline.baselines import GAILConfig
+from iq_offline.config.baselines import GAILConfig
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.adversarial import adversarial_reward, discriminator_loss
 from iq_offline.learning.agents import Metrics, Phase, Transitions, UnitBox, call, fresh, normalized, rows_of

@@ -10,7 +10,7 @@ IQ-Learn's objective with the value term over the expert's states and lambda = 1
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.baselines import SQILConfig
+from iq_offline.config.baselines import SQILConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Transitions, UnitBox, rows_of

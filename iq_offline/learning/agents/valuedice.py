@@ -7,7 +7,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.func import grad
 
-from iq_offline.baselines import BCConfig, ValueDICEConfig
+from iq_offline.config.baselines import BCConfig, ValueDICEConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import (

@@ -1,11 +1,11 @@
-"""The sections of a configuration that belong to the algorithms beside IQ-Learn (``config.py`` has the others)."""
+"""The sections of a configuration that belong to the algorithms beside IQ-Learn (``config`` itself has the others)."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from iq_offline.iq_learn_config import STRICT, Rate
+from iq_offline.config.iq_learn import STRICT, Rate
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from iq_offline.config.iq_learn import STRICT, Positive
 from iq_offline.errors import UserError
-from iq_offline.iq_learn_config import STRICT, Positive
 
 MEETS_ENVIRONMENTS = ("iq_learn", "sqil", "gail")
 """The algorithms that have an online stage."""

@@ -14,11 +14,11 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from tyro.constructors import PrimitiveConstructorSpec
 
-from iq_offline.baselines import BCConfig, GAILConfig, SQILConfig, ValueDICEConfig
+from iq_offline.config.baselines import BCConfig, GAILConfig, SQILConfig, ValueDICEConfig
+from iq_offline.config.iq_learn import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
+from iq_offline.config.online import OnlineConfig, checked_online
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import shipped
-from iq_offline.iq_learn_config import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
-from iq_offline.online_config import OnlineConfig, checked_online
 
 Algorithm = Literal["iq_learn", "bc", "valuedice", "sqil", "gail"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)

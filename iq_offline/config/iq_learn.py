@@ -122,6 +122,12 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     return dataclasses.replace(config, **own)
 
 
+def undecided(config: IQLearnConfig) -> IQLearnConfig:
+    """With ``auto`` again wherever it may stand: what was decided for one stage is not for the next."""
+    free = [field.name for field in dataclasses.fields(config) if field.default == "auto"]
+    return dataclasses.replace(config, **dict.fromkeys(free, "auto"))
+
+
 def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
     """Whether the terms that were decided on go together.
 
