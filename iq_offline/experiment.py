@@ -33,7 +33,14 @@ from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_comparison, plot_run
 from iq_offline.evaluation.rows import write_episodes
-from iq_offline.evaluation.scores import along_the_way, evaluate, mean_return, normalized_score, references
+from iq_offline.evaluation.scores import (
+    along_the_way,
+    evaluate,
+    mean_return,
+    normalized_score,
+    references,
+    why_unscored,
+)
 from iq_offline.evaluation.selection import health, read_diagnostics, watches
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.policy import Policy
@@ -274,6 +281,8 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         score = normalized_score(float(np.mean(returns)), known)
         measured = known.expert_return, known.random_return, mean_return(data.seen)
         expert, random, data_return = (value if math.isfinite(value) else None for value in measured)
+        if reason := why_unscored(known):
+            options.say(f"note: no normalised score: {reason}")
         if config.is_online:
             online = along_the_way(curve, known)
     diagnostics = read_diagnostics(folder)

@@ -1,5 +1,6 @@
 """Scoring finished policies: whole episodes, returns, and returns normalised by named references."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -69,14 +70,15 @@ def references(source: Source, environment: str | EnvSpec) -> References:
     known = known_references(source.id, source.metadata)
     if known:
         return known
-    own = float(episode_returns(source).mean())
+    returns = episode_returns(source)
+    own, measured = float(returns.mean()), "mean of the dataset"
+    if not returns.any():
+        own, measured = math.nan, "the dataset's rewards are all zero"
     name = environment if isinstance(environment, str) else environment.id
     for card in map(load_card, card_names()):
         if card.environment == name:
-            return References(
-                own, card.references.random_return, f"mean of the dataset; random from the card of {name}"
-            )
-    return References(own, random_return(environment), "mean of the dataset; 100 random episodes")
+            return References(own, card.references.random_return, f"{measured}; random from the card of {name}")
+    return References(own, random_return(environment), f"{measured}; 100 random episodes")
 
 
 def mean_return(selections: Sequence[Selection]) -> float:
@@ -108,9 +110,17 @@ def along_the_way(curve: Sequence[dict[str, Any]], references: References) -> di
     return {"start_score": known[0], "lowest_score": min(known), "env_steps_to_expert_level": reached}
 
 
+def why_unscored(references: References) -> str:
+    """Why returns cannot be normalised by these references; empty where they can."""
+    expert, random = references.expert_return, references.random_return
+    if math.isfinite(expert) and math.isfinite(random) and expert > random:
+        return ""
+    return f"the expert's return of {expert:,.1f} is not above a random policy's of {random:,.1f} ({references.source})"
+
+
 def normalized_score(value: float, references: References) -> float | None:
-    """(return - random) / (expert - random); None where the references are not finite or do not differ."""
+    """(return - random) / (expert - random); None where the expert's is not known to be above the random one."""
     width = references.expert_return - references.random_return
-    if not np.isfinite(width) or width == 0:
+    if why_unscored(references):
         return None
     return (value - references.random_return) / width

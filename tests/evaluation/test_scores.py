@@ -13,7 +13,7 @@ from iq_offline.data.catalog import References, load_card
 from iq_offline.data.stream import open_source
 from iq_offline.errors import UserError
 from iq_offline.evaluation import scores
-from iq_offline.evaluation.scores import evaluate, normalized_score, random_return, references
+from iq_offline.evaluation.scores import evaluate, normalized_score, random_return, references, why_unscored
 from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import Policy
 from tests.data_helpers import change_metadata, counting_episodes
@@ -104,9 +104,16 @@ def test_normalized_score() -> None:
     assert normalized_score(-675.0, below) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("expert", "random"), [(1.0, 1.0), (math.nan, 0.0), (1.0, math.nan), (math.inf, 0.0)])
+@pytest.mark.parametrize(
+    ("expert", "random"), [(1.0, 1.0), (math.nan, 0.0), (1.0, math.nan), (math.inf, 0.0), (0.0, 22.6)]
+)
 def test_no_score_without_references(expert: float, random: float) -> None:
-    assert normalized_score(0.5, References(expert, random, "")) is None
+    about = References(expert, random, "as it says")
+    assert normalized_score(0.5, about) is None
+    assert why_unscored(about).endswith("(as it says)")
+    assert f"{expert:,.1f}" in why_unscored(about)
+    assert f"{random:,.1f}" in why_unscored(about)
+    assert why_unscored(References(1.0, 0.0, "")) == ""
 
 
 def rewarded(rewards: list[list[float]]) -> list[Episode]:
@@ -154,6 +161,15 @@ def test_measured_with_random_episodes() -> None:
     assert found.expert_return == (3 + 60) / 2
     assert found.random_return == random_return("Pendulum-v1")
     assert "100 random episodes" in found.source
+
+
+def test_rewards_that_are_all_zero_are_none() -> None:
+    """They were left out when it was recorded; a task that punishes would make an expert of them."""
+    folder = write_dataset("test/zero-v0", rewarded([[0.0, 0.0], [0.0]]), env_spec_id="Pendulum-v1")
+    found = references(open_source(folder), "Pendulum-v1")
+    assert math.isnan(found.expert_return)
+    assert "rewards are all zero" in found.source
+    assert normalized_score(-100.0, found) is None
 
 
 def test_datasets_without_rewards_have_no_score() -> None:
