@@ -62,7 +62,7 @@ DIFFERENT = RunConfig(
     iq_learn=IQLearnConfig(
         *(0.9, "kl", 0.1, 0.2, "initial", "mixture", 0.7, 11.0, 0.6, False, 2e-3, 3e-3, 0.4, False, 0.123),
         *("lookahead", 0.8, 4e-3, 12, 13, 7.0, 0.4, 0.6),
-        *("fixed_target", True, "bound", 9.0, 0.3, "expectile", 0.75, 2.5),
+        *("fixed_target", True, "bound", 9.0, 0.3, "expectile", 0.75, 2.5, 3),
     ),
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),
     valuedice=ValueDICEConfig(0.95, "initial", 0.25, 0.3, 0.2, 2e-2, 3e-2, 0.45),
@@ -256,6 +256,9 @@ def test_what_is_said_is_kept(suboptimal: tuple[Suboptimal, ...]) -> None:
         chi2_states="expert",
         policy="soft_actor_critic",
         absorbing_value="zero",
+        critic_learning_rate=2e-3,
+        adam_beta1=0.7,
+        reward_penalty=3.0,
     )
     config = RunConfig(data=DataConfig(suboptimal=suboptimal), iq_learn=given)
     assert resolved(config) == config

@@ -233,6 +233,8 @@ def resolved(config: RunConfig) -> RunConfig:
     mixed = bool(config.data.suboptimal) or config.is_online
     config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed, config.is_online))
     if config.algorithm == "iq_learn":
+        if config.iq_learn.policy == "learned_reward" and not config.is_online:
+            raise UserError("iq_learn.policy = 'learned_reward' needs the environment: give --online, or use 'auto'")
         require_terms_that_fit(config.iq_learn, mixed)
     if config.fast:
         training = dataclasses.replace(

@@ -27,7 +27,7 @@ class IQLearnConfig:
     chi2_alpha: Annotated[float, Field(gt=0)] = 0.5
     """The paper's alpha in phi(x) = x - x²/(4 alpha)."""
     temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Entropy coefficient, fixed. auto: 0.001, and 0.01 online, where the policy has to explore."""
+    """Entropy coefficient, fixed. auto: 0.001; online, where the policy explores, 0.1 (soft_actor_critic: 0.01)."""
     value_states: Literal["auto", "expert", "mixture", "initial", "suboptimal"] = "auto"
     """States of the value term; auto is expert without suboptimal data and mixture with it. suboptimal: E_S[r], these
     data's own actions in the place of the policy's; auto where V is in sample."""
@@ -41,28 +41,38 @@ class IQLearnConfig:
     """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step."""
     actor_follows_critic: bool = True
     """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
-    critic_learning_rate: Rate = 1e-3
-    """Adam's, at the start."""
+    critic_learning_rate: Rate | Literal["auto"] = "auto"
+    """Adam's, at the start. auto: 1e-3; learned_reward 3e-4."""
     actor_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    """Adam's momentum for both. auto: 0.5, as at the usual 0.9 critic and actor circle around the expert instead of
+    settling; learned_reward 0.9."""
     target_network: bool = True
     """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
     policy: Literal[
-        "auto", "soft_actor_critic", "advantage_weighted", "lookahead", "survival", "weighted", "best_episodes"
+        "auto",
+        "soft_actor_critic",
+        "learned_reward",
+        "advantage_weighted",
+        "lookahead",
+        "survival",
+        "weighted",
+        "best_episodes",
     ] = "auto"
     """Where the policy comes from. soft_actor_critic: from Q (with finitely many actions, its softmax).
     advantage_weighted: regression on all data's actions, weighted by exp((Q - V) / advantage_temperature). lookahead:
-    by imitating what of the suboptimal data leads to where the expert is. auto: lookahead where there are such data.
+    by imitating what of the suboptimal data leads to where the expert is. learned_reward: online, soft actor-critic for
+    a reward that is learned by itself. auto: lookahead where there are suboptimal data; online learned_reward.
     Controls: survival looks ahead for the ends of episodes alone; weighted and best_episodes do not look ahead, and
     imitate single transitions and whole episodes by their reward."""
-    reward_penalty: Annotated[float, Field(ge=0)] = 1.0
-    """Choosing: weight of E[max(0, |dr| - 1)²] between labelled and suboptimal transitions."""
+    reward_penalty: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """Choosing, learned_reward: weight of E[max(0, |dr| - 1)²] between labelled and other transitions. auto: 1;
+    learned_reward 10."""
     reward_learning_rate: Rate = 3e-4
-    """Choosing: Adam's, at the start, for the implied reward and the value."""
+    """Choosing, learned_reward: Adam's, at the start, for the reward, and the value that is regressed to it."""
     choose_every: Positive = 250
     """Choosing: gradient steps after which all suboptimal data are gone through anew (about 4 s a million rows)."""
     lasting: Positive = 50
@@ -93,6 +103,8 @@ class IQLearnConfig:
     """value = 'expectile': towards 1, the best action of the data; at 0.5 their mean."""
     advantage_temperature: Annotated[float, Field(gt=0)] = 1.0
     """advantage_weighted: the smaller, the more Q - V decides."""
+    critics: Positive = 2
+    """learned_reward, actions in a box: the smallest of so many critics' values counts."""
 
 
 FROM_Q = ("soft_actor_critic", "advantage_weighted")
@@ -107,17 +119,24 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
         mixed: whether there are suboptimal or online data.
         online: whether there are online data.
     """
+    policy = "learned_reward" if online else "lookahead" if mixed else "soft_actor_critic"
+    policy = policy if config.policy == "auto" else config.policy
     states = "mixture" if mixed else "expert"
-    policy = "lookahead" if mixed and not online else "soft_actor_critic"
-    bounded = online and config.divergence == "chi_squared" and config.chi2_states != "expert"
-    bounded = bounded and not config.clip_targets and config.expert_term == "implied_reward"
-    defaults = {
+    raised = online and policy == "soft_actor_critic" and config.divergence == "chi_squared"
+    raised = raised and config.chi2_states != "expert"
+    raised = raised and not config.clip_targets and config.expert_term == "implied_reward"
+    defaults: dict[str, str | float] = {
         "value_states": "suboptimal" if config.value == "expectile" else states,
         "chi2_states": states,
         "policy": policy,
-        "absorbing_value": "raised" if bounded else "zero",
+        "absorbing_value": "raised" if raised else "zero",
         "temperature": 0.01 if online else 0.001,
+        "critic_learning_rate": 1e-3,
+        "adam_beta1": 0.5,
+        "reward_penalty": 1.0,
     }
+    if policy == "learned_reward":
+        defaults |= {"temperature": 0.1, "critic_learning_rate": 3e-4, "adam_beta1": 0.9, "reward_penalty": 10.0}
     own = {name: default for name, default in defaults.items() if getattr(config, name) == "auto"}
     return dataclasses.replace(config, **own)
 

@@ -67,8 +67,11 @@ def checked_online(config: Any) -> OnlineConfig:
     if config.algorithm not in MEETS_ENVIRONMENTS:
         others = " or ".join(map(repr, MEETS_ENVIRONMENTS))
         raise UserError(f"algorithm {config.algorithm!r} has no online stage: use {others}, or online.env_steps = 0")
-    if config.algorithm == "iq_learn" and policy != "soft_actor_critic":
-        raise UserError(f"iq_learn.policy = {policy!r} is for fixed data alone: online it is 'soft_actor_critic'")
+    if config.algorithm == "iq_learn" and policy not in ("learned_reward", "soft_actor_critic"):
+        raise UserError(
+            f"iq_learn.policy = {policy!r} is for fixed data alone: online it is 'learned_reward' or "
+            "'soft_actor_critic'"
+        )
     if config.training.prefetch:
         raise UserError("online batches cannot be drawn ahead, they would lack the newest steps: prefetch must be 0")
     if not online.gradient_steps:

@@ -22,11 +22,13 @@ Values = Float[Tensor, " batch"]
 Coefficient = float | Float[Tensor, ""]
 
 
-def implied_reward(q: Values, next_value: Values, terminated: Values, discount: Coefficient) -> Values:
+def implied_reward(
+    q: Float[Tensor, "*critics batch"], next_value: Values, terminated: Values, discount: Coefficient
+) -> Float[Tensor, "*critics batch"]:
     """r(s,a,s') = Q(s,a) - discount (1 - terminated) V(s'): the inverse soft Bellman operator (eq. 11).
 
     Args:
-        q: Q(s, a).
+        q: Q(s, a), of several critics one row each.
         next_value: V(s').
         terminated: 1 where the episode ended in s' for good, else 0.
         discount: in [0, 1).
@@ -50,6 +52,24 @@ def iq_loss(
         chi2_alpha: the paper's alpha, positive; small means a strong penalty.
     """
     return -expert_reward.mean() + value_term + regularized_reward.square().mean() / (4 * chi2_alpha)
+
+
+def separate_reward_loss(
+    expert_reward: Values, other_reward: Float[Tensor, " others"], chi2_alpha: Coefficient
+) -> Float[Tensor, ""]:
+    """-E_E[r] + E_O[r] + (E_E[r²] + E_O[r²]) / (8 chi2_alpha), to be minimised in r itself.
+
+    :func:`iq_loss` with other transitions in the place of the policy's own, so that no value is left in it, and the
+    chi-squared term over equal halves whatever the shares of the batch.
+
+    Args:
+        expert_reward: r on transitions of the expert.
+        other_reward: r on the others.
+        chi2_alpha: as for :func:`iq_loss`; r is within 4 chi2_alpha of 0 at the optimum.
+    """
+    value_term = other_reward.mean()
+    halves = [iq_loss(expert_reward, value_term, half, chi2_alpha) for half in (expert_reward, other_reward)]
+    return (halves[0] + halves[1]) / 2
 
 
 PHI: dict[str, Callable[[Values], Values]] = {

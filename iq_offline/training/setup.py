@@ -22,6 +22,7 @@ from iq_offline.learning.agents.gail import GAIL, GAIL_COEFFICIENTS
 from iq_offline.learning.agents.iq_learn import COEFFICIENTS, IN_SAMPLE_COEFFICIENTS
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
+from iq_offline.learning.agents.iq_learn_reward import ContinuousRewardIQLearn, DiscreteRewardIQLearn
 from iq_offline.learning.agents.sqil import SQIL_COEFFICIENTS, ContinuousSQIL, DiscreteSQIL
 from iq_offline.learning.agents.valuedice import VALUEDICE_COEFFICIENTS, ContinuousValueDICE, DiscreteValueDICE
 from iq_offline.learning.learner import Learner
@@ -270,6 +271,10 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     iq_learn = resolved(config).iq_learn
     if chosen := POLICIES.get(iq_learn.policy):
         return chosen(iq_learn, observations, taken, hidden)
+    if iq_learn.policy == "learned_reward":
+        if isinstance(taken, ActionBranches):
+            return DiscreteRewardIQLearn(iq_learn, observations, taken, hidden, others)
+        return ContinuousRewardIQLearn(iq_learn, observations, taken, hidden, others)
     if isinstance(taken, ActionBranches):
         return DiscreteIQLearn(iq_learn, observations, taken, hidden, others)
     return ContinuousIQLearn(iq_learn, observations, taken, hidden, others)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from iq_offline.errors import UserError
+from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.learning.agents.soft_q import SoftmaxOfQ
 from iq_offline.learning.learner import Learner
 from iq_offline.training import checkpoint
@@ -39,6 +40,7 @@ def start_from(learner: Learner, folder: Path) -> bool:
     own = learner.state()
     averaged = learner.agent.averaged
     has_critic = any(name.startswith("parameters/target_critic/") for name in saved)
+    has_critic = has_critic and not isinstance(learner.agent, LearnedReward)  # Theirs is for rewards yet to be learned.
     taken = {name: value for name, value in saved.items() if name.startswith("parameters/normalizer/")}
     if has_critic:
         skipped = "parameters/coefficients/", "average/", f"parameters/{averaged}/"

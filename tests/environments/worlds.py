@@ -84,9 +84,9 @@ def specification(**kwargs: Any) -> EnvSpec:
 
 
 def point_dataset(identifier: str = "test/point-v0", **kwargs: Any) -> None:
-    """A few expert episodes, recorded in the point mass with these arguments."""
+    """A few expert episodes, recorded in the point mass with these arguments; scores are out of thin air."""
     folder = point_mass_dataset(identifier, 4, 25, seed=0)
-    change_metadata(folder, env_spec=specification(**kwargs).to_json())
+    change_metadata(folder, env_spec=specification(**kwargs).to_json(), ref_min_score=-20.0, ref_max_score=0.0)
 
 
 def environment_dataset(identifier: str, environment: str, episodes: int = 3, seed: int = 0) -> None:

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import BCConfig, DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
+from iq_offline.config.iq_learn import decided
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import open_source
@@ -77,14 +78,17 @@ def draw_parameters(agent: ContinuousIQLearn | BC) -> TensorDict:
 
 
 def iq_learn(value_states: str, chi2_states: str, suboptimal: bool, **changes: Any) -> ContinuousIQLearn:
-    config = IQLearnConfig(
-        discount=0.9,
-        chi2_alpha=0.3,
-        temperature=0.2,
-        value_states=value_states,  # type: ignore[arg-type]
-        chi2_states=chi2_states,  # type: ignore[arg-type]
-        gradient_penalty=0.7,
-        **changes,
+    config = decided(
+        IQLearnConfig(
+            discount=0.9,
+            chi2_alpha=0.3,
+            temperature=0.2,
+            value_states=value_states,  # type: ignore[arg-type]
+            chi2_states=chi2_states,  # type: ignore[arg-type]
+            gradient_penalty=0.7,
+            **changes,
+        ),
+        mixed=False,
     )
     return ContinuousIQLearn(config, ENCODER, UNIT_BOX, HIDDEN, ("suboptimal",) * suboptimal)
 

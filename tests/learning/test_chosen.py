@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
+from iq_offline.config.iq_learn import decided
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
@@ -30,7 +31,10 @@ from tests.helpers import point_mass_dataset, point_mass_returns
 SIZE = 3
 ENCODER = ObservationEncoder(chosen_leaves(Box(-np.inf, np.inf, (SIZE,)), (), "the test"))
 UNIT_BOX = UnitBox(torch.tensor([-2.0, 0.5]).double(), torch.tensor([1.0, 0.75]).double())
-CONFIG = IQLearnConfig(discount=0.9, chi2_alpha=0.3, reward_penalty=0.0, lasting=1, relevance=10.0, least_share=0.01)
+CONFIG = decided(
+    IQLearnConfig(discount=0.9, chi2_alpha=0.3, reward_penalty=0.0, lasting=1, relevance=10.0, least_share=0.01),
+    mixed=False,
+)
 
 
 def rows(observation: Tensor, action: Tensor, **more: Tensor) -> TensorDict:
@@ -251,6 +255,7 @@ OTHERS: dict[str, Any] = {
     "value": "expectile",
     "expectile": 0.3,
     "advantage_temperature": 0.1,
+    "critics": 2,
 }
 
 

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import BCConfig, IQLearnConfig
+from iq_offline.config.iq_learn import decided
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.learning.agents import tensors
@@ -62,13 +63,16 @@ def discrete(
     suboptimal: bool = False,
     **more: Any,
 ) -> DiscreteIQLearn:
-    config = IQLearnConfig(
-        discount=DISCOUNT,
-        chi2_alpha=ALPHA,
-        temperature=TEMPERATURE,
-        value_states=value_states,  # type: ignore[arg-type]
-        chi2_states=chi2_states,  # type: ignore[arg-type]
-        **more,
+    config = decided(
+        IQLearnConfig(
+            discount=DISCOUNT,
+            chi2_alpha=ALPHA,
+            temperature=TEMPERATURE,
+            value_states=value_states,  # type: ignore[arg-type]
+            chi2_states=chi2_states,  # type: ignore[arg-type]
+            **more,
+        ),
+        mixed=False,
     )
     return DiscreteIQLearn(config, ENCODER, ActionBranches(SPACES[counts]), HIDDEN, ("suboptimal",) * suboptimal)
 
@@ -211,7 +215,7 @@ def test_uneven_branches_never_make_gradients_that_are_not_numbers(temperature: 
     """Also where the values are far apart, in one learner and in a population."""
     counts = (3, 1, 4)
     agent = discrete(counts)
-    config = IQLearnConfig(temperature=temperature)
+    config = decided(IQLearnConfig(temperature=temperature), mixed=False)
     agent = DiscreteIQLearn(config, ENCODER, ActionBranches(SPACES[counts]), HIDDEN)
     bc = BC(BCConfig(), ENCODER, ActionBranches(SPACES[counts]), HIDDEN)
     for one, group in ((agent, "critic"), (bc, "actor")):
@@ -256,7 +260,9 @@ def test_a_table_is_solved() -> None:
     """
     space = Box(-np.inf, np.inf, (3,))
     encoder = ObservationEncoder(chosen_leaves(space, (), "the test"))
-    config = IQLearnConfig(temperature=0.5, chi2_alpha=0.5, critic_learning_rate=0.05, adam_beta1=0.9)
+    config = decided(
+        IQLearnConfig(temperature=0.5, chi2_alpha=0.5, critic_learning_rate=0.05, adam_beta1=0.9), mixed=False
+    )
     agent = DiscreteIQLearn(config, encoder, ActionBranches(Discrete(3)), ())
     states, actions = torch.eye(3).double(), torch.tensor([[0], [2], [1]])
     following = TensorDict({"observation": states, "terminated": torch.ones(3).double()}, [3])
@@ -286,7 +292,9 @@ def test_a_mixed_expert_is_matched_by_the_softmax() -> None:
     With alpha huge and all transitions terminal the objective is E_E[V - Q(a)], T times the cross-entropy.
     """
     encoder = ObservationEncoder(chosen_leaves(Box(-1, 1, (1,)), (), "the test"))
-    config = IQLearnConfig(temperature=0.2, chi2_alpha=1e9, critic_learning_rate=0.02, adam_beta1=0.9)
+    config = decided(
+        IQLearnConfig(temperature=0.2, chi2_alpha=1e9, critic_learning_rate=0.02, adam_beta1=0.9), mixed=False
+    )
     agent = DiscreteIQLearn(config, encoder, ActionBranches(MultiDiscrete([2, 3])), ())
     shares = [((0, 0), 4), ((0, 2), 2), ((1, 0), 2), ((1, 2), 1), ((0, 1), 2), ((1, 1), 1)]
     actions = torch.tensor([action for action, times in shares for _ in range(times)])

@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import IQLearnConfig
+from iq_offline.config.iq_learn import decided
 from iq_offline.data.actions import ActionBranches
 from iq_offline.learning.agents import normalized, rows_of, tensors
 from iq_offline.learning.agents.iq_learn import IQLearn
@@ -46,7 +47,7 @@ def agent_of(finite: bool, **terms: Any) -> IQLearn:
     common: dict[str, Any] = {"policy": "soft_actor_critic", "value_states": "mixture", "chi2_states": "mixture"}
     common |= {"discount": DISCOUNT, "chi2_alpha": ALPHA, "temperature": TEMPERATURE, "gradient_penalty": 0.0}
     common |= {"expectile": 0.8, "advantage_temperature": 12.0, "outlier_error": 0.3}
-    config = IQLearnConfig(**common | terms)
+    config = decided(IQLearnConfig(**common | terms), mixed=False)
     if finite:
         return DiscreteIQLearn(config, ENCODER, ActionBranches(MultiDiscrete([3, 1, 4])), HIDDEN, ("suboptimal",))
     return ContinuousIQLearn(config, ENCODER, UNIT_BOX, HIDDEN, ("suboptimal",))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from iq_offline.config import DataConfig, RunConfig, Suboptimal, resolved
+from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, resolved
 from iq_offline.config.online import OnlineConfig
 from iq_offline.data.replay import Replay
 from iq_offline.environments.make import evaluation_environment
@@ -229,6 +229,7 @@ def test_where_no_state_can_be_saved_new_episodes_begin_and_it_is_said(tmp_path:
 def test_fine_tuning_begins_with_the_offline_run_whole(tmp_path: Path):
     point_dataset()
     given, folder = as_given(start="offline", critic_warmup=10), tmp_path / "run"
+    given = replace(given, iq_learn=IQLearnConfig(policy="soft_actor_critic"))
     run(given, folder, QUIET)
     offline = weights(folder / "offline" / LATEST)
     (folder / LATEST).unlink()
@@ -340,7 +341,7 @@ def test_the_schedule_of_steps():
         ({"online": OnlineConfig(1000)}, "env_steps = 1000 leaves no updates after online.start_steps = 1000"),
         ({"online": OnlineConfig(3001, environments=2)}, "is no multiple of online.environments = 2"),
         ({"training": {"prefetch": 2}}, "prefetch must be 0"),
-        ({"iq_learn": {"policy": "survival"}}, "online it is 'soft_actor_critic'"),
+        ({"iq_learn": {"policy": "survival"}}, "online it is 'learned_reward' or 'soft_"),
     ],
 )
 def test_what_cannot_be_online_is_refused(changes: dict[str, Any], words: str):
@@ -362,8 +363,7 @@ def test_gail_refuses_finitely_many_actions(tmp_path: Path):
 def test_online_terms_are_over_the_mixture():
     config = resolved(RunConfig(online=OnlineConfig(5000)))
     assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
-    assert config.iq_learn.policy == "soft_actor_critic"
-    assert (config.iq_learn.absorbing_value, config.iq_learn.temperature) == ("raised", 0.01)
+    assert (config.iq_learn.policy, config.iq_learn.temperature) == ("learned_reward", 0.1)
     assert resolved(config) == config
     assert (config.stage.gradient_steps, config.training.gradient_steps) == (4000, 10_000)
     assert math.isclose(config.online.online_fraction, 0.5)
@@ -374,12 +374,14 @@ def test_each_stage_decides_for_itself(tmp_path: Path):
     config = RunConfig(online=OnlineConfig(5000, start="offline"))
     offline, online = (stage.iq_learn for stage in stages(config, tmp_path))
     assert (offline.value_states, offline.absorbing_value, offline.temperature) == ("expert", "zero", 0.001)
-    assert (online.value_states, online.absorbing_value, online.temperature) == ("mixture", "raised", 0.01)
-    own = replace(config, iq_learn=replace(config.iq_learn, temperature=0.01))
-    assert [stage.iq_learn.temperature for stage in stages(own, tmp_path)] == [0.01, 0.01]
+    assert (online.value_states, online.policy, online.temperature) == ("mixture", "learned_reward", 0.1)
+    own = replace(config, iq_learn=IQLearnConfig(temperature=0.1, policy="soft_actor_critic"))
+    offline, online = (stage.iq_learn for stage in stages(own, tmp_path))
+    assert (offline.absorbing_value, offline.temperature) == ("zero", 0.1)
+    assert (online.absorbing_value, online.temperature) == ("raised", 0.1)
     mixed = replace(config, data=DataConfig(suboptimal=(Suboptimal("hopper/random"),)))
     before, after = stages(mixed, tmp_path)
-    assert (before.iq_learn.policy, after.iq_learn.policy) == ("lookahead", "soft_actor_critic")
+    assert (before.iq_learn.policy, after.iq_learn.policy) == ("lookahead", "learned_reward")
     assert (before.is_online, after.online.start) == (False, str(tmp_path / "offline"))
     assert stages(after, tmp_path / "elsewhere") == (after,), "a saved configuration is a recipe"
 

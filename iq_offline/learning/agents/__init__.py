@@ -76,13 +76,13 @@ class Acting(Protocol):
 
 
 def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor, twice: bool = False) -> Tensor:
-    """The network's outputs with parameters from outside, also under ``torch.vmap``.
+    """The network's outputs with parameters from outside, also under ``torch.vmap``; of an ensemble those of all.
 
     Linear layers are called one by one: ``functional_call`` on all of a small network takes longer than its products.
 
     Args:
         network: its layers.
-        parameters: by the network's own names.
+        parameters: by the network's own names; of an ensemble with its members before all other dimensions.
         inputs: ``(batch, size)``.
         twice: whether the slopes in the inputs are differentiated again. A ReLU's second derivative is zero, and
             autograd would send zeros back through all layers to say so: two products each for nothing.
@@ -90,7 +90,8 @@ def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor, twice: 
     weights = tensors(parameters)
     for name, layer in network.named_children():
         if isinstance(layer, nn.Linear):
-            inputs = linear(inputs, weights[f"{name}.weight"], weights[f"{name}.bias"])
+            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            inputs = linear(inputs, weight, bias) if weight.dim() == 2 else inputs @ weight.mT + bias.unsqueeze(-2)
         elif twice and isinstance(layer, nn.ReLU):
             inputs = inputs * torch.relu(inputs).detach().sign()
         else:
@@ -109,8 +110,10 @@ def normalized(parameters: TensorDict, observation: Tensor) -> Tensor:
     return (observation - parameters["normalizer", "mean"]) / parameters["normalizer", "std"]
 
 
-def fresh(network: nn.Module) -> TensorDict:
-    """The network's layers drawn anew, as a flat TensorDict with the module's own names."""
+def fresh(network: nn.Module, members: int = 1) -> TensorDict:
+    """The network's layers drawn anew, as a flat TensorDict with the module's own names; of an ensemble, stacked."""
+    if members > 1:
+        return cast(TensorDict, torch.stack([fresh(network) for _ in range(members)]))  # type: ignore[arg-type]
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.reset_parameters()
@@ -166,6 +169,11 @@ class Transitions:
             normalized(parameters, rows_of(batch, kinds, "next", "observation")),
             rows_of(batch, kinds, "next", "terminated"),
         )
+
+
+def action_width(actions: UnitBox | ActionBranches) -> int:
+    """How many inputs :func:`action_inputs` makes of an action."""
+    return len(actions.center) if isinstance(actions, UnitBox) else sum(actions.counts)
 
 
 def action_inputs(actions: UnitBox | ActionBranches, action: Tensor) -> Tensor:

@@ -21,11 +21,21 @@ from torch.func import grad
 from iq_offline.config import BCConfig, IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, action_inputs, call, fresh, normalized, tensors
+from iq_offline.learning.agents import (
+    Metrics,
+    Phase,
+    UnitBox,
+    action_inputs,
+    action_width,
+    call,
+    fresh,
+    normalized,
+    tensors,
+)
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
 from iq_offline.learning.networks import network
-from iq_offline.learning.objective import beyond_one, iq_loss
+from iq_offline.learning.objective import beyond_one, separate_reward_loss
 
 CHOSEN_COEFFICIENTS = ("chi2_alpha", "reward_penalty")
 """Keys of :class:`IQLearnConfig` that are factors in a loss here."""
@@ -75,7 +85,7 @@ class ChosenImitation(ABC):
         ),
         *("critic_learning_rate", "adam_beta1", "target_network", "target_update_rate"),
         *("expert_term", "clip_targets", "absorbing_value", "value", "expectile", "advantage_temperature"),
-        *("smoothness_penalty", "largest_slope"),
+        *("smoothness_penalty", "largest_slope", "critics"),
     )
 
     def __init__(
@@ -92,8 +102,7 @@ class ChosenImitation(ABC):
         self.cloning = BC(robust, encoder, actions, hidden_sizes, ("expert", "imitated"))
         if isinstance(actions, ActionBranches):
             self.unread = (*self.unread, "outlier_error")
-        size = sum(actions.counts) if isinstance(actions, ActionBranches) else len(actions.center)
-        self.reward_network = network(encoder, hidden_sizes, 1, extra=size)
+        self.reward_network = network(encoder, hidden_sizes, 1, extra=action_width(actions))
         reward = Phase("reward", self.reward_loss, config.reward_learning_rate)
         self.phases: tuple[Phase, ...] = (reward, *self.more_critics(encoder, hidden_sizes), *self.cloning.phases)
 
@@ -117,9 +126,7 @@ class ChosenImitation(ABC):
         """
         coefficients = tensors(parameters["coefficients"])
         expert, suboptimal = (self._reward_of(parameters, batch[kind]) for kind in ("expert", "suboptimal"))
-        value_term, chi2_alpha = suboptimal.mean(), coefficients["chi2_alpha"]
-        halves = [iq_loss(expert, value_term, half, chi2_alpha) for half in (expert, suboptimal)]
-        loss = (halves[0] + halves[1]) / 2
+        loss = separate_reward_loss(expert, suboptimal, coefficients["chi2_alpha"])
         penalty = self._steepness(parameters, batch, noise) if self.config.reward_penalty else loss.new_zeros(())
         total = loss + coefficients["reward_penalty"] * penalty
         return total, {

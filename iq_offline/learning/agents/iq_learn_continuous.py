@@ -9,11 +9,11 @@ from iq_offline.config import IQLearnConfig
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import UnitBox, call
 from iq_offline.learning.agents.iq_learn import IQLearn
-from iq_offline.learning.agents.soft_q import SoftActorCritic
+from iq_offline.learning.agents.soft_q import AnchoredActorCritic
 from iq_offline.learning.networks import gaussian
 
 
-class ContinuousIQLearn(IQLearn, SoftActorCritic):
+class ContinuousIQLearn(IQLearn, AnchoredActorCritic):
     """IQ-Learn for actions in a box. Arguments are those of :class:`IQLearn`, the box first seen as [-1, 1]."""
 
     def __init__(
@@ -27,15 +27,6 @@ class ContinuousIQLearn(IQLearn, SoftActorCritic):
         super().__init__(config, encoder, unit_box, hidden_sizes, others)
         self.make_networks(encoder, unit_box, hidden_sizes)
         self.phases = self.in_turn(*self.phases)
-
-    def policy_loss(
-        self, parameters: TensorDict, state: Tensor, action: Tensor, log_probability: Tensor, error: Tensor
-    ) -> Tensor:
-        """Anchored to the expert's actions if asked for, as TD3+BC is (Fujimoto and Gu, 2021) to all of the data."""
-        anchor = parameters["coefficients", "behavior_anchor"] * error
-        if not self.config.actor_follows_critic:
-            return anchor
-        return anchor + super().policy_loss(parameters, state, action, log_probability, error)
 
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """A regressed policy is its mean alone, without an entropy."""

@@ -34,6 +34,8 @@ class SoftQ(ABC):
     coefficients: tuple[str, ...]
     """Keys of the configuration that are factors in a loss: the learners of a population may have different ones."""
     critic: nn.Sequential
+    critics = 1
+    """Members of the critic's ensemble; V is by the smallest of their values."""
     discount: float
     noise_shape: tuple[int, ...]
     phases: tuple[Phase, ...]
@@ -42,7 +44,7 @@ class SoftQ(ABC):
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """The critic drawn from torch's global generator; the target starts as the critic."""
-        critic = fresh(self.critic)
+        critic = fresh(self.critic, self.critics)
         groups = constants(self.config, self.coefficients, observation_mean, observation_std)
         return TensorDict({"critic": critic, "target_critic": critic.clone(), **groups})
 
@@ -75,6 +77,10 @@ class SoftQ(ABC):
     def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
         """Q(s, a), shape ``(batch,)``; ``twice`` as for :func:`call`."""
 
+    def each_q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
+        """Q(s, a) by every critic, shape ``(critics, batch)``; ``(batch,)`` of one."""
+        return self.q(critic, state, action, twice)
+
     @abstractmethod
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """V(s) by that critic, shape ``(batch,)``."""
@@ -85,18 +91,22 @@ class SoftActorCritic(SoftQ):
 
     averaged = "actor"
 
-    def make_networks(self, encoder: ObservationEncoder, unit_box: UnitBox, hidden_sizes: tuple[int, ...]) -> None:
+    def make_networks(
+        self, encoder: ObservationEncoder, unit_box: UnitBox, hidden_sizes: tuple[int, ...], critics: int = 1
+    ) -> None:
         """Three draws of an action a row: for V(s'), for V(s), and for the actor.
 
         Args:
             encoder: of the observations.
             unit_box: maps the dataset's actions to [-1, 1].
             hidden_sizes: of the actor and of the critic.
+            critics: how many there are.
         """
         config, self.unit_box = self.config, unit_box
         size = len(unit_box.center)
         self.actor = network(encoder, hidden_sizes, 2 * size)
         self.critic = network(encoder, hidden_sizes, 1, extra=size)
+        self.critics = critics
         self.noise_shape: tuple[int, ...] = (3, size)
         self.phases: tuple[Phase, ...] = (
             Phase("critic", self.critic_loss, config.critic_learning_rate, config.adam_beta1),
@@ -148,9 +158,14 @@ class SoftActorCritic(SoftQ):
         """In the unit box."""
         return self.unit_box(action)
 
-    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
-        """One number from the state and the action."""
+    def each_q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
+        """One number from the state and the action, of each critic where there are several."""
         return call(self.critic, critic, torch.cat([state, action], -1), twice).squeeze(-1)
+
+    def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
+        """The smallest of the critics' numbers."""
+        each = self.each_q(critic, state, action, twice)
+        return each if self.critics == 1 else each.amin(0)
 
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """By one action of the policy."""
@@ -164,6 +179,22 @@ class SoftActorCritic(SoftQ):
         mean, std = gaussian(call(self.actor, parameters["actor"], state))
         error = (torch.tanh(mean) - action).square().sum(-1)
         return {"error": error, "log_likelihood": squashed_log_probability(mean, std, action)}
+
+
+class AnchoredActorCritic(SoftActorCritic):
+    """The actor is held to the expert's actions if asked for, as TD3+BC's (Fujimoto and Gu, 2021) to all of the data.
+
+    Reads ``behavior_anchor`` of the coefficients, and ``actor_follows_critic``.
+    """
+
+    def policy_loss(
+        self, parameters: TensorDict, state: Tensor, action: Tensor, log_probability: Tensor, error: Tensor
+    ) -> Tensor:
+        """And the squared error from the expert's actions."""
+        anchor = parameters["coefficients", "behavior_anchor"] * error
+        if not self.config.actor_follows_critic:
+            return anchor
+        return anchor + super().policy_loss(parameters, state, action, log_probability, error)
 
 
 class SoftmaxOfQ(SoftQ):

@@ -1,0 +1,123 @@
+"""What learners have in common whose reward is a network of its own, beside the Q that it is worth to the policy.
+
+The network tells the expert's transitions from all others, its slopes between the two are held, and the policy earns
+what it says. Q follows by squared soft Bellman errors, and the policy follows Q. What tells apart is the subclasses'.
+"""
+
+from abc import abstractmethod
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.func import grad
+
+from iq_offline.data.actions import ActionBranches
+from iq_offline.data.spaces import ObservationEncoder
+from iq_offline.learning.agents import (
+    Metrics,
+    Phase,
+    Transitions,
+    UnitBox,
+    action_inputs,
+    action_width,
+    call,
+    fresh,
+    normalized,
+    rows_of,
+)
+from iq_offline.learning.agents.soft_q import SoftQ
+from iq_offline.learning.networks import network
+from iq_offline.learning.objective import implied_reward
+
+
+class LearnedReward(SoftQ):
+    """The losses of reward and critic as functions of (parameters, batch, noise)."""
+
+    steepness_weight: str
+    """Key of the coefficient of :meth:`too_steep`."""
+    reward_network: nn.Sequential
+    told_apart: UnitBox | ActionBranches
+    """The actions as the reward reads them."""
+
+    def make_reward(
+        self,
+        encoder: ObservationEncoder,
+        actions: UnitBox | ActionBranches,
+        hidden_sizes: tuple[int, ...],
+        learning_rate: float,
+        beta1: float = 0.9,
+    ) -> None:
+        """After the other networks, and learned before them.
+
+        Args:
+            encoder: of the observations.
+            actions: the box that continuous actions are in, or the branches of finitely many.
+            hidden_sizes: of the reward's network.
+            learning_rate: Adam's, at the start.
+            beta1: Adam's.
+        """
+        self.told_apart = actions
+        self.reward_network = network(encoder, hidden_sizes, 1, extra=action_width(actions))
+        self.noise_shape = (3, max(1, self.noise_shape[-1]))  # One draw at least: where between two rows slopes are.
+        self.phases = (Phase("reward", self.reward_loss, learning_rate, beta1), *self.phases)
+
+    def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
+        """And the reward, last."""
+        parameters = super().initial_parameters(observation_mean, observation_std)
+        parameters["reward"] = fresh(self.reward_network)
+        return parameters
+
+    @abstractmethod
+    def separation(self, parameters: TensorDict, expert: Tensor, others: Tensor) -> Tensor:
+        """What is minimised in the network's outputs on the expert's transitions and on all others."""
+
+    @abstractmethod
+    def too_steep(self, slopes: Tensor) -> Tensor:
+        """What its slopes cost, of shape ``(batch, inputs)``."""
+
+    @abstractmethod
+    def earned(self, parameters: TensorDict, output: Tensor) -> Tensor:
+        """The policy's reward where the network says ``output``; never negative, as ends for good are worth 0."""
+
+    def reward_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """The expert against everything else, and the slopes somewhere between pairs of both."""
+        rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
+        inputs, experts = self._inputs(rows.state, rows.action), len(batch["expert", "action"])
+        output = self._output(parameters["reward"], inputs)
+        expert, others = output[:experts], output[experts:]
+        between = torch.lerp(inputs.roll(experts, 0), inputs, torch.special.ndtr(draws[:, 2, :1]))
+        slopes = grad(lambda at: self._output(parameters["reward"], at, twice=True).sum())(between)
+        penalty = self.too_steep(slopes)
+        loss = self.separation(parameters, expert, others)
+        loss = loss + parameters["coefficients", self.steepness_weight] * penalty
+        return loss, {
+            "reward/loss": loss,
+            "reward/penalty": penalty,
+            "reward/expert": expert.mean(),
+            "reward/others": others.mean(),
+        }
+
+    def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
+        """Squared soft Bellman errors; policy and reward are held fixed, V(s') is by the target critic."""
+        rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
+        output = self._output(parameters["reward"].detach(), self._inputs(rows.state, rows.action))
+        reward = self.earned(parameters, output)
+        q = self.each_q(parameters["critic"], rows.state, self.as_input(rows.action))
+        next_value = self.value(parameters, "target_critic", rows.next_state, draws[:, 0])
+        implied = implied_reward(q, next_value, rows.terminated, parameters["coefficients", "discount"])
+        loss = (implied - reward).square().mean()
+        return loss, {"critic/loss": loss, "critic/reward": reward.mean(), "critic/q": q.mean()}
+
+    def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
+        """As all learners of a soft Q do, but the reward is the network's."""
+        state = normalized(parameters, rows["observation"])
+        output = self._output(parameters["reward"], self._inputs(state, rows["action"]))
+        return super().diagnose(parameters, rows) | {"reward": self.earned(parameters, output)}
+
+    def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
+        """State and action side by side, the action as the dataset has it."""
+        return torch.cat([state, action_inputs(self.told_apart, action).to(state.dtype)], -1)
+
+    def _output(self, reward: TensorDict, inputs: Tensor, twice: bool = False) -> Tensor:
+        """Of the network, shape ``(batch,)``; ``twice`` as for :func:`call`."""
+        return call(self.reward_network, reward, inputs, twice).squeeze(-1)
