@@ -214,6 +214,14 @@ def test_metadata_that_promise_other_totals(totals: dict[str, int], count: int) 
     assert_found(open_source(folder), [("refused", "totals", count)])
 
 
+def test_episodes_that_the_metadata_alone_know() -> None:
+    """As many as may be a mistake are listed; more than that is no dataset."""
+    folder = write_dataset(NAME, clean())
+    change_metadata(folder, total_episodes=1_000)
+    (found,) = assert_found(open_source(folder), [("refused", "cannot be read", 994)])
+    assert found.where.startswith("first in episode 6")
+
+
 def test_several_at_once_come_gravest_first() -> None:
     episodes = clean()
     for change in (
