@@ -22,6 +22,11 @@ KINDS = {".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV", ".ndjson": "NDJ
 NULL_WORDS = ("", "NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan")
 """What stands for no value in a CSV file, which has no other way to say it."""
 
+ISO_8601 = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2})(?:[.,](\d+))?)?(Z|[+-]\d{2}(?::?\d{2})?)?)?$"
+"""Day, minute, second, fraction and zone of a time."""
+YEARS = (1678, 2261)
+"""That 64 bits of nanoseconds hold whole."""
+
 
 def open_files(sources: Sequence[str], columns: Columns) -> list[LogFile]:
     """The files behind paths, globs and folders, all of one kind.
@@ -85,6 +90,7 @@ class TableFile:
         self.path = path
         self._number = number
         self._text = KINDS[path.suffix.lower()] == "CSV"
+        self._zoned: set[bool] = set()
         with _readable(path):
             match KINDS[path.suffix.lower()]:
                 case "Parquet":
@@ -222,14 +228,32 @@ class TableFile:
         return values.cast(pl.Int64).fill_null(NULL_TIME).to_numpy()
 
     def _parsed(self, words: pl.Series, name: str) -> pl.Series:
-        """Dates and times out of text."""
-        try:
-            times = words.str.strip_chars().str.to_datetime(time_unit="ns", strict=False)
-        except pl.exceptions.PolarsError:
-            times = pl.Series([None] * len(words), dtype=pl.Datetime("ns"))
+        """Dates and times out of text: ISO 8601 and nothing else, for 1/2/2024 is a day in January or in February."""
+        parts = words.str.strip_chars().str.extract_groups(ISO_8601).struct.unnest()
+        day, minute, second, fraction, zone = map(pl.col, parts.columns)
+        text = pl.format(
+            "{} {}:{}.{}{}",
+            day,
+            minute.fill_null("00:00"),
+            second.fill_null("00"),
+            fraction.fill_null("").str.pad_end(9, "0").str.head(9),
+            zone.fill_null("Z").replace("Z", "+0000").str.replace(":", "").str.pad_end(5, "0"),
+        )
+        known = day.str.head(4).cast(pl.Int32, strict=False).is_between(*YEARS)
+        time = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.9f%z", time_unit="ns", strict=False)
+        times = parts.select(pl.when(known).then(time)).to_series()
         bad = words.filter(words.is_not_null() & times.is_null())
         if len(bad):
-            raise UserError(f"{self.path}: {bad[0]!r} in column {name!r} is no ISO 8601 time")
+            raise UserError(
+                f"{self.path}: {bad[0]!r} in column {name!r} is no ISO 8601 time, such as 2024-12-31 23:59:59.5 or "
+                f"2024-12-31T23:59:59+01:00, of the years {YEARS[0]} to {YEARS[1]}"
+            )
+        self._zoned |= set(parts.filter(day.is_not_null()).select(zone.is_not_null().unique()).to_series())
+        if len(self._zoned) > 1:
+            raise UserError(
+                f"{self.path}: column {name!r} holds times with a zone and times without, and nothing says which is "
+                "first: give all of them one, such as +01:00, or none"
+            )
         return times
 
 

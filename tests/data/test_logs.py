@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -392,6 +393,59 @@ def test_a_folder_of_arrays_one_file_an_episode(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.actions, actions)
         assert (episode.terminations[-1], episode.truncations[-1]) == (done, not done)
         assert not episode.terminations[:-1].any()
+
+
+CLOCK = Columns(("x",), ("u",), None, "t")
+
+LENGTHS = ("2024-01-01", "2024-01-01T08:00", "2024-01-01 16:00:00", "2024-01-02T00:00:00.0")
+TIMES: dict[str, tuple[Callable[[int], str], float]] = {
+    "dates": (lambda step: f"2024-01-{step + 1:02}", 86_400),
+    "minutes": (lambda step: f"2024-01-01 10:{step:02}", 60),
+    "seconds": (lambda step: f" 2024-01-01T10:00:{step:02} ", 1),
+    "fractions": (lambda step: f"2024-01-01 10:00:00.{step:09}", 1e-9),
+    "commas": (lambda step: f"2024-01-01T10:00:00,{step}", 0.1),
+    "Zulu": (lambda step: f"2024-01-01T10:{step:02}Z", 60),
+    "zones": (lambda step: f"2024-01-01T{10 + 2 * step}:00:00+0{step + 1}{('', '00', ':00')[step % 3]}", 3_600),
+    "lengths": (LENGTHS.__getitem__, 28_800),
+}
+"""Times of ISO 8601, and the seconds between two."""
+
+
+@pytest.mark.parametrize("ending", [".csv", ".ndjson", ".parquet"])
+@pytest.mark.parametrize("kind", TIMES)
+def test_times_of_iso_8601(kind: str, ending: str, imports: Imports) -> None:
+    write, apart = TIMES[kind]
+    rows = [{"x": step / 10, "u": step - 1.5, "t": write(step)} for step in range(4)]
+    imported = imports([rows[index] for index in (2, 0, 3, 1)], CLOCK, ending)
+    assert observed(imported) == [[0.0, 0.1, 0.2, 0.3]]
+    assert imported.max_gap == pytest.approx(1.5 * apart)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".ndjson", ".parquet"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("01/02/2024 10:00", "01.02.2024 10:00", "2024/01/02 10:00", "02-01-2024", "2024-1-2 10:00", "10:00:00"),
+        *("2024-01-02T10", "2024-01-02T24:00", "2024-02-30 10:00", "2024-01-02 10:00 +02:00", "2024-01-02 10:00 PM"),
+        *("2024-01-02T10:00:00+25:00", "1500-01-01", "9999-12-31T00:00:00"),
+    ],
+)
+def test_other_times_are_not_guessed(word: str, ending: str, imports: Imports) -> None:
+    """Day and month would be read the wrong way round without a word; far years would wrap around."""
+    rows = [row | {"t": f"2024-01-01 10:{step:02}"} for step, row in enumerate(simple(4))]
+    rows[2]["t"] = word
+    for some in (rows, [row | {"t": word} for row in rows]):
+        with pytest.raises(UserError, match=f"{re.escape(repr(word))} in column 't' is no ISO 8601 time, such as"):
+            imports(some, CLOCK, ending)
+
+
+def test_times_with_and_without_a_zone(imports: Imports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cannot be held against each other, wherever in the file they meet."""
+    rows = [row | {"t": f"2024-01-01T10:{step:02}{'Z' * (step > 3)}"} for step, row in enumerate(simple(8))]
+    for size in (50_000, 4):
+        monkeypatch.setattr(log_files, "BATCH_ROWS", size)
+        with pytest.raises(UserError, match=r"column 't' holds times with a zone and times without, and"):
+            imports(rows, CLOCK, ".csv")
 
 
 def test_training_can_read_it(imports: Imports) -> None:
