@@ -106,6 +106,8 @@ class TableFile:
         for name in (*numbers, columns.episode):
             if name is not None and name not in self._schema:
                 raise missing(path, name, list(self._schema))
+        if columns.episode is not None and self._schema[columns.episode].is_nested():
+            raise _no_name(path, columns.episode, str(self._schema[columns.episode]))
         with _readable(path):
             if self._text:
                 self._rows, types = self._types_of_text(list(numbers))
@@ -257,6 +259,11 @@ class TableFile:
         return times
 
 
+def _no_name(path: Path, name: str, what: str) -> UserError:
+    """The error for a column that cannot tell episodes apart."""
+    return UserError(f"{path}: --episode {name} holds {what}: it takes one value a row, a number, a word or a date")
+
+
 def _field_type(layout: Layout, field: str) -> np.dtype:
     return layout.dtype[field].base if field in ("observation", "next_observation", "action") else np.dtype(np.float64)
 
@@ -292,11 +299,15 @@ class ArrayFile:
         longest = self.rows()
         behind = columns.fields().keys() - {"observation", "next_observation"}
         steps = {name for field in behind for name in columns.fields()[field]} if columns.episode is None else set()
-        for name, (_, shape) in self._shapes.items():
-            if len(shape) not in (1, 2) or shape[0] not in (longest, longest - (name in steps)):
+        for name, (dtype, shape) in self._shapes.items():
+            if len(shape) not in (1, 2):
+                raise UserError(f"{path}: {name!r} has shape {shape}: arrays of one or two dimensions are read")
+            if name == columns.episode and (len(shape) == 2 or dtype.kind not in "biufMmUS"):
+                raise _no_name(path, name, f"{dtype} in {shape}")
+            if shape[0] not in (longest, longest - (name in steps)):
                 raise UserError(
-                    f"{path}: {name!r} has shape {shape}, {columns.observation[0]!r} has {longest} rows; "
-                    "arrays of one length are read, of one or two dimensions"
+                    f"{path}: {name!r} has shape {shape}, {columns.observation[0]!r} has {longest} rows: arrays of "
+                    "one length are read"
                 )
 
     def _open(self) -> np.lib.npyio.NpzFile:
@@ -308,7 +319,11 @@ class ArrayFile:
     def _array(self, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
         if name not in archive.files:
             raise missing(self.path, name, archive.files)
-        return archive[name]
+        values = archive[name]
+        if values.dtype.kind != "f" or values.dtype.itemsize <= 8:
+            return values
+        with np.errstate(over="ignore"):
+            return values.astype(np.float64)  # JSON, polars and torch know no wider ones.
 
     def rows(self) -> int:
         """How many there are."""
@@ -327,7 +342,8 @@ class ArrayFile:
         records = layout.empty(rows)
         with _readable(self.path), self._open() as archive:
             for part in layout.parts:
-                values = archive[part.column] if part.element is None else archive[part.column][:, part.element]
+                values = self._array(archive, part.column)
+                values = values if part.element is None else values[:, part.element]
                 if part.field in ("terminal", "truncated"):
                     flags = _flags(self.path, part.column, values.astype(np.float64))
                     records[part.field][rows - len(flags) :] = flags
@@ -336,13 +352,13 @@ class ArrayFile:
                 else:
                     records[part.field][: len(values), part.place] = values
             if columns.time is not None:
-                times = archive[columns.time]
+                times = self._array(archive, columns.time)
                 if times.dtype.kind in "Mm":
                     times = times.astype(f"{times.dtype.kind}8[ns]").view(np.int64)
                 elif layout.time == "timestamp":
                     raise UserError(f"{self.path}: column {columns.time!r} holds text; times are numbers or datetime64")
                 records["time"] = times
             owner = pl.repeat(str(self.path), rows, eager=True)
-            episodes = owner if columns.episode is None else pl.Series(archive[columns.episode])
+            episodes = owner if columns.episode is None else pl.Series(self._array(archive, columns.episode))
         for start in range(0, rows, BATCH_ROWS):
             yield Batch(episodes.slice(start, BATCH_ROWS), records[start : start + BATCH_ROWS])

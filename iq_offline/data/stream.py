@@ -102,6 +102,10 @@ def open_source(path: Path) -> Source:
     try:
         metadata = MinariStorage.read_raw_metadata(path)
         identifier = str(metadata["dataset_id"])
+        if not identifier.isprintable():  # It goes to terminals and into names of files.
+            raise UserError(
+                f"{path} holds the id {identifier!r}, which cannot be printed: correct dataset_id in its metadata.json"
+            )
         spaces = [metadata.get(name) for name in ("observation_space", "action_space")]
         if None in spaces:
             raise UserError(f"{identifier}: metadata.json lacks its spaces, and training builds no environment to ask")

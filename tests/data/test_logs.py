@@ -557,6 +557,64 @@ def test_columns_that_cannot_be_used(columns: Columns, message: str, tmp_path: P
     assert list(minari_root().iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["list", "array", "struct"])
+@pytest.mark.parametrize("ending", [".parquet", ".ndjson"])
+def test_an_episode_is_named_by_one_value(kind: str, ending: str, tmp_path: Path) -> None:
+    make = {"list": lambda row: [0, 1], "array": lambda row: [0, 1], "struct": lambda row: {"car": 1, "day": 2}}[kind]
+    frame = pl.DataFrame([row | {"trip": make(row)} for row in simple(4)])
+    if kind == "array":
+        frame = frame.cast({"trip": pl.Array(pl.Int64, 2)})
+    path = tmp_path / f"log{ending}"
+    frame.write_parquet(path) if ending == ".parquet" else frame.write_ndjson(path)
+    with pytest.raises(UserError, match=r"log\.\w+: --episode trip holds \w+\(.*: it takes one value a row"):
+        import_log([str(path)], ID, SIMPLE)
+    assert list(minari_root().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("trip", "message"),
+    [
+        (np.zeros((4, 2)), r"--episode trip holds float64 in \(4, 2\): it takes one value a row"),
+        (np.zeros(4, complex), r"--episode trip holds complex128 in \(4,\): it takes"),
+        (np.zeros(4, [("car", "i4")]), r"--episode trip holds \[\('car', '<i4'\)\] in \(4,\): it takes"),
+    ],
+)
+def test_an_episode_of_arrays_is_named_by_one_value(trip: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "log.npz", x=np.zeros((4, 2)), u=np.arange(4.0), trip=trip)
+    with pytest.raises(UserError, match=message):
+        import_log([str(tmp_path / "log.npz")], ID, Columns(("x",), ("u",), "trip"))
+    assert list(minari_root().iterdir()) == []
+
+
+def test_long_floating_point_is_read_as_double(tmp_path: Path) -> None:
+    """Wider numbers are no type of JSON's, of HDF5's on every machine, or of torch's."""
+    x, u, trip = np.arange(8.0).reshape(4, 2) / 3, np.arange(4.0) / 3, np.array([7, 7, 9, 9])
+    arrays = {"x": x, "u": u, "trip": trip, "t": np.arange(4.0), "r": u}
+    np.savez(tmp_path / "log.npz", **{name: array.astype(np.longdouble) for name, array in arrays.items()})
+    imported = import_log([str(tmp_path / "log.npz")], ID, Columns(("x",), ("u",), "trip", "t", reward="r"))
+    assert imported.action_space == Box(0.0, 1.0, (1,), np.float64)
+    assert imported.observation_space.dtype == np.float64
+    first, second = minari.load_dataset(ID).iterate_episodes()
+    np.testing.assert_array_equal(first.observations, x[:2])
+    np.testing.assert_array_equal(second.actions, [[2 / 3]])
+
+
+def test_pictures_in_arrays_are_not_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "log.npz", x=np.zeros((21, 4, 4)), u=np.zeros(21))
+    with pytest.raises(
+        UserError, match=r"'x' has shape \(21, 4, 4\): arrays of one or two dimensions are read"
+    ) as caught:
+        import_log([str(tmp_path / "log.npz")], ID, Columns(("x",), ("u",)))
+    assert "21 rows" not in str(caught.value)
+
+
+def test_a_time_of_day_is_not_enough(tmp_path: Path) -> None:
+    rows = [row | {"t": datetime.time(10, step)} for step, row in enumerate(simple(4))]
+    path = write_rows(tmp_path / "log.parquet", rows)
+    with pytest.raises(UserError, match=r"--time t holds Time: a time of day alone .*combine it with the date"):
+        import_log([str(path)], ID, SIMPLE)
+
+
 @pytest.mark.parametrize(
     ("identifier", "message"),
     [

@@ -221,6 +221,16 @@ def test_an_empty_dataset_is_refused() -> None:
         open_source(folder)
 
 
+@pytest.mark.parametrize("identifier", ["test/a\x1b[2J-v0", "test/a\nb-v0", "test/\u202ea-v0", "test/\ud800-v0"])
+def test_an_id_that_would_not_be_printed_as_it_is(identifier: str) -> None:
+    """Ids go to terminals and into names of files."""
+    folder = small_dataset().path
+    change_metadata(folder, dataset_id=identifier)
+    with pytest.raises(UserError, match=r"holds the id 'test/.*, which cannot be printed") as caught:
+        open_source(folder)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
 def test_far_more_episodes_than_are_stored_are_refused(data_format: str) -> None:
     """Whoever goes through them would not end, and what is kept for each would take all memory."""
