@@ -4,6 +4,7 @@ Each case also holds the word ``refused`` against what training does with the sa
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import gymnasium
 import h5py
@@ -393,6 +394,15 @@ def test_an_environment_of_other_spaces() -> None:
         "an observation space that is not the environment's",
         "an action space that is not the environment's",
     ]
+
+
+def test_an_environment_without_its_wrappers() -> None:
+    built = replace(surroundings_with(-1, 1), wrappers_left_out=("Flat", "Rescale"))
+    (found,) = look(open_source(write_dataset(NAME, clean())), built)
+    assert (found.severity, found.count, found.unit) == ("worth knowing", 2, "wrappers")
+    assert found.what == "wrappers that the environment is built without"
+    assert found.where == "Flat, Rescale around Any-v1"
+    assert "--trust-env" in found.training
 
 
 # ---------------------------------------------------------------------------------------------- other formats, damage
