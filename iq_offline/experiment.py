@@ -24,9 +24,10 @@ from iq_offline.config import ALGORITHMS, OnlineConfig, RunConfig, resolved
 from iq_offline.data import catalog
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
+from iq_offline.data.irregularity import few
 from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source
-from iq_offline.environments.make import evaluation_environment
+from iq_offline.environments.make import evaluation_environment, wrappers_left_out
 from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
@@ -269,7 +270,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
     returns: list[float] = []
     curve: list[dict[str, Any]] = []
     expert = random = score = data_return = None
-    meaning, online = "not evaluated", None
+    meaning, online, environment = "not evaluated", None, None
     try:
         environment = evaluation_environment(source, options.trust_env)
         known = references(source, environment)
@@ -285,6 +286,11 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
             options.say(f"note: no normalised score: {reason}")
         if config.is_online:
             online = along_the_way(curve, known)
+    left_out = wrappers_left_out(source, options.trust_env)
+    if environment is not None and left_out:
+        did = "evaluated" if returns else "its environment was built"
+        words = f"{did} without the wrappers {few(left_out)} that {source.id} names"
+        options.say(f"note: {words}: they are code; --trust-env runs it")
     diagnostics = read_diagnostics(folder)
     summary = {
         "schema": 1,

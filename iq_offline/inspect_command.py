@@ -7,7 +7,7 @@ from pathlib import Path
 from iq_offline.data import catalog
 from iq_offline.data.inspection import Facts, facts_of
 from iq_offline.data.irregularities import irregularities
-from iq_offline.data.irregularity import Irregularity, Surroundings
+from iq_offline.data.irregularity import Irregularity, Surroundings, few
 from iq_offline.data.stream import Source, open_source
 from iq_offline.data.survey import Survey, survey
 from iq_offline.environments.make import surroundings
@@ -71,7 +71,7 @@ def print_facts(seen: Survey, facts: Facts, built: Surroundings | str) -> None:
     ends = ", ".join(f"{count:,} {name}" for name, count in facts.ends.items())
     lines = {
         "storage": f"{facts.storage}, {facts.bytes / 1e6:,.1f} MB in {source.path}",
-        "environment": f"{built.name}, can be built here" if isinstance(built, Surroundings) else built,
+        "environment": _environment_words(built) if isinstance(built, Surroundings) else built,
         "episodes": f"{len(seen.episodes):,}; at the end {ends}",
         "steps": f"{seen.episodes['steps'].sum():,}",
         "rewards": facts.rewards_note,
@@ -98,6 +98,11 @@ def print_facts(seen: Survey, facts: Facts, built: Surroundings | str) -> None:
         rows = counts.select(columns).rows()
         shown = [(*map(str, row[:-2]), f"{row[-2]:,}", _percent(row[-1])) for row in rows[:MAX_ROWS]]
         _print_table(columns, shown, len(rows))
+
+
+def _environment_words(built: Surroundings) -> str:
+    left_out = few(built.wrappers_left_out)
+    return f"{built.name}, can be built here" + (f", without the wrappers {left_out} (code)" if left_out else "")
 
 
 def print_irregularities(found: Sequence[Irregularity]) -> None:

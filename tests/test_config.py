@@ -320,9 +320,10 @@ def test_other_divergences_go_with_every_policy_that_comes_from_q() -> None:
 
 
 def test_fast_shrinks_the_budget_and_nothing_else() -> None:
-    offline = dataclasses.replace(DIFFERENT, online=OnlineConfig())  # Its algorithm has no online stage.
+    training = dataclasses.replace(DIFFERENT.training, gradient_steps=5_000)
+    offline = dataclasses.replace(DIFFERENT, online=OnlineConfig(), training=training)  # BC has no online stage.
     slow = resolved(dataclasses.replace(offline, fast=False))
-    assert slow.training == DIFFERENT.training
+    assert slow.training == training
     fast = resolved(offline)
     before, after = flat(dataclasses.asdict(offline)), flat(dataclasses.asdict(fast))
     changed = {key for key, value in after.items() if value != before[key]}
@@ -335,6 +336,18 @@ def test_fast_shrinks_the_budget_and_nothing_else() -> None:
     }
     assert fast.training.gradient_steps <= 1000
     assert fast.training.checkpoint_every < fast.training.gradient_steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(10_000, (200, 100, 20, 2)), (200, (200, 100, 20, 2)), (60, (60, 30, 6, 2)), (3, (3, 1, 1, 2)), (1, (1, 1, 1, 2))],
+)
+def test_fast_never_trains_for_longer_than_asked(steps: int, expected: tuple[int, ...]) -> None:
+    fast = resolved(RunConfig(fast=True, training=TrainingConfig(gradient_steps=steps)))
+    training = fast.training
+    found = training.gradient_steps, training.checkpoint_every, training.log_every, training.snapshots
+    assert found == expected
+    assert resolved(fast) == fast
 
 
 @pytest.mark.parametrize("file", sorted(shipped("recipes").glob("*.toml")), ids=lambda file: file.stem)

@@ -237,9 +237,9 @@ def resolved(config: RunConfig) -> RunConfig:
             raise UserError("iq_learn.policy = 'learned_reward' needs the environment: give --online, or use 'auto'")
         require_terms_that_fit(config.iq_learn, mixed)
     if config.fast:
-        training = dataclasses.replace(
-            config.training, gradient_steps=200, checkpoint_every=100, log_every=20, snapshots=2
-        )
+        steps = min(200, config.training.gradient_steps)
+        pauses = {"checkpoint_every": max(1, steps // 2), "log_every": max(1, steps // 10), "snapshots": 2}
+        training = dataclasses.replace(config.training, gradient_steps=steps, **pauses)
         evaluation = dataclasses.replace(config.evaluation, episodes=2)
         chosen_often = dataclasses.replace(config.iq_learn, choose_every=min(config.iq_learn.choose_every, 50))
         config = dataclasses.replace(config, training=training, evaluation=evaluation, iq_learn=chosen_often)

@@ -67,11 +67,15 @@ def cached(source: Source, on_progress: Progress = lambda done, total: None) -> 
     fingerprint = _fingerprint(source)
     key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:20]
     folder = cache_folder() / key
+    promise = (
+        f" (its metadata promise {source.total_steps:,} steps; iq-offline datasets check {source.id} says whether its "
+        "file holds them)"
+    )
     for _ in range(3):  # Another process may remove a damaged cache just when this one has mended it.
         manifest = _whole_manifest(folder)
         if manifest is not None:
             break
-        with disk_errors("caching " + source.id, cache_folder()):
+        with disk_errors("caching " + source.id, cache_folder(), promise):
             shutil.rmtree(folder, ignore_errors=True)
             with resumable_folder(folder) as temporary:
                 facts = ingest(source, temporary, on_progress)

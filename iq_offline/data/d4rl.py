@@ -19,7 +19,7 @@ from minari import EpisodeData, MinariDataset
 
 from iq_offline.data import catalog
 from iq_offline.data.d4rl_names import COUNTERPARTS, counterpart
-from iq_offline.data.stream import Source, open_source
+from iq_offline.data.stream import UNREADABLE, Source, open_source
 from iq_offline.errors import UserError, nearest
 
 Arrays = dict[str, np.ndarray]
@@ -204,7 +204,7 @@ def _gathered(source: Source, keys: tuple[str, ...], with_infos: bool) -> Arrays
     start = 0
     for index, episode in enumerate(_episodes(source, keys, with_infos)):
         if index == 0:
-            data = {key: np.empty((source.total_steps, *rows.shape[1:]), rows.dtype) for key, rows in episode.items()}
+            data = _reserved(source, episode)
         shapes = {key: rows.shape[1:] for key, rows in episode.items()}
         left_out |= {
             key for key in data.keys() | shapes.keys() if key not in data or shapes.get(key) != data[key].shape[1:]
@@ -224,6 +224,18 @@ def _gathered(source: Source, keys: tuple[str, ...], with_infos: bool) -> Arrays
     return {key: values for key, values in data.items() if key not in left_out}
 
 
+def _reserved(source: Source, episode: Arrays) -> Arrays:
+    """Empty arrays for all steps, alike in shape to those of an episode."""
+    steps = source.total_steps
+    try:
+        return {key: np.empty((steps, *rows.shape[1:]), rows.dtype) for key, rows in episode.items()}
+    except (MemoryError, ValueError) as error:  # The second for a size that no array can have.
+        raise UserError(
+            f"{source.id}: its metadata promise {steps:,} steps, which do not fit in memory: read one episode at a "
+            f"time by sequence_dataset, or ask iq-offline datasets check {source.id} whether its file holds them"
+        ) from error
+
+
 def _episodes(source: Source, keys: tuple[str, ...], with_infos: bool) -> Iterator[Arrays]:
     """Every episode in D4RL's keys, in the order of their ids, checked against the metadata.
 
@@ -238,9 +250,10 @@ def _episodes(source: Source, keys: tuple[str, ...], with_infos: bool) -> Iterat
             if steps > source.total_steps:
                 break
             yield data
-    except (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UserError(
-            f"{source.id}: the file in {source.path} is cut or damaged ({error}); download or build it again"
+            f"{source.id}: the file in {source.path} is cut or damaged ({str(error) or type(error).__name__}); "
+            "download or build it again"
         ) from error
     if (count, steps) != (source.total_episodes, source.total_steps):
         raise UserError(

@@ -1,8 +1,10 @@
 """Filling the files of a cache from a dataset, one episode in memory at a time, so that it can be gone on with."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -125,7 +127,14 @@ class _State:
 
 
 def _begin(folder: Path, one_row: dict[str, Tensor], rows: int, width: int) -> _State:
-    """Reserve the files."""
+    """Reserve the files.
+
+    What cannot fit is not begun: to reserve it, some systems first take all the space that others need.
+    """
+    for left in folder.glob("*.memmap"):  # By a process that was killed before its first journal.
+        left.unlink()
+    if rows * sum(value.nbytes for value in one_row.values()) > shutil.disk_usage(folder).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     with ExitStack() as stack:
         for name, value in one_row.items():  # A full disk is an error here; in a memory map it would be a fatal signal.
             file = stack.enter_context(open(folder / f"{name}.memmap", "wb"))

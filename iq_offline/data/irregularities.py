@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 
 from iq_offline.data.inspection import time_limit_of
 from iq_offline.data.irregular_values import value_irregularities
-from iq_offline.data.irregularity import SEVERITIES, Irregularity, Severity, Surroundings, number
+from iq_offline.data.irregularity import SEVERITIES, Irregularity, Severity, Surroundings, few, number
 from iq_offline.data.spaces import form_of
 from iq_offline.data.survey import Survey
 
@@ -226,7 +226,16 @@ def _repeats(survey: Survey) -> Iterator[Irregularity]:
 
 
 def _environment(survey: Survey, surroundings: Surroundings) -> Iterator[Irregularity]:
-    source = survey.source
+    source, left_out = survey.source, surroundings.wrappers_left_out
+    if left_out:
+        yield Irregularity(
+            "worth knowing",
+            "wrappers that the environment is built without",
+            f"{few(left_out)} around {surroundings.name}",
+            len(left_out),
+            "wrappers",
+            "trains, but the policy is scored without them: they are code, which --trust-env runs",
+        )
     for name in ("observation_space", "action_space"):
         ours, theirs = form_of(getattr(source, name)), form_of(getattr(surroundings, name))
         if ours != theirs:

@@ -34,6 +34,8 @@ class Surroundings:
     observation_space: gymnasium.Space
     action_space: gymnasium.Space
     max_episode_steps: int | None
+    wrappers_left_out: tuple[str, ...] = ()
+    """Names of the wrappers that the dataset has around it: they are code, which is not run unasked."""
 
 
 def few(names: Sequence[str], most: int = 4) -> str:

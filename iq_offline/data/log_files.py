@@ -22,6 +22,11 @@ KINDS = {".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV", ".ndjson": "NDJ
 NULL_WORDS = ("", "NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan")
 """What stands for no value in a CSV file, which has no other way to say it."""
 
+ISO_8601 = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2})(?:[.,](\d+))?)?(Z|[+-]\d{2}(?::?\d{2})?)?)?$"
+"""Day, minute, second, fraction and zone of a time."""
+YEARS = (1678, 2261)
+"""That 64 bits of nanoseconds hold whole."""
+
 
 def open_files(sources: Sequence[str], columns: Columns) -> list[LogFile]:
     """The files behind paths, globs and folders, all of one kind.
@@ -85,6 +90,7 @@ class TableFile:
         self.path = path
         self._number = number
         self._text = KINDS[path.suffix.lower()] == "CSV"
+        self._zoned: set[bool] = set()
         with _readable(path):
             match KINDS[path.suffix.lower()]:
                 case "Parquet":
@@ -100,6 +106,8 @@ class TableFile:
         for name in (*numbers, columns.episode):
             if name is not None and name not in self._schema:
                 raise missing(path, name, list(self._schema))
+        if columns.episode is not None and self._schema[columns.episode].is_nested():
+            raise _no_name(path, columns.episode, str(self._schema[columns.episode]))
         with _readable(path):
             if self._text:
                 self._rows, types = self._types_of_text(list(numbers))
@@ -222,15 +230,38 @@ class TableFile:
         return values.cast(pl.Int64).fill_null(NULL_TIME).to_numpy()
 
     def _parsed(self, words: pl.Series, name: str) -> pl.Series:
-        """Dates and times out of text."""
-        try:
-            times = words.str.strip_chars().str.to_datetime(time_unit="ns", strict=False)
-        except pl.exceptions.PolarsError:
-            times = pl.Series([None] * len(words), dtype=pl.Datetime("ns"))
+        """Dates and times out of text: ISO 8601 and nothing else, for 1/2/2024 is a day in January or in February."""
+        parts = words.str.strip_chars().str.extract_groups(ISO_8601).struct.unnest()
+        day, minute, second, fraction, zone = map(pl.col, parts.columns)
+        text = pl.format(
+            "{} {}:{}.{}{}",
+            day,
+            minute.fill_null("00:00"),
+            second.fill_null("00"),
+            fraction.fill_null("").str.pad_end(9, "0").str.head(9),
+            zone.fill_null("Z").replace("Z", "+0000").str.replace(":", "").str.pad_end(5, "0"),
+        )
+        known = day.str.head(4).cast(pl.Int32, strict=False).is_between(*YEARS)
+        time = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.9f%z", time_unit="ns", strict=False)
+        times = parts.select(pl.when(known).then(time)).to_series()
         bad = words.filter(words.is_not_null() & times.is_null())
         if len(bad):
-            raise UserError(f"{self.path}: {bad[0]!r} in column {name!r} is no ISO 8601 time")
+            raise UserError(
+                f"{self.path}: {bad[0]!r} in column {name!r} is no ISO 8601 time, such as 2024-12-31 23:59:59.5 or "
+                f"2024-12-31T23:59:59+01:00, of the years {YEARS[0]} to {YEARS[1]}"
+            )
+        self._zoned |= set(parts.filter(day.is_not_null()).select(zone.is_not_null().unique()).to_series())
+        if len(self._zoned) > 1:
+            raise UserError(
+                f"{self.path}: column {name!r} holds times with a zone and times without, and nothing says which is "
+                "first: give all of them one, such as +01:00, or none"
+            )
         return times
+
+
+def _no_name(path: Path, name: str, what: str) -> UserError:
+    """The error for a column that cannot tell episodes apart."""
+    return UserError(f"{path}: --episode {name} holds {what}: it takes one value a row, a number, a word or a date")
 
 
 def _field_type(layout: Layout, field: str) -> np.dtype:
@@ -268,11 +299,15 @@ class ArrayFile:
         longest = self.rows()
         behind = columns.fields().keys() - {"observation", "next_observation"}
         steps = {name for field in behind for name in columns.fields()[field]} if columns.episode is None else set()
-        for name, (_, shape) in self._shapes.items():
-            if len(shape) not in (1, 2) or shape[0] not in (longest, longest - (name in steps)):
+        for name, (dtype, shape) in self._shapes.items():
+            if len(shape) not in (1, 2):
+                raise UserError(f"{path}: {name!r} has shape {shape}: arrays of one or two dimensions are read")
+            if name == columns.episode and (len(shape) == 2 or dtype.kind not in "biufMmUS"):
+                raise _no_name(path, name, f"{dtype} in {shape}")
+            if shape[0] not in (longest, longest - (name in steps)):
                 raise UserError(
-                    f"{path}: {name!r} has shape {shape}, {columns.observation[0]!r} has {longest} rows; "
-                    "arrays of one length are read, of one or two dimensions"
+                    f"{path}: {name!r} has shape {shape}, {columns.observation[0]!r} has {longest} rows: arrays of "
+                    "one length are read"
                 )
 
     def _open(self) -> np.lib.npyio.NpzFile:
@@ -284,7 +319,11 @@ class ArrayFile:
     def _array(self, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
         if name not in archive.files:
             raise missing(self.path, name, archive.files)
-        return archive[name]
+        values = archive[name]
+        if values.dtype.kind != "f" or values.dtype.itemsize <= 8:
+            return values
+        with np.errstate(over="ignore"):
+            return values.astype(np.float64)  # JSON, polars and torch know no wider ones.
 
     def rows(self) -> int:
         """How many there are."""
@@ -303,7 +342,8 @@ class ArrayFile:
         records = layout.empty(rows)
         with _readable(self.path), self._open() as archive:
             for part in layout.parts:
-                values = archive[part.column] if part.element is None else archive[part.column][:, part.element]
+                values = self._array(archive, part.column)
+                values = values if part.element is None else values[:, part.element]
                 if part.field in ("terminal", "truncated"):
                     flags = _flags(self.path, part.column, values.astype(np.float64))
                     records[part.field][rows - len(flags) :] = flags
@@ -312,13 +352,13 @@ class ArrayFile:
                 else:
                     records[part.field][: len(values), part.place] = values
             if columns.time is not None:
-                times = archive[columns.time]
+                times = self._array(archive, columns.time)
                 if times.dtype.kind in "Mm":
                     times = times.astype(f"{times.dtype.kind}8[ns]").view(np.int64)
                 elif layout.time == "timestamp":
                     raise UserError(f"{self.path}: column {columns.time!r} holds text; times are numbers or datetime64")
                 records["time"] = times
             owner = pl.repeat(str(self.path), rows, eager=True)
-            episodes = owner if columns.episode is None else pl.Series(archive[columns.episode])
+            episodes = owner if columns.episode is None else pl.Series(self._array(archive, columns.episode))
         for start in range(0, rows, BATCH_ROWS):
             yield Batch(episodes.slice(start, BATCH_ROWS), records[start : start + BATCH_ROWS])

@@ -187,7 +187,10 @@ def _time_kind(files: Sequence[LogFile], name: str | None) -> str:
         raise UserError(f"--time {name} holds vectors: it takes one number or time a row")
     for file, column in zip(files, found, strict=True):
         if column.dtype.kind == "O" and not column.words.startswith("text"):
-            raise UserError(f"{file.path}: --time {name} holds {column.words}; numbers, dates and times are read")
+            what = "numbers, dates and times are read"
+            if column.words == "Time":
+                what = "a time of day alone does not say which day: combine it with the date into one column"
+            raise UserError(f"{file.path}: --time {name} holds {column.words}: {what}")
     if kinds <= set("biuf"):
         return "float" if "f" in kinds else "integer"
     if kinds <= set("MO") or kinds == {"m"}:

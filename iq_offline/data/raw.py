@@ -4,7 +4,6 @@
 what cannot be read is named. All of it is read, rewards and seeds as well; no training imports this.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,23 +49,6 @@ def raw_episodes(source: Source) -> Iterator[RawEpisode]:
         yield from read(source)
     except TOLERATED as error:
         raise UserError(f"{source.id}: the file in {source.path} is cut or damaged ({error})") from error
-
-
-def stored_ids(source: Source) -> list[int]:
-    """Ids of all episodes in the storage, also of those that the metadata do not count.
-
-    Raises:
-        UserError: as :func:`raw_episodes`.
-    """
-    try:
-        if source.is_hdf5:
-            with h5py.File(source.path / "main_data.hdf5") as file:
-                names = [re.fullmatch(r"episode_(\d+)", str(name)) for name in file.keys()]  # noqa: SIM118
-        else:
-            names = [re.fullmatch(r"(\d+)", folder.name) for folder in source.path.iterdir() if folder.is_dir()]
-    except TOLERATED as error:
-        raise UserError(f"{source.id}: the file in {source.path} is cut or damaged ({error})") from error
-    return sorted(int(name[1]) for name in names if name)
 
 
 def _reason(error: BaseException) -> str:

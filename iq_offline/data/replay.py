@@ -4,10 +4,8 @@ A choice is an array of row indices: caches are shared, never copied. A batch is
 ``suboptimal``, ``initial``), each with a fixed number of rows.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, cast, runtime_checkable
 
@@ -17,6 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.data.cache import CachedSource
+from iq_offline.data.memory import free_memory
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.errors import UserError
 
@@ -371,17 +370,6 @@ def where(tables: Sequence[Table]) -> str:
 
 MEMORY_SHARE = 0.5
 """Of the memory that is free, what one table may take."""
-
-
-def free_memory(device: str) -> int:
-    """Bytes that can be taken on a device without pushing others out."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):  # Not Linux: a quarter of all there is.
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def _rows(kind: str, selection: Selection) -> np.ndarray:

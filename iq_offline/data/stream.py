@@ -7,6 +7,8 @@ reads all of a dataset to look at it).
 
 import io
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +34,9 @@ UNREADABLE = (
 
 MOST = 2**48
 """Steps or episodes that no dataset has."""
+
+FEW = 1_000
+"""Episodes that the metadata may promise whatever is stored: those that are missing are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,15 @@ def open_source(path: Path) -> Source:
     """Read a dataset's metadata.
 
     Raises:
-        UserError: not a Minari dataset, no spaces in it, or no episodes.
+        UserError: not a Minari dataset, no spaces in it, no episodes, or far more promised than are stored.
     """
     try:
         metadata = MinariStorage.read_raw_metadata(path)
         identifier = str(metadata["dataset_id"])
+        if not identifier.isprintable():  # It goes to terminals and into names of files.
+            raise UserError(
+                f"{path} holds the id {identifier!r}, which cannot be printed: correct dataset_id in its metadata.json"
+            )
         spaces = [metadata.get(name) for name in ("observation_space", "action_space")]
         if None in spaces:
             raise UserError(f"{identifier}: metadata.json lacks its spaces, and training builds no environment to ask")
@@ -109,7 +118,35 @@ def open_source(path: Path) -> Source:
     source = Source(identifier, path, metadata, observation_space, action_space)
     if min(promises) <= 0:
         raise UserError(f"{identifier} is empty: it holds no episodes")
+    promised = source.total_episodes
+    if promised > FEW:  # Whoever reads on goes through as many as are promised, and keeps something for each.
+        stored = len(stored_ids(source))
+        if promised > 2 * stored + FEW:
+            raise UserError(
+                f"{identifier}: its metadata promise {promised:,} episodes, {path} holds {stored:,}: it was cut, or "
+                "its metadata.json is damaged; download or build it again"
+            )
     return source
+
+
+def stored_ids(source: Source) -> list[int]:
+    """Ids of all episodes in the storage, also of those that the metadata do not count. Nothing of them is read.
+
+    Raises:
+        UserError: the file is cut or damaged.
+    """
+
+    def names() -> Iterator[str]:
+        if source.is_hdf5:
+            with h5py.File(source.path / "main_data.hdf5") as file:
+                yield from map(str, file)
+        else:
+            with os.scandir(source.path) as entries:  # Ten times as fast as asking each path.
+                yield from (entry.name for entry in entries if entry.is_dir())
+
+    pattern = re.compile(r"episode_(\d{1,18})" if source.is_hdf5 else r"(\d{1,18})")
+    found = (pattern.fullmatch(name) for name in _with_clear_errors(names(), source))
+    return sorted(int(match[1]) for match in found if match)
 
 
 def view_of(dataset: MinariDataset) -> Source:

@@ -13,10 +13,10 @@ from gymnasium.spaces import Box
 
 from iq_offline.data.actions import has_finite_actions
 from iq_offline.data.ingest import Progress
-from iq_offline.data.raw import RawEpisode, raw_episodes, stored_ids
+from iq_offline.data.raw import RawEpisode, raw_episodes
 from iq_offline.data.spaces import Leaf, categories_of, is_learnable
 from iq_offline.data.spread import Spread, count_repeats, hash_rows
-from iq_offline.data.stream import Source, learnable_leaves
+from iq_offline.data.stream import Source, learnable_leaves, stored_ids
 
 STRIP = 6
 """Episodes whose first frame is kept for the picture."""

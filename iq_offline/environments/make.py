@@ -31,7 +31,7 @@ def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec
     Raises:
         UserError: the metadata name no environment, or one that is not registered.
     """
-    text = source.metadata.get("eval_env_spec") or source.metadata.get("env_spec")
+    text = _named(source)
     if not text:
         raise UserError(f"{source.id} names no environment, so its policies cannot be evaluated here")
     specification = _specification(source, text, wrappers=trust)
@@ -51,6 +51,22 @@ def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec
             f"({known.entry_point}): give --trust-env to run it"
         )
     return specification
+
+
+def wrappers_left_out(source: Source, trust: bool = False) -> tuple[str, ...]:
+    """Names of the wrappers that a dataset has around its environment and :func:`evaluation_environment` has not."""
+    try:
+        wrappers = None if trust else json.loads(_named(source) or "{}").get("additional_wrappers")
+    except (ValueError, TypeError, AttributeError):  # Said where the environment is built.
+        return ()
+    found = wrappers if isinstance(wrappers, list) else [wrappers] if wrappers else []
+    names = (str(one["name"]) if isinstance(one, dict) and "name" in one else "unnamed" for one in found)
+    return tuple(name if name.isprintable() else repr(name)[1:-1] for name in names)
+
+
+def _named(source: Source) -> Any:
+    """What the metadata say of the environment to evaluate in."""
+    return source.metadata.get("eval_env_spec") or source.metadata.get("env_spec")
 
 
 def _specification(source: Source, text: str, wrappers: bool) -> EnvSpec:
@@ -96,7 +112,8 @@ def surroundings(source: Source) -> Surroundings:
     with contextlib.closing(environment):
         limit = environment.spec.max_episode_steps if environment.spec else None
         name = specification if isinstance(specification, str) else specification.id
-        return Surroundings(name, environment.observation_space, environment.action_space, limit)
+        spaces = environment.observation_space, environment.action_space
+        return Surroundings(name, *spaces, limit, wrappers_left_out(source))
 
 
 EXTRAS = {"PointMaze": "robotics", "AntMaze": "robotics", "Fetch": "robotics", "Franka": "robotics", "ALE/": "atari"}

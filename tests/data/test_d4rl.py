@@ -516,6 +516,15 @@ def test_download_fetches_the_counterpart(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == ["mujoco/walker2d/medium-v0"]
 
 
+@pytest.mark.parametrize("steps", [2**46, 2**48])
+def test_more_steps_than_fit_in_memory(steps: int) -> None:
+    folder = write_dataset("test/a-v0", drawn_episodes(0, [(3, "truncated")]))
+    change_metadata(folder, total_steps=steps)
+    for load in (get_dataset, qlearning_dataset):
+        with pytest.raises(UserError, match=rf"test/a-v0: its metadata promise {steps:,} steps, which do not fit"):
+            load("test/a-v0")
+
+
 # ---------------------------------------------------------------------------------------- offline, and the page
 
 

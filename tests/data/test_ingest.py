@@ -21,7 +21,7 @@ from iq_offline.data.cache import cached
 from iq_offline.data.stream import Source, open_source
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder, resumable_folder
-from tests.data_helpers import counting_episodes, snapshot, stored_array, tmpfs
+from tests.data_helpers import change_metadata, counting_episodes, snapshot, stored_array, tmpfs
 from tests.helpers import write_dataset
 
 LENGTHS = [4, 3, 6, 2, 5, 7]
@@ -571,6 +571,31 @@ def test_a_disk_that_is_too_small_after_a_kill(tmp_path: Path, monkeypatch: pyte
         os.truncate(disk / "filler", (disk / "filler").stat().st_size - 65536)  # Journals, manifest.
         assert fill(source) == [4, 5, 6]
         assert_right(source)
+
+
+def test_a_disk_that_is_too_small_for_what_a_kill_left_beside_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before its first journal: there is nothing to go on with, and its space is free."""
+    source = open_source(write_dataset(NAME, counting_episodes([15_000, 15_000])))
+    with tmpfs(tmp_path / "small", "1m") as disk:
+        monkeypatch.setenv("IQ_OFFLINE_CACHE", str(disk))
+        killed(source, 1)
+        assert not (partial() / ingest.JOURNAL).exists()
+        assert fill(source) == [1, 2]
+        assert cached(source).lengths.tolist() == [15_000, 15_000]
+
+
+@pytest.mark.parametrize("steps", [2**40, 2**46])
+def test_more_steps_than_any_disk_holds(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said with the number that is to blame; the space that there is stays free for others meanwhile."""
+    source = many()
+    change_metadata(source.path, total_steps=steps)
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: pytest.fail("reserves"))
+    words = rf"no space left while caching {NAME} in .*promise {steps:,} steps; iq-offline datasets check {NAME} says"
+    with pytest.raises(UserError, match=words):
+        cached(open_source(source.path))
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_clear_removes_what_was_left_to_go_on_with() -> None:

@@ -4,6 +4,7 @@ Each case also holds the word ``refused`` against what training does with the sa
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import gymnasium
 import h5py
@@ -214,6 +215,14 @@ def test_metadata_that_promise_other_totals(totals: dict[str, int], count: int) 
     assert_found(open_source(folder), [("refused", "totals", count)])
 
 
+def test_episodes_that_the_metadata_alone_know() -> None:
+    """As many as may be a mistake are listed; more than that is no dataset."""
+    folder = write_dataset(NAME, clean())
+    change_metadata(folder, total_episodes=1_000)
+    (found,) = assert_found(open_source(folder), [("refused", "cannot be read", 994)])
+    assert found.where.startswith("first in episode 6")
+
+
 def test_several_at_once_come_gravest_first() -> None:
     episodes = clean()
     for change in (
@@ -385,6 +394,15 @@ def test_an_environment_of_other_spaces() -> None:
         "an observation space that is not the environment's",
         "an action space that is not the environment's",
     ]
+
+
+def test_an_environment_without_its_wrappers() -> None:
+    built = replace(surroundings_with(-1, 1), wrappers_left_out=("Flat", "Rescale"))
+    (found,) = look(open_source(write_dataset(NAME, clean())), built)
+    assert (found.severity, found.count, found.unit) == ("worth knowing", 2, "wrappers")
+    assert found.what == "wrappers that the environment is built without"
+    assert found.where == "Flat, Rescale around Any-v1"
+    assert "--trust-env" in found.training
 
 
 # ---------------------------------------------------------------------------------------------- other formats, damage

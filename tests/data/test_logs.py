@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -394,6 +395,59 @@ def test_a_folder_of_arrays_one_file_an_episode(tmp_path: Path) -> None:
         assert not episode.terminations[:-1].any()
 
 
+CLOCK = Columns(("x",), ("u",), None, "t")
+
+LENGTHS = ("2024-01-01", "2024-01-01T08:00", "2024-01-01 16:00:00", "2024-01-02T00:00:00.0")
+TIMES: dict[str, tuple[Callable[[int], str], float]] = {
+    "dates": (lambda step: f"2024-01-{step + 1:02}", 86_400),
+    "minutes": (lambda step: f"2024-01-01 10:{step:02}", 60),
+    "seconds": (lambda step: f" 2024-01-01T10:00:{step:02} ", 1),
+    "fractions": (lambda step: f"2024-01-01 10:00:00.{step:09}", 1e-9),
+    "commas": (lambda step: f"2024-01-01T10:00:00,{step}", 0.1),
+    "Zulu": (lambda step: f"2024-01-01T10:{step:02}Z", 60),
+    "zones": (lambda step: f"2024-01-01T{10 + 2 * step}:00:00+0{step + 1}{('', '00', ':00')[step % 3]}", 3_600),
+    "lengths": (LENGTHS.__getitem__, 28_800),
+}
+"""Times of ISO 8601, and the seconds between two."""
+
+
+@pytest.mark.parametrize("ending", [".csv", ".ndjson", ".parquet"])
+@pytest.mark.parametrize("kind", TIMES)
+def test_times_of_iso_8601(kind: str, ending: str, imports: Imports) -> None:
+    write, apart = TIMES[kind]
+    rows = [{"x": step / 10, "u": step - 1.5, "t": write(step)} for step in range(4)]
+    imported = imports([rows[index] for index in (2, 0, 3, 1)], CLOCK, ending)
+    assert observed(imported) == [[0.0, 0.1, 0.2, 0.3]]
+    assert imported.max_gap == pytest.approx(1.5 * apart)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".ndjson", ".parquet"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("01/02/2024 10:00", "01.02.2024 10:00", "2024/01/02 10:00", "02-01-2024", "2024-1-2 10:00", "10:00:00"),
+        *("2024-01-02T10", "2024-01-02T24:00", "2024-02-30 10:00", "2024-01-02 10:00 +02:00", "2024-01-02 10:00 PM"),
+        *("2024-01-02T10:00:00+25:00", "1500-01-01", "9999-12-31T00:00:00"),
+    ],
+)
+def test_other_times_are_not_guessed(word: str, ending: str, imports: Imports) -> None:
+    """Day and month would be read the wrong way round without a word; far years would wrap around."""
+    rows = [row | {"t": f"2024-01-01 10:{step:02}"} for step, row in enumerate(simple(4))]
+    rows[2]["t"] = word
+    for some in (rows, [row | {"t": word} for row in rows]):
+        with pytest.raises(UserError, match=f"{re.escape(repr(word))} in column 't' is no ISO 8601 time, such as"):
+            imports(some, CLOCK, ending)
+
+
+def test_times_with_and_without_a_zone(imports: Imports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cannot be held against each other, wherever in the file they meet."""
+    rows = [row | {"t": f"2024-01-01T10:{step:02}{'Z' * (step > 3)}"} for step, row in enumerate(simple(8))]
+    for size in (50_000, 4):
+        monkeypatch.setattr(log_files, "BATCH_ROWS", size)
+        with pytest.raises(UserError, match=r"column 't' holds times with a zone and times without, and"):
+            imports(rows, CLOCK, ".csv")
+
+
 def test_training_can_read_it(imports: Imports) -> None:
     data = cached(open_source(imports([*simple(5), *simple(4, "b")]).path))
     assert data.lengths.tolist() == [4, 3]
@@ -501,6 +555,64 @@ def test_columns_that_cannot_be_used(columns: Columns, message: str, tmp_path: P
     with pytest.raises(UserError, match=message):
         import_log([str(path)], ID, columns)
     assert list(minari_root().iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["list", "array", "struct"])
+@pytest.mark.parametrize("ending", [".parquet", ".ndjson"])
+def test_an_episode_is_named_by_one_value(kind: str, ending: str, tmp_path: Path) -> None:
+    make = {"list": lambda row: [0, 1], "array": lambda row: [0, 1], "struct": lambda row: {"car": 1, "day": 2}}[kind]
+    frame = pl.DataFrame([row | {"trip": make(row)} for row in simple(4)])
+    if kind == "array":
+        frame = frame.cast({"trip": pl.Array(pl.Int64, 2)})
+    path = tmp_path / f"log{ending}"
+    frame.write_parquet(path) if ending == ".parquet" else frame.write_ndjson(path)
+    with pytest.raises(UserError, match=r"log\.\w+: --episode trip holds \w+\(.*: it takes one value a row"):
+        import_log([str(path)], ID, SIMPLE)
+    assert list(minari_root().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("trip", "message"),
+    [
+        (np.zeros((4, 2)), r"--episode trip holds float64 in \(4, 2\): it takes one value a row"),
+        (np.zeros(4, complex), r"--episode trip holds complex128 in \(4,\): it takes"),
+        (np.zeros(4, [("car", "i4")]), r"--episode trip holds \[\('car', '<i4'\)\] in \(4,\): it takes"),
+    ],
+)
+def test_an_episode_of_arrays_is_named_by_one_value(trip: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "log.npz", x=np.zeros((4, 2)), u=np.arange(4.0), trip=trip)
+    with pytest.raises(UserError, match=message):
+        import_log([str(tmp_path / "log.npz")], ID, Columns(("x",), ("u",), "trip"))
+    assert list(minari_root().iterdir()) == []
+
+
+def test_long_floating_point_is_read_as_double(tmp_path: Path) -> None:
+    """Wider numbers are no type of JSON's, of HDF5's on every machine, or of torch's."""
+    x, u, trip = np.arange(8.0).reshape(4, 2) / 3, np.arange(4.0) / 3, np.array([7, 7, 9, 9])
+    arrays = {"x": x, "u": u, "trip": trip, "t": np.arange(4.0), "r": u}
+    np.savez(tmp_path / "log.npz", **{name: array.astype(np.longdouble) for name, array in arrays.items()})
+    imported = import_log([str(tmp_path / "log.npz")], ID, Columns(("x",), ("u",), "trip", "t", reward="r"))
+    assert imported.action_space == Box(0.0, 1.0, (1,), np.float64)
+    assert imported.observation_space.dtype == np.float64
+    first, second = minari.load_dataset(ID).iterate_episodes()
+    np.testing.assert_array_equal(first.observations, x[:2])
+    np.testing.assert_array_equal(second.actions, [[2 / 3]])
+
+
+def test_pictures_in_arrays_are_not_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "log.npz", x=np.zeros((21, 4, 4)), u=np.zeros(21))
+    with pytest.raises(
+        UserError, match=r"'x' has shape \(21, 4, 4\): arrays of one or two dimensions are read"
+    ) as caught:
+        import_log([str(tmp_path / "log.npz")], ID, Columns(("x",), ("u",)))
+    assert "21 rows" not in str(caught.value)
+
+
+def test_a_time_of_day_is_not_enough(tmp_path: Path) -> None:
+    rows = [row | {"t": datetime.time(10, step)} for step, row in enumerate(simple(4))]
+    path = write_rows(tmp_path / "log.parquet", rows)
+    with pytest.raises(UserError, match=r"--time t holds Time: a time of day alone .*combine it with the date"):
+        import_log([str(path)], ID, SIMPLE)
 
 
 @pytest.mark.parametrize(

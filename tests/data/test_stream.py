@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iq_offline.data.stream import episode_returns, episodes, open_source, view_of
+from iq_offline.data.stream import episode_returns, episodes, open_source, stored_ids, view_of
 from iq_offline.errors import UserError
 from tests.data_helpers import (
     change_metadata,
@@ -218,6 +218,48 @@ def test_an_empty_dataset_is_refused() -> None:
     folder = small_dataset().path
     change_metadata(folder, total_episodes=0, total_steps=0)
     with pytest.raises(UserError, match="test/small-v0 is empty"):
+        open_source(folder)
+
+
+@pytest.mark.parametrize("identifier", ["test/a\x1b[2J-v0", "test/a\nb-v0", "test/\u202ea-v0", "test/\ud800-v0"])
+def test_an_id_that_would_not_be_printed_as_it_is(identifier: str) -> None:
+    """Ids go to terminals and into names of files."""
+    folder = small_dataset().path
+    change_metadata(folder, dataset_id=identifier)
+    with pytest.raises(UserError, match=r"holds the id 'test/.*, which cannot be printed") as caught:
+        open_source(folder)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_far_more_episodes_than_are_stored_are_refused(data_format: str) -> None:
+    """Whoever goes through them would not end, and what is kept for each would take all memory."""
+    if data_format == "arrow":
+        pytest.importorskip("pyarrow")
+    folder = write_dataset("test/cut-v0", counting_episodes([2] * 12), data_format=data_format)
+    for promised in (1_025, 10**6, 2**40):
+        change_metadata(folder, total_episodes=promised)
+        with pytest.raises(UserError, match=rf"test/cut-v0: its metadata promise {promised:,} episodes, \S+ holds 12:"):
+            open_source(folder)
+    for promised in (3, 12, 13, 1_000, 1_024):
+        change_metadata(folder, total_episodes=promised)
+        source = open_source(folder)
+        assert (source.total_episodes, stored_ids(source)) == (promised, list(range(12)))
+
+
+def test_what_is_stored_beside_episodes_is_none() -> None:
+    source = small_dataset()
+    with h5py.File(source.path / "main_data.hdf5", "r+") as file:
+        for name in ("episode", "episode_-1", "episode_3x", "an episode_3", "episode_" + "9" * 5_000):
+            file.create_group(name)
+    assert stored_ids(source) == [0, 1, 2]
+
+
+def test_many_episodes_promised_by_a_file_that_cannot_be_opened() -> None:
+    folder = small_dataset().path
+    change_metadata(folder, total_episodes=10**6)
+    (folder / "main_data.hdf5").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"test/small-v0: the file in \S+ is cut or damaged"):
         open_source(folder)
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 
 from iq_offline.data.cache import cached
 from iq_offline.data.stream import Source, episode_returns, open_source
-from iq_offline.environments.make import evaluation_environment, make
+from iq_offline.environments.make import evaluation_environment, make, surroundings, wrappers_left_out
 from iq_offline.errors import UserError
 from tests.data_helpers import change_metadata, counting_episodes
 from tests.helpers import write_dataset
@@ -114,7 +115,36 @@ def test_wrappers_that_a_dataset_names_are_not_run(mark: Path) -> None:
     source = source_with(env_spec=specification(additional_wrappers=[wrapper]))
     (environment,) = make(evaluation_environment(source), 1)
     assert isinstance(environment.unwrapped, PendulumEnv)
+    assert surroundings(source).wrappers_left_out == ("Wrapper",)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "names"),
+    [
+        ([], ()),
+        (None, ()),
+        ([{"name": "Flat", "entry_point": "a:Flat", "kwargs": {}}, {"name": "Rescale"}], ("Flat", "Rescale")),
+        ([{"entry_point": "a:Flat"}, {"name": 3}, "Flat"], ("unnamed", "3", "unnamed")),
+        ([{"name": "Flat\x1b[2J"}], (r"Flat\x1b[2J",)),
+        ("Flat", ("unnamed",)),
+        (7, ("unnamed",)),
+        ({"name": "Flat"}, ("Flat",)),
+    ],
+)
+def test_wrappers_that_are_left_out_are_named(wrappers: Any, names: tuple[str, ...]) -> None:
+    """In whatever state the metadata are; of the environment that is built."""
+    text = specification(additional_wrappers=wrappers)
+    source = source_with(env_spec=text)
+    assert wrappers_left_out(source) == surroundings(source).wrappers_left_out == names
+    assert wrappers_left_out(source, trust=True) == ()
+    other = gymnasium.spec("MountainCarContinuous-v0").to_json()
+    for expected, metadata in (
+        ((), {"env_spec": text, "eval_env_spec": other}),
+        (names, {"env_spec": other, "eval_env_spec": text}),
+        *(((), {"env_spec": odd}) for odd in ("{", "[]", "3", 3, None)),
+    ):
+        assert wrappers_left_out(replace(source, metadata=metadata)) == expected
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])

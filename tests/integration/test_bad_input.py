@@ -612,6 +612,22 @@ def test_what_the_note_advises_works(root: Path, output: Path, capsys: pytest.Ca
     assert policy.read_bytes() == before
 
 
+@pytest.mark.parametrize(("width", "did"), [(3, "evaluated"), (2, "its environment was built")])
+def test_wrappers_that_are_left_out_are_named(
+    width: int, did: str, root: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the wrappers the scores might be others, or the observations those of the data."""
+    folder = write_dataset("test/odd-v0", random_episodes(np.random.default_rng(0), [20], (width,), (1,)), -2, 2)
+    wrappers = [{"name": name, "entry_point": f"nowhere:{name}", "kwargs": {}} for name in ("Flat", "Rescale")]
+    specification = json.loads(gymnasium.spec("Pendulum-v1").to_json()) | {"additional_wrappers": wrappers}
+    change_metadata(folder, env_spec=json.dumps(specification), ref_min_score=0.0, ref_max_score=1.0)
+    arguments = train("--output", output, "--algorithms", "bc", "--evaluation.episodes", 1, expert="test/odd-v0")
+    _, notes = succeeds(arguments, capsys)
+    note = f"note: {did} without the wrappers Flat, Rescale that test/odd-v0 names: they are code; --trust-env runs it"
+    assert [line for line in notes if line.startswith("note: ")] == [note]
+    assert len([line for line in notes if line.startswith("trained, but not evaluated: ")]) == (width == 2)
+
+
 @pytest.mark.parametrize("problem", ["arguments", "shape"])
 def test_environments_that_do_not_fit(
     problem: str, root: Path, output: Path, capsys: pytest.CaptureFixture[str]

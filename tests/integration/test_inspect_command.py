@@ -1,5 +1,6 @@
 """``iq-offline datasets inspect``, ``check`` and ``download`` as a user runs them."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from PIL import Image
 
 from iq_offline.cli import main
-from tests.data_helpers import random_episodes, small_dataset, the_error, write_spaces_dataset
+from tests.data_helpers import change_metadata, random_episodes, small_dataset, the_error, write_spaces_dataset
 from tests.helpers import write_dataset
 
 Output = tuple[int, str, str]
@@ -161,6 +162,20 @@ def test_check_runs_no_foreign_code(datasets: Callable[..., Output], monkeypatch
     assert code == 0
     assert "not held against an environment" in out
     assert "Foreign-v0, which no installed package registers" in out
+
+
+def test_wrappers_that_are_left_out_are_named(datasets: Callable[..., Output]) -> None:
+    folder = write_dataset("test/wrapped-v0", random_episodes(np.random.default_rng(0), [5], (3,), (1,)), -2, 2)
+    wrappers = [{"name": name, "entry_point": f"nowhere:{name}", "kwargs": {}} for name in ("Flat", "Rescale")]
+    specification = json.loads(gymnasium.spec("Pendulum-v1").to_json()) | {"additional_wrappers": wrappers}
+    change_metadata(folder, env_spec=json.dumps(specification))
+    code, out, _ = datasets("inspect", "test/wrapped-v0")
+    assert code == 0
+    assert "environment Pendulum-v1, can be built here, without the wrappers Flat, Rescale" in out
+    code, out, _ = datasets("check", "test/wrapped-v0")
+    assert code == 0
+    for words in ("worth knowing wrappers", "Flat, Rescale around", "2 wrappers", "--trust-env"):
+        assert words in out
 
 
 @pytest.mark.parametrize("command", ["inspect", "check"])
