@@ -228,8 +228,7 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
 
     def command() -> None:
         offline = offline_run(folder)
-        has_critic = offline.algorithm == "iq_learn" and offline.iq_learn.policy == "soft_actor_critic"
-        online = OnlineConfig(FINE_TUNING, str(folder), critic_warmup=1_000 if has_critic else 5_000)
+        online = OnlineConfig(FINE_TUNING, str(folder))
         default = FinetuneArguments(
             online=online,
             training=offline.training,

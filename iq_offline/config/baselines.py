@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from iq_offline.config.iq_learn import STRICT, Rate
+from iq_offline.config.iq_learn import STRICT, Positive, Rate
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,11 +66,11 @@ class SQILConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class GAILConfig:
-    """Coefficients of GAIL, which is for the online stage alone. They have not been tuned."""
+    """Coefficients of GAIL, which is for the online stage alone: IQ-Learn's there, where they are the same."""
 
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Gamma."""
-    temperature: Annotated[float, Field(gt=0)] = 0.01
+    temperature: Annotated[float, Field(gt=0)] = 0.1
     """Entropy coefficient, fixed."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
     """Weight of E[(|dlogit| - 1)²] between the expert's transitions and others."""
@@ -84,3 +84,5 @@ class GAILConfig:
     """Adam's momentum for all three."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
+    critics: Positive = 2
+    """The smallest of so many critics' values counts."""

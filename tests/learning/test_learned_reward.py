@@ -25,7 +25,7 @@ from iq_offline.learning.objective import separate_reward_loss
 from tests.learning import test_agents as box
 from tests.learning.gradients import slopes
 
-GAIL_CONFIG = GAILConfig(discount=0.9, temperature=0.2, gradient_penalty=0.7)
+GAIL_CONFIG = GAILConfig(discount=0.9, temperature=0.2, gradient_penalty=0.7, critics=1)
 IQ_CONFIG = decided(
     IQLearnConfig(
         discount=0.9,
