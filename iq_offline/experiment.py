@@ -95,7 +95,12 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
     if not (config.is_online and config.online.start == OFFLINE):
         return (resolved(config),)
     online = replace(config.online, start=str((folder / OFFLINE).absolute()))
-    return resolved(replace(config, online=OnlineConfig())), resolved(replace(config, online=online))
+    terms = {"policy": "learned_reward", "absorbing_value": "raised"}  # Fixed data cannot have them: they are online's.
+    if not config.data.suboptimal:
+        terms |= {"value_states": "mixture", "chi2_states": "mixture"}
+    free = {name: "auto" for name, value in terms.items() if getattr(config.iq_learn, name) == value}
+    before: Any = replace(config, online=OnlineConfig(), iq_learn=replace(config.iq_learn, **free))
+    return resolved(before), resolved(replace(config, online=online))
 
 
 def run_together(

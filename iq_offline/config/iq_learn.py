@@ -65,7 +65,8 @@ class IQLearnConfig:
     """Where the policy comes from. soft_actor_critic: from Q (with finitely many actions, its softmax).
     advantage_weighted: regression on all data's actions, weighted by exp((Q - V) / advantage_temperature). lookahead:
     by imitating what of the suboptimal data leads to where the expert is. learned_reward: online, soft actor-critic for
-    a reward that is learned by itself. auto: lookahead where there are suboptimal data; online learned_reward.
+    a reward that is learned by itself. auto: lookahead where there are suboptimal data; online learned_reward, but
+    where terms are asked for that Q alone has.
     Controls: survival looks ahead for the ends of episodes alone; weighted and best_episodes do not look ahead, and
     imitate single transitions and whole episodes by their reward."""
     reward_penalty: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
@@ -91,12 +92,12 @@ class IQLearnConfig:
     absorbing_value: Literal["auto", "zero", "bound", "raised"] = "auto"
     """Value after a termination. bound (LS-IQ): r / (1 - discount), r the upper bound of rewards where it was the
     expert's and the lower one elsewhere. raised: the same where all rewards are raised by 2 chi2_alpha, so that none is
-    negative and the worst end is worth 0, which is where Q begins. auto: raised online, else zero."""
+    negative and the worst end is worth 0, where Q begins. auto: zero; online, with soft_actor_critic, raised."""
     smoothness_penalty: Annotated[float, Field(ge=0)] = 10.0
-    """Online, actions in a box: weight of E[max(0, |dr| / largest_slope - 1)²] between the expert's transitions and
-    online ones, r the implied reward."""
+    """Online soft_actor_critic, actions in a box: weight of E[max(0, |dr| / largest_slope - 1)²] between the expert's
+    transitions and online ones, r the implied reward."""
     largest_slope: Annotated[float, Field(gt=0)] = 0.2
-    """Online: of the implied reward, by the distance of two transitions as the networks read them."""
+    """As smoothness_penalty: of the implied reward, by the distance of two transitions as the networks read them."""
     value: Literal["policy", "expectile"] = "policy"
     """Where V comes from: the policy's soft value, or (ReCOIL) an expectile of Q over the actions of the data."""
     expectile: Annotated[float, Field(gt=0, lt=1)] = 0.9
@@ -119,7 +120,11 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
         mixed: whether there are suboptimal or online data.
         online: whether there are online data.
     """
-    policy = "learned_reward" if online else "lookahead" if mixed else "soft_actor_critic"
+    in_q = config.clip_targets or config.expert_term != "implied_reward" or config.value != "policy"
+    in_q = in_q or config.divergence != "chi_squared"
+    policy = "lookahead" if mixed else "soft_actor_critic"
+    if online:
+        policy = "soft_actor_critic" if in_q else "learned_reward"
     policy = policy if config.policy == "auto" else config.policy
     states = "mixture" if mixed else "expert"
     raised = online and policy == "soft_actor_critic" and config.divergence == "chi_squared"

@@ -61,8 +61,10 @@ def checked_online(config: Any) -> OnlineConfig:
     """
     online = config.online
     if config.fast:
-        steps = {"env_steps": 300 * online.environments, "start_steps": 100, "evaluate_every": 100}
-        online = dataclasses.replace(online, critic_warmup=min(20, online.critic_warmup), **steps)
+        most = {"env_steps": 300 * online.environments, "start_steps": 100, "evaluate_every": 100, "critic_warmup": 20}
+        online = dataclasses.replace(
+            online, **{name: min(count, getattr(online, name)) for name, count in most.items()}
+        )
     policy, start, steps = config.iq_learn.policy, online.start_steps, online.env_steps
     if config.algorithm not in MEETS_ENVIRONMENTS:
         others = " or ".join(map(repr, MEETS_ENVIRONMENTS))

@@ -15,6 +15,7 @@ EXPERT, SUBOPTIMAL, COUNT = "data.expert", "data.suboptimal", "data.num_expert_t
 VALUES: dict[str, dict[str, str]] = {
     "iq_learn.policy": {
         "soft_actor_critic": "soft actor-critic",
+        "learned_reward": "learned reward",
         "lookahead": "looking ahead",
         "survival": "survival only",
         "weighted": "weighted",

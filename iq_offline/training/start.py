@@ -19,16 +19,16 @@ def start_from(learner: Learner, folder: Path) -> bool:
     """Load an offline run into a fresh learner of a soft Q, whose data and sizes of networks are that run's.
 
     What acts begins as the averaged policy, which is what that run was scored by: the current one circles around it.
-    Of soft actor-critic runs everything else is taken too: critic, target, and the optimiser's moments. Runs without
-    a critic (behaviour cloning; those that choose from suboptimal data) leave the critic as it was drawn; with finitely
-    many actions Q begins as the temperature times their logits, which is the same policy.
+    Where Q is in the objective of both runs everything else is taken too: critic, target, and the optimiser's moments.
+    What is worth a reward that is yet to be learned is drawn anew, and so is the critic where there was none (behaviour
+    cloning; those that choose from suboptimal data). With finitely many actions Q begins as what has the same softmax.
 
     Args:
         learner: that has made no step.
         folder: of the run, finished or not.
 
     Returns:
-        Whether there was a critic.
+        Whether the critic goes on.
 
     Raises:
         UserError: there is no checkpoint, or it is of other networks.
@@ -45,7 +45,7 @@ def start_from(learner: Learner, folder: Path) -> bool:
     if has_critic:
         skipped = "parameters/coefficients/", "average/", f"parameters/{averaged}/"
         taken |= {name: value for name, value in saved.items() if name != "step" and not name.startswith(skipped)}
-    acting = _acting(under("average/", saved), learner, has_critic)
+    acting = _acting(saved, learner, has_critic)
     groups = (averaged,) if has_critic or averaged == "actor" else (averaged, f"target_{averaged}")
     for name, value in acting.items():
         taken |= {f"parameters/{group}/{name}": value for group in groups} | {f"average/{name}": value}
@@ -57,11 +57,13 @@ def start_from(learner: Learner, folder: Path) -> bool:
     return has_critic
 
 
-def _acting(average: dict[str, Tensor], learner: Learner, has_critic: bool) -> dict[str, Tensor]:
+def _acting(saved: dict[str, Tensor], learner: Learner, has_critic: bool) -> dict[str, Tensor]:
     """The averaged weights, as those of what acts in this agent."""
-    agent = learner.agent
+    agent, average = learner.agent, under("average/", saved)
     if has_critic or not isinstance(agent, SoftmaxOfQ):
         return average
     last = max(int(name.split(".")[0]) for name in average if name[0].isdigit())
-    scale = agent.config.temperature
+    scale = float(agent.config.temperature)
+    if not any(name.startswith("parameters/actor/") for name in saved):  # A Q at another temperature.
+        scale /= float(saved["parameters/coefficients/temperature"])
     return {name: value * scale if name.startswith(f"{last}.") else value for name, value in average.items()}

@@ -255,7 +255,7 @@ OTHERS: dict[str, Any] = {
     "value": "expectile",
     "expectile": 0.3,
     "advantage_temperature": 0.1,
-    "critics": 2,
+    "critics": 3,
 }
 
 

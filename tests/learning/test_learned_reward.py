@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from tensordict import TensorDict
 
 from iq_offline.config import IQLearnConfig, RunConfig, resolved
@@ -14,13 +15,15 @@ from iq_offline.config.baselines import GAILConfig
 from iq_offline.config.iq_learn import decided
 from iq_offline.config.online import OnlineConfig
 from iq_offline.data.actions import ActionBranches
+from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.learning.adversarial import adversarial_reward, discriminator_loss
-from iq_offline.learning.agents import Transitions, rows_of
+from iq_offline.learning.agents import Transitions, call, fresh, rows_of
 from iq_offline.learning.agents.gail import GAIL
 from iq_offline.learning.agents.iq_learn_reward import ContinuousRewardIQLearn, DiscreteRewardIQLearn
 from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.learning.learner import named_leaves
+from iq_offline.learning.networks import network
 from iq_offline.learning.objective import separate_reward_loss
 from tests.learning import test_agents as box
 from tests.learning.gradients import slopes
@@ -89,17 +92,16 @@ def test_the_losses_are_the_formulas(name: str):
     agent = AGENTS[name]
     parameters = parameters_of(agent)
     batch, noise = box.draw_batch(True)
-    slow = box.Slow(parameters, batch, noise, agent.config)
+    slow = box.Slow(parameters, batch, noise, cast(Any, agent.config))
     slow.groups["reward"] = {name: leaf.numpy() for name, leaf in named_leaves(parameters["reward"])}
     at = points(batch, "expert") + points(batch, "suboptimal")
     outputs = [float(slow.network("reward", point)[0]) for point in at]
 
-    draws = torch.cat([noise["expert"], noise["suboptimal"]])[:, 2, 0].numpy()
     found = []
-    for index, draw in enumerate(draws):
+    for index, draw in enumerate(noise["suboptimal"][:, 2, 0].numpy()):
         share = 0.5 * (1 + math.erf(draw / math.sqrt(2)))
-        paired = at[index - box.EXPERTS]
-        middle = paired + share * (at[index] - paired)
+        expert, other = at[index % box.EXPERTS], at[box.EXPERTS + index]
+        middle = expert + share * (other - expert)
         nudges = 1e-6 * np.eye(len(middle))
         differences = [slow.network("reward", middle + n) - slow.network("reward", middle - n) for n in nudges]
         found.append(np.array([difference[0] / 2e-6 for difference in differences]))
@@ -161,6 +163,18 @@ def test_of_several_critics_the_smallest_counts():
     goal = reward + 0.9 * (1 - rows.terminated) * following
     each_q = several.each_q(parameters["critic"], rows.state, several.as_input(rows.action))
     assert loss.item() == pytest.approx((each_q - goal).square().mean().item(), rel=1e-10)
+
+
+def test_several_critics_see_images():
+    """Each through convolutions of its own, as if it were alone."""
+    encoder = ObservationEncoder(chosen_leaves(Box(0, 255, (12, 12, 3), np.uint8), (), "the test"))
+    torch.manual_seed(0)
+    critic = network(encoder, (8,), 1, extra=2)
+    several = fresh(critic, 3)
+    inputs = torch.rand(5, encoder.size + 2)
+    alone = torch.stack([call(critic, several[index], inputs) for index in range(3)])
+    torch.testing.assert_close(call(critic, several, inputs), alone)
+    assert (alone.std(0) > 0).all()
 
 
 def test_the_reward_of_finitely_many_actions():

@@ -18,11 +18,12 @@ from iq_offline.environments.make import evaluation_environment
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
 from iq_offline.experiment import environments, obtain, run, stages, train_policies
+from iq_offline.learning.agents import normalized
 from iq_offline.run import Run
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import LATEST, step_reached
 from iq_offline.training.online import OnlineTraining
-from iq_offline.training.setup import choose_data
+from iq_offline.training.setup import choose_data, prepare
 from iq_offline.training.tracking import read_metrics
 from tests.environments.worlds import as_given, environment_dataset, online_config, point_dataset
 from tests.helpers import point_mass_dataset
@@ -283,6 +284,21 @@ def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
     logits = hidden @ saved["learner/average/2.weight"].T + saved["learner/average/2.bias"]
     probability = torch.softmax(q[:, 0] / agent.config.temperature, -1)
     torch.testing.assert_close(probability, torch.softmax(logits, -1))
+    training.close()
+
+    trained(replace(offline, algorithm="iq_learn"), tmp_path / "soft")
+    training = begun(online_config("test/pole-v0", start=str(tmp_path / "soft")), tmp_path / "tuned-soft")
+    agent = training.learner.agent
+    before = Run(replace(offline, algorithm="iq_learn"), tmp_path / "soft")
+    before.data = choose_data(before.config, obtain("test/pole-v0"), [])
+    before.training = prepare(before.config, before.data)
+    before.training.load_state(weights(tmp_path / "soft" / LATEST))
+    theirs: Any = before.training.learner.agent
+    assert agent.config.temperature == pytest.approx(100 * theirs.config.temperature)
+    state = normalized(training.learner.parameters, batch["observation"])
+    logits = theirs._branches(before.training.learner.average, state) / theirs.config.temperature
+    q = agent._branches(training.learner.parameters["critic"], state) / agent.config.temperature
+    torch.testing.assert_close(torch.softmax(q, -1), torch.softmax(logits, -1), atol=1e-4, rtol=1e-3)
     target = {name: value for name, value in training.learner.state().items() if "target_critic" in name}
     assert target
     assert all(
@@ -379,6 +395,11 @@ def test_each_stage_decides_for_itself(tmp_path: Path):
     offline, online = (stage.iq_learn for stage in stages(own, tmp_path))
     assert (offline.absorbing_value, offline.temperature) == ("zero", 0.1)
     assert (online.absorbing_value, online.temperature) == ("raised", 0.1)
+    terms: Any = {"policy": "learned_reward"}, {"policy": "soft_actor_critic", "chi2_states": "mixture"}
+    for given in terms:
+        offline, online = stages(replace(config, iq_learn=IQLearnConfig(**given)), tmp_path)
+        assert (offline.iq_learn.policy, offline.iq_learn.chi2_states) == ("soft_actor_critic", "expert")
+        assert online.iq_learn.policy == given["policy"], "what fixed data cannot have is for the second stage"
     mixed = replace(config, data=DataConfig(suboptimal=(Suboptimal("hopper/random"),)))
     before, after = stages(mixed, tmp_path)
     assert (before.iq_learn.policy, after.iq_learn.policy) == ("lookahead", "learned_reward")

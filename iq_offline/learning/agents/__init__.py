@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -96,7 +97,10 @@ def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor, twice: 
             inputs = inputs * torch.relu(inputs).detach().sign()
         else:
             own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-            inputs = functional_call(layer, own, (inputs,)) if own else layer(inputs)
+            if own and next(iter(own.values())).dim() > next(layer.parameters()).dim():
+                inputs = torch.vmap(partial(functional_call, layer), (0, None))(own, (inputs,))
+            else:
+                inputs = functional_call(layer, own, (inputs,)) if own else layer(inputs)
     return inputs
 
 

@@ -66,8 +66,11 @@ class RewardIQLearn(LearnedReward):
         return found | {"reward": found["reward"] - raised, "value": found["value"] - raised / (1 - self.discount)}
 
     def reward_bound(self, expert_share: float) -> float:
-        """4 alpha: expert and others count as equal halves whatever the shares of the batch."""
-        return 4 * self.config.chi2_alpha
+        """4 alpha: expert and others count as equal halves whatever the shares of the batch.
+
+        None at temperatures from 0.1 on, where entropy is worth as much as rewards are.
+        """
+        return 4 * self.config.chi2_alpha if float(self.config.temperature) < 0.1 else 0.0
 
 
 class ContinuousRewardIQLearn(RewardIQLearn, AnchoredActorCritic):

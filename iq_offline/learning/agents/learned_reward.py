@@ -80,12 +80,13 @@ class LearnedReward(SoftQ):
         """The policy's reward where the network says ``output``; never negative, as ends for good are worth 0."""
 
     def reward_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """The expert against everything else, and the slopes somewhere between pairs of both."""
+        """The expert against everything else, and the slopes somewhere between each of it and one of the expert's."""
         rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
         inputs, experts = self._inputs(rows.state, rows.action), len(batch["expert", "action"])
         output = self._output(parameters["reward"], inputs)
         expert, others = output[:experts], output[experts:]
-        between = torch.lerp(inputs.roll(experts, 0), inputs, torch.special.ndtr(draws[:, 2, :1]))
+        paired = inputs[torch.arange(len(others), device=inputs.device) % experts]
+        between = torch.lerp(paired, inputs[experts:], torch.special.ndtr(draws[experts:, 2, :1]))
         slopes = grad(lambda at: self._output(parameters["reward"], at, twice=True).sum())(between)
         penalty = self.too_steep(slopes)
         loss = self.separation(parameters, expert, others)
