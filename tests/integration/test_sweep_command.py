@@ -679,7 +679,7 @@ def test_expert_count_takes_the_options_of_a_sweep(chosen: list[tuple[Sweep, swe
     assert run.name == "algorithm=bc,num_expert_trajectories=2,seed=0"
     assert run.config.training.device == "cuda:1"
     assert run.config.data.suboptimal[0].dataset == "a/b-v0"
-    assert (run.config.fast, run.config.training.gradient_steps) == (True, 200)
+    assert (run.config.fast, run.config.training.gradient_steps) == (True, 50)
 
 
 @pytest.mark.slow
