@@ -120,16 +120,13 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
         mixed: whether there are suboptimal or online data.
         online: whether there are online data.
     """
-    in_q = config.clip_targets or config.expert_term != "implied_reward" or config.value != "policy"
-    in_q = in_q or config.divergence != "chi_squared"
-    policy = "lookahead" if mixed else "soft_actor_critic"
-    if online:
-        policy = "soft_actor_critic" if in_q else "learned_reward"
-    policy = policy if config.policy == "auto" else config.policy
+    plain = config.divergence == "chi_squared" and config.expert_term == "implied_reward" and not config.clip_targets
+    policy = config.policy
+    if policy == "auto":
+        for_q = "learned_reward" if online and plain and config.value == "policy" else "soft_actor_critic"
+        policy = "lookahead" if mixed and not online else for_q
+    raised = online and policy == "soft_actor_critic" and plain and config.chi2_states != "expert"
     states = "mixture" if mixed else "expert"
-    raised = online and policy == "soft_actor_critic" and config.divergence == "chi_squared"
-    raised = raised and config.chi2_states != "expert"
-    raised = raised and not config.clip_targets and config.expert_term == "implied_reward"
     defaults: dict[str, str | float] = {
         "value_states": "suboptimal" if config.value == "expectile" else states,
         "chi2_states": states,

@@ -19,7 +19,7 @@ from minari import EpisodeData, MinariDataset
 
 from iq_offline.data import catalog
 from iq_offline.data.d4rl_names import COUNTERPARTS, counterpart
-from iq_offline.data.stream import UNREADABLE, Source, open_source
+from iq_offline.data.stream import Source, open_source, with_clear_errors
 from iq_offline.errors import UserError, nearest
 
 Arrays = dict[str, np.ndarray]
@@ -243,18 +243,12 @@ def _episodes(source: Source, keys: tuple[str, ...], with_infos: bool) -> Iterat
         UserError: an episode's lengths do not fit together, or the files hold other totals than the metadata promise.
     """
     count = steps = 0
-    try:
-        for episode in _recorded(source):
-            data = _in_d4rl_keys(source, episode, keys, with_infos)
-            count, steps = count + 1, steps + len(data["rewards"])
-            if steps > source.total_steps:
-                break
-            yield data
-    except UNREADABLE as error:
-        raise UserError(
-            f"{source.id}: the file in {source.path} is cut or damaged ({str(error) or type(error).__name__}); "
-            "download or build it again"
-        ) from error
+    read = (_in_d4rl_keys(source, episode, keys, with_infos) for episode in _recorded(source))
+    for data in with_clear_errors(read, source):
+        count, steps = count + 1, steps + len(data["rewards"])
+        if steps > source.total_steps:
+            break
+        yield data
     if (count, steps) != (source.total_episodes, source.total_steps):
         raise UserError(
             f"{source.id}: its metadata promise {source.total_episodes} episodes of {source.total_steps} steps in all, "

@@ -145,7 +145,7 @@ def stored_ids(source: Source) -> list[int]:
                 yield from (entry.name for entry in entries if entry.is_dir())
 
     pattern = re.compile(r"episode_(\d{1,18})" if source.is_hdf5 else r"(\d{1,18})")
-    found = (pattern.fullmatch(name) for name in _with_clear_errors(names(), source))
+    found = (pattern.fullmatch(name) for name in with_clear_errors(names(), source))
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -173,7 +173,7 @@ def episodes(source: Source, first: int = 0) -> Iterator[EpisodeArrays]:
     """
     read = _hdf5_episodes if source.is_hdf5 else _minari_episodes
     ids = source.episode_ids[first:]
-    for index, episode in zip(ids, _with_clear_errors(read(source, ids), source), strict=False):
+    for index, episode in zip(ids, with_clear_errors(read(source, ids), source), strict=False):
         steps = len(episode.actions)
         lengths = {len(array) for array in episode.observations.values()}
         if lengths != {steps + 1} or len(episode.terminations) != steps:
@@ -196,7 +196,7 @@ def episode_returns(source: Source) -> np.ndarray:
             for episode in _stored(source, source.episode_ids):
                 yield float(np.sum(episode.rewards))
 
-    return np.array(list(_with_clear_errors(read(), source)))
+    return np.array(list(with_clear_errors(read(), source)))
 
 
 def learnable_leaves(source: Source) -> list[Leaf]:
@@ -272,7 +272,12 @@ def _minari_episodes(source: Source, ids: Sequence[int]) -> Iterator[EpisodeArra
         yield EpisodeArrays(observations, np.asarray(episode.actions), np.asarray(episode.terminations))
 
 
-def _with_clear_errors(items: Iterator[Any], source: Source) -> Iterator[Any]:
+def with_clear_errors(items: Iterator[Any], source: Source) -> Iterator[Any]:
+    """What is read from a dataset's files, one by one.
+
+    Raises:
+        UserError: a file is cut or damaged.
+    """
     try:
         yield from items
     except UNREADABLE as error:

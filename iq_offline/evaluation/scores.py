@@ -120,7 +120,6 @@ def why_unscored(references: References) -> str:
 
 def normalized_score(value: float, references: References) -> float | None:
     """(return - random) / (expert - random); None where the expert's is not known to be above the random one."""
-    width = references.expert_return - references.random_return
     if why_unscored(references):
         return None
-    return (value - references.random_return) / width
+    return (value - references.random_return) / (references.expert_return - references.random_return)

@@ -15,7 +15,7 @@ from iq_offline.training.training import under
 
 
 @torch.no_grad()
-def start_from(learner: Learner, folder: Path) -> bool:
+def start_from(learner: Learner, folder: Path) -> None:
     """Load an offline run into a fresh learner of a soft Q, whose data and sizes of networks are that run's.
 
     What acts begins as the averaged policy, which is what that run was scored by: the current one circles around it.
@@ -26,9 +26,6 @@ def start_from(learner: Learner, folder: Path) -> bool:
     Args:
         learner: that has made no step.
         folder: of the run, finished or not.
-
-    Returns:
-        Whether the critic goes on.
 
     Raises:
         UserError: there is no checkpoint, or it is of other networks.
@@ -54,7 +51,6 @@ def start_from(learner: Learner, folder: Path) -> bool:
         raise UserError(f"{folder} has other networks than this run ({different[0]}): it cannot start from there")
     for name, value in taken.items():
         own[name].copy_(value)
-    return has_critic
 
 
 def _acting(saved: dict[str, Tensor], learner: Learner, has_critic: bool) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Rewards that are networks of their own: losses row by row in numpy, and what is left when the policy stands still."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from tensordict import TensorDict
+from torch import Tensor
 
 from iq_offline.config import IQLearnConfig, RunConfig, resolved
 from iq_offline.config.baselines import GAILConfig
@@ -18,7 +20,7 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.learning.adversarial import adversarial_reward, discriminator_loss
-from iq_offline.learning.agents import Transitions, call, fresh, rows_of
+from iq_offline.learning.agents import Transitions, call, call_each, fresh, rows_of
 from iq_offline.learning.agents.gail import GAIL
 from iq_offline.learning.agents.iq_learn_reward import ContinuousRewardIQLearn, DiscreteRewardIQLearn
 from iq_offline.learning.agents.learned_reward import LearnedReward
@@ -159,7 +161,8 @@ def test_of_several_critics_the_smallest_counts():
         targets.append(one.value(alone, "target_critic", rows.next_state, draws))
     torch.testing.assert_close(following, torch.stack(targets).amin(0))
     loss, _ = several.critic_loss(parameters, batch, noise)
-    reward = several.earned(parameters, several._output(parameters["reward"], several._inputs(rows.state, rows.action)))
+    inputs = several.reward.inputs(rows.state, rows.action)
+    reward = several.earned(parameters, several.reward(parameters["reward"], inputs))
     goal = reward + 0.9 * (1 - rows.terminated) * following
     each_q = several.each_q(parameters["critic"], rows.state, several.as_input(rows.action))
     assert loss.item() == pytest.approx((each_q - goal).square().mean().item(), rel=1e-10)
@@ -173,7 +176,7 @@ def test_several_critics_see_images():
     several = fresh(critic, 3)
     inputs = torch.rand(5, encoder.size + 2)
     alone = torch.stack([call(critic, several[index], inputs) for index in range(3)])
-    torch.testing.assert_close(call(critic, several, inputs), alone)
+    torch.testing.assert_close(call_each(critic, several, inputs), alone)
     assert (alone.std(0) > 0).all()
 
 
@@ -188,7 +191,7 @@ def test_the_reward_of_finitely_many_actions():
         noise[kind] = torch.randn(len(batch[kind, "action"]), *agent.noise_shape).double()
     rows = Transitions.of(parameters, batch, agent.states)
     ones = torch.eye(3, dtype=torch.float64)[rows.action.squeeze(-1)]
-    outputs = agent._output(parameters["reward"], torch.cat([rows.state, ones], -1)).detach().numpy()
+    outputs = agent.reward(parameters["reward"], torch.cat([rows.state, ones], -1)).detach().numpy()
     _, metrics = agent.reward_loss(parameters, batch, noise)
     assert metrics["reward/expert"].item() == pytest.approx(outputs[: box.EXPERTS].mean())
     q = agent.q(parameters["critic"], rows.state, rows.action)
@@ -199,36 +202,35 @@ def test_the_reward_of_finitely_many_actions():
     assert loss.item() == pytest.approx((q - goal).square().mean().item(), rel=1e-10)
 
 
+def minimising(loss: Callable[[Tensor, Tensor], Tensor], expert: Tensor, other: Tensor) -> Tensor:
+    """The outputs for three transitions with the least loss, each so often in the data of the expert and of others."""
+    outputs = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.Adam([outputs], 0.05)
+    for _ in range(1000):
+        optimizer.zero_grad()
+        loss(outputs.repeat_interleave(expert.long()), outputs.repeat_interleave(other.long())).backward()
+        optimizer.step()
+    return outputs.detach()
+
+
 def test_the_best_reward_is_a_difference_of_the_distributions():
     """4 alpha (d_E - d_O) / (d_E + d_O), whatever the shares of the batch."""
     expert, other = torch.tensor([6.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 16.0])
-    reward = torch.zeros(3, requires_grad=True)
-    optimizer = torch.optim.Adam([reward], 0.05)
-    for _ in range(1000):
-        optimizer.zero_grad()
-        one, two = (reward.repeat_interleave(counts.long()) for counts in (expert, other))
-        separate_reward_loss(one, two, 0.3).backward()
-        optimizer.step()
+    reward = minimising(lambda one, two: separate_reward_loss(one, two, 0.3), expert, other)
     one, two = expert / expert.sum(), other / other.sum()
-    torch.testing.assert_close(reward.detach(), 1.2 * (one - two) / (one + two), atol=1e-3, rtol=0)
+    torch.testing.assert_close(reward, 1.2 * (one - two) / (one + two), atol=1e-3, rtol=0)
 
 
 def test_the_best_discriminator_is_the_ratio_of_the_distributions():
     """Its logit is log d_E / d_pi where the loss is least; the reward is log(1 + d_E / d_pi)."""
     expert, other = torch.tensor([6.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 4.0])
-    logits = torch.zeros(3, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], 0.05)
-    for _ in range(1000):
-        optimizer.zero_grad()
-        rows = [logits.repeat_interleave(counts.long()) for counts in (expert, other)]
-        discriminator_loss(*rows).backward()
-        optimizer.step()
+    logits = minimising(discriminator_loss, expert, other)
     ratio = (expert / expert.sum()) / (other / other.sum())
-    torch.testing.assert_close(logits.detach(), ratio.log(), atol=1e-3, rtol=0)
-    torch.testing.assert_close(adversarial_reward(logits.detach()), torch.log1p(ratio), atol=1e-3, rtol=0)
+    torch.testing.assert_close(logits, ratio.log(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(adversarial_reward(logits), torch.log1p(ratio), atol=1e-3, rtol=0)
 
 
-def test_it_is_for_the_online_stage_and_for_boxes():
+def test_gail_is_for_the_online_stage():
     with pytest.raises(UserError, match="gail needs the environment: give --online"):
         resolved(RunConfig(algorithm="gail"))
     resolved(RunConfig(algorithm="gail", online=OnlineConfig(5000)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -77,13 +76,13 @@ class Acting(Protocol):
 
 
 def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor, twice: bool = False) -> Tensor:
-    """The network's outputs with parameters from outside, also under ``torch.vmap``; of an ensemble those of all.
+    """The network's outputs with parameters from outside, also under ``torch.vmap``.
 
     Linear layers are called one by one: ``functional_call`` on all of a small network takes longer than its products.
 
     Args:
         network: its layers.
-        parameters: by the network's own names; of an ensemble with its members before all other dimensions.
+        parameters: by the network's own names.
         inputs: ``(batch, size)``.
         twice: whether the slopes in the inputs are differentiated again. A ReLU's second derivative is zero, and
             autograd would send zeros back through all layers to say so: two products each for nothing.
@@ -91,17 +90,18 @@ def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor, twice: 
     weights = tensors(parameters)
     for name, layer in network.named_children():
         if isinstance(layer, nn.Linear):
-            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-            inputs = linear(inputs, weight, bias) if weight.dim() == 2 else inputs @ weight.mT + bias.unsqueeze(-2)
+            inputs = linear(inputs, weights[f"{name}.weight"], weights[f"{name}.bias"])
         elif twice and isinstance(layer, nn.ReLU):
             inputs = inputs * torch.relu(inputs).detach().sign()
         else:
             own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-            if own and next(iter(own.values())).dim() > next(layer.parameters()).dim():
-                inputs = torch.vmap(partial(functional_call, layer), (0, None))(own, (inputs,))
-            else:
-                inputs = functional_call(layer, own, (inputs,)) if own else layer(inputs)
+            inputs = functional_call(layer, own, (inputs,)) if own else layer(inputs)
     return inputs
+
+
+def call_each(network: nn.Sequential, ensemble: TensorDict, inputs: Tensor, twice: bool = False) -> Tensor:
+    """The outputs of every member of an ensemble, stacked; ``twice`` as for :func:`call`."""
+    return torch.stack([call(network, member, inputs, twice) for member in ensemble.unbind(0)])
 
 
 def tensors(group: TensorDict) -> dict[str, Tensor]:
@@ -173,11 +173,6 @@ class Transitions:
             normalized(parameters, rows_of(batch, kinds, "next", "observation")),
             rows_of(batch, kinds, "next", "terminated"),
         )
-
-
-def action_width(actions: UnitBox | ActionBranches) -> int:
-    """How many inputs :func:`action_inputs` makes of an action."""
-    return len(actions.center) if isinstance(actions, UnitBox) else sum(actions.counts)
 
 
 def action_inputs(actions: UnitBox | ActionBranches, action: Tensor) -> Tensor:

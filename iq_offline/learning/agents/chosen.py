@@ -16,23 +16,13 @@ import torch
 from jaxtyping import Bool
 from tensordict import TensorDict
 from torch import Tensor
-from torch.func import grad
 
 from iq_offline.config import BCConfig, IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import (
-    Metrics,
-    Phase,
-    UnitBox,
-    action_inputs,
-    action_width,
-    call,
-    fresh,
-    normalized,
-    tensors,
-)
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, tensors
 from iq_offline.learning.agents.bc import BC
+from iq_offline.learning.agents.reward_network import RewardNetwork
 from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
 from iq_offline.learning.networks import network
 from iq_offline.learning.objective import beyond_one, separate_reward_loss
@@ -102,7 +92,7 @@ class ChosenImitation(ABC):
         self.cloning = BC(robust, encoder, actions, hidden_sizes, ("expert", "imitated"))
         if isinstance(actions, ActionBranches):
             self.unread = (*self.unread, "outlier_error")
-        self.reward_network = network(encoder, hidden_sizes, 1, extra=action_width(actions))
+        self.reward = RewardNetwork(encoder, actions, hidden_sizes)
         reward = Phase("reward", self.reward_loss, config.reward_learning_rate)
         self.phases: tuple[Phase, ...] = (reward, *self.more_critics(encoder, hidden_sizes), *self.cloning.phases)
 
@@ -113,7 +103,7 @@ class ChosenImitation(ABC):
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """Networks drawn from torch's global generator."""
         parameters = self.cloning.initial_parameters(observation_mean, observation_std)
-        parameters["reward"] = fresh(self.reward_network)
+        parameters["reward"] = fresh(self.reward.layers)
         values = {name: torch.tensor(getattr(self.config, name), dtype=torch.float64) for name in CHOSEN_COEFFICIENTS}
         parameters["coefficients"] = TensorDict(values)
         return parameters
@@ -161,21 +151,17 @@ class ChosenImitation(ABC):
 
     def _reward_of(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
         """r(s, a), shape ``(batch,)``."""
-        return call(self.reward_network, parameters["reward"], self._inputs(parameters, rows)).squeeze(-1)
+        return self.reward(parameters["reward"], self._inputs(parameters, rows))
 
     def _inputs(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
-        """State and action side by side."""
-        state = normalized(parameters, rows["observation"])
-        return torch.cat([state, action_inputs(self.actions, rows["action"]).to(state.dtype)], -1)
+        """As the reward reads them."""
+        return self.reward.inputs(normalized(parameters, rows["observation"]), rows["action"])
 
     def _steepness(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> Tensor:
         """E[max(0, |dr| - 1)²] somewhere between a labelled and a suboptimal transition, in state and action."""
         count = min(len(batch[kind, "action"]) for kind in ("expert", "suboptimal"))
-        share = torch.special.ndtr(noise["expert"][:count])
         expert, other = (self._inputs(parameters, batch[kind])[:count] for kind in ("expert", "suboptimal"))
-        between = torch.lerp(other, expert, share)
-        slope = grad(lambda at: call(self.reward_network, parameters["reward"], at, twice=True).sum())(between)
-        return beyond_one(slope)
+        return beyond_one(self.reward.slopes_between(parameters["reward"], other, expert, noise["expert"][:count]))
 
 
 class LookaheadIQLearn(ChosenImitation):

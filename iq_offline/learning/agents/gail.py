@@ -43,7 +43,8 @@ class GAIL(LearnedReward, SoftActorCritic):
         self.discount = config.discount
         self.target_update_rate = config.target_update_rate
         self.states = self.kinds = ("expert", *others)
-        self.make_networks(encoder, unit_box, hidden_sizes, config.critics)
+        self.critics = config.critics
+        self.make_networks(encoder, unit_box, hidden_sizes)
         self.make_reward(encoder, unit_box, hidden_sizes, config.discriminator_learning_rate, config.adam_beta1)
 
     def separation(self, parameters: TensorDict, expert: Tensor, others: Tensor) -> Tensor:

@@ -81,10 +81,13 @@ class IQLearn(SoftQ):
         if self.in_sample:
             self.value_network = network(encoder, hidden_sizes, 1)
         if self.regressed:
+            self.averaged = "actor"
             robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
             self.cloning = BC(robust, encoder, actions, hidden_sizes, self.states, self.advantage_weights)
+        self.make_networks(encoder, actions, hidden_sizes)
+        self.phases = self._in_turn(*self.phases)
 
-    def in_turn(self, critic: Phase, *policy_step: Phase) -> tuple[Phase, ...]:
+    def _in_turn(self, critic: Phase, *policy_step: Phase) -> tuple[Phase, ...]:
         """The critic's step, that of V where it is a network, and the regression or the kind's own policy step."""
         rate, beta1 = float(self.config.critic_learning_rate), float(self.config.adam_beta1)
         value = (Phase("value", self.value_loss, rate, beta1),) if self.in_sample else ()

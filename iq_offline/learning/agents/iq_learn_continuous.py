@@ -5,9 +5,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.func import grad
 
-from iq_offline.config import IQLearnConfig
-from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import UnitBox, call
+from iq_offline.learning.agents import call
 from iq_offline.learning.agents.iq_learn import IQLearn
 from iq_offline.learning.agents.soft_q import AnchoredActorCritic
 from iq_offline.learning.networks import gaussian
@@ -15,18 +13,6 @@ from iq_offline.learning.networks import gaussian
 
 class ContinuousIQLearn(IQLearn, AnchoredActorCritic):
     """IQ-Learn for actions in a box. Arguments are those of :class:`IQLearn`, the box first seen as [-1, 1]."""
-
-    def __init__(
-        self,
-        config: IQLearnConfig,
-        encoder: ObservationEncoder,
-        unit_box: UnitBox,
-        hidden_sizes: tuple[int, ...],
-        others: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__(config, encoder, unit_box, hidden_sizes, others)
-        self.make_networks(encoder, unit_box, hidden_sizes)
-        self.phases = self.in_turn(*self.phases)
 
     def value(self, parameters: TensorDict, critic: str, state: Tensor, noise: Tensor) -> Tensor:
         """A regressed policy is its mean alone, without an entropy."""

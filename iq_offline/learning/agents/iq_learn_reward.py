@@ -28,6 +28,9 @@ class RewardIQLearn(LearnedReward):
 
     Args:
         config: coefficients, which start the parameters' group ``coefficients`` and are read from there, and rates.
+        encoder: of the observations.
+        actions: the box that continuous actions are in, or the branches of finitely many.
+        hidden_sizes: of every network.
         others: the kinds of a batch beside ``expert``.
     """
 
@@ -41,11 +44,22 @@ class RewardIQLearn(LearnedReward):
         *("value", "expectile", "advantage_temperature"),
     )
 
-    def __init__(self, config: IQLearnConfig, others: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        config: IQLearnConfig,
+        encoder: ObservationEncoder,
+        actions: UnitBox | ActionBranches,
+        hidden_sizes: tuple[int, ...],
+        others: tuple[str, ...],
+    ) -> None:
         self.config = config
         self.discount = config.discount
         self.target_update_rate = config.target_update_rate
         self.states = self.kinds = ("expert", *others)
+        if isinstance(actions, UnitBox):
+            self.critics = config.critics
+        self.make_networks(encoder, actions, hidden_sizes)
+        self.make_reward(encoder, actions, hidden_sizes, config.reward_learning_rate)
 
     def separation(self, parameters: TensorDict, expert: Tensor, others: Tensor) -> Tensor:
         """The objective in r."""
@@ -56,7 +70,7 @@ class RewardIQLearn(LearnedReward):
         return beyond_one(slopes)
 
     def earned(self, parameters: TensorDict, output: Tensor) -> Tensor:
-        """R raised by its lowest value, -4 alpha: 0 where the expert never is, and after an end."""
+        """The reward raised by its lowest value, -4 alpha: 0 where the expert never is, and after an end."""
         bound = 4 * parameters["coefficients", "chi2_alpha"]
         return (output + bound).clamp(output.new_zeros(()), 2 * bound)
 
@@ -74,42 +88,10 @@ class RewardIQLearn(LearnedReward):
 
 
 class ContinuousRewardIQLearn(RewardIQLearn, AnchoredActorCritic):
-    """For actions in a box.
-
-    Args:
-        config: as for :class:`RewardIQLearn`.
-        encoder: of the observations.
-        unit_box: maps the dataset's actions to [-1, 1].
-        hidden_sizes: of every network.
-        others: as for :class:`RewardIQLearn`.
-    """
-
-    def __init__(
-        self,
-        config: IQLearnConfig,
-        encoder: ObservationEncoder,
-        unit_box: UnitBox,
-        hidden_sizes: tuple[int, ...],
-        others: tuple[str, ...],
-    ) -> None:
-        super().__init__(config, others)
-        self.make_networks(encoder, unit_box, hidden_sizes, config.critics)
-        self.make_reward(encoder, unit_box, hidden_sizes, config.reward_learning_rate)
+    """For actions in a box."""
 
 
 class DiscreteRewardIQLearn(RewardIQLearn, SoftmaxOfQ):
-    """For finitely many actions; arguments as for :class:`ContinuousRewardIQLearn`."""
+    """For finitely many actions."""
 
     unread = (*RewardIQLearn.unread, "behavior_anchor", "actor_follows_critic", "actor_learning_rate", "critics")
-
-    def __init__(
-        self,
-        config: IQLearnConfig,
-        encoder: ObservationEncoder,
-        actions: ActionBranches,
-        hidden_sizes: tuple[int, ...],
-        others: tuple[str, ...],
-    ) -> None:
-        super().__init__(config, others)
-        self.make_networks(encoder, actions, hidden_sizes)
-        self.make_reward(encoder, actions, hidden_sizes, config.reward_learning_rate)

@@ -8,25 +8,13 @@ from abc import abstractmethod
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
-from torch.func import grad
+from torch import Tensor
 
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import (
-    Metrics,
-    Phase,
-    Transitions,
-    UnitBox,
-    action_inputs,
-    action_width,
-    call,
-    fresh,
-    normalized,
-    rows_of,
-)
+from iq_offline.learning.agents import Metrics, Phase, Transitions, UnitBox, fresh, normalized, rows_of
+from iq_offline.learning.agents.reward_network import RewardNetwork
 from iq_offline.learning.agents.soft_q import SoftQ
-from iq_offline.learning.networks import network
 from iq_offline.learning.objective import implied_reward
 
 
@@ -35,9 +23,7 @@ class LearnedReward(SoftQ):
 
     steepness_weight: str
     """Key of the coefficient of :meth:`too_steep`."""
-    reward_network: nn.Sequential
-    told_apart: UnitBox | ActionBranches
-    """The actions as the reward reads them."""
+    reward: RewardNetwork
 
     def make_reward(
         self,
@@ -56,15 +42,14 @@ class LearnedReward(SoftQ):
             learning_rate: Adam's, at the start.
             beta1: Adam's.
         """
-        self.told_apart = actions
-        self.reward_network = network(encoder, hidden_sizes, 1, extra=action_width(actions))
+        self.reward = RewardNetwork(encoder, actions, hidden_sizes)
         self.noise_shape = (3, max(1, self.noise_shape[-1]))  # One draw at least: where between two rows slopes are.
         self.phases = (Phase("reward", self.reward_loss, learning_rate, beta1), *self.phases)
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """And the reward, last."""
         parameters = super().initial_parameters(observation_mean, observation_std)
-        parameters["reward"] = fresh(self.reward_network)
+        parameters["reward"] = fresh(self.reward.layers)
         return parameters
 
     @abstractmethod
@@ -82,13 +67,12 @@ class LearnedReward(SoftQ):
     def reward_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The expert against everything else, and the slopes somewhere between each of it and one of the expert's."""
         rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
-        inputs, experts = self._inputs(rows.state, rows.action), len(batch["expert", "action"])
-        output = self._output(parameters["reward"], inputs)
+        inputs, experts = self.reward.inputs(rows.state, rows.action), len(batch["expert", "action"])
+        output = self.reward(parameters["reward"], inputs)
         expert, others = output[:experts], output[experts:]
         paired = inputs[torch.arange(len(others), device=inputs.device) % experts]
-        between = torch.lerp(paired, inputs[experts:], torch.special.ndtr(draws[experts:, 2, :1]))
-        slopes = grad(lambda at: self._output(parameters["reward"], at, twice=True).sum())(between)
-        penalty = self.too_steep(slopes)
+        where = draws[experts:, 2, :1]
+        penalty = self.too_steep(self.reward.slopes_between(parameters["reward"], paired, inputs[experts:], where))
         loss = self.separation(parameters, expert, others)
         loss = loss + parameters["coefficients", self.steepness_weight] * penalty
         return loss, {
@@ -101,7 +85,7 @@ class LearnedReward(SoftQ):
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """Squared soft Bellman errors; policy and reward are held fixed, V(s') is by the target critic."""
         rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
-        output = self._output(parameters["reward"].detach(), self._inputs(rows.state, rows.action))
+        output = self.reward(parameters["reward"].detach(), self.reward.inputs(rows.state, rows.action))
         reward = self.earned(parameters, output)
         q = self.each_q(parameters["critic"], rows.state, self.as_input(rows.action))
         next_value = self.value(parameters, "target_critic", rows.next_state, draws[:, 0])
@@ -112,13 +96,5 @@ class LearnedReward(SoftQ):
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """As all learners of a soft Q do, but the reward is the network's."""
         state = normalized(parameters, rows["observation"])
-        output = self._output(parameters["reward"], self._inputs(state, rows["action"]))
+        output = self.reward(parameters["reward"], self.reward.inputs(state, rows["action"]))
         return super().diagnose(parameters, rows) | {"reward": self.earned(parameters, output)}
-
-    def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """State and action side by side, the action as the dataset has it."""
-        return torch.cat([state, action_inputs(self.told_apart, action).to(state.dtype)], -1)
-
-    def _output(self, reward: TensorDict, inputs: Tensor, twice: bool = False) -> Tensor:
-        """Of the network, shape ``(batch,)``; ``twice`` as for :func:`call`."""
-        return call(self.reward_network, reward, inputs, twice).squeeze(-1)

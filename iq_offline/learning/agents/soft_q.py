@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, constants, fresh, normalized, rows_of
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, call_each, constants, fresh, normalized, rows_of
 from iq_offline.learning.networks import (
     branch_values,
     chosen_branches,
@@ -41,6 +41,10 @@ class SoftQ(ABC):
     phases: tuple[Phase, ...]
     states: tuple[str, ...]
     """Kinds of data, the expert's first, on whose states the losses are."""
+
+    @abstractmethod
+    def make_networks(self, encoder: ObservationEncoder, actions: Any, hidden_sizes: tuple[int, ...]) -> None:
+        """Make them and the phases that train them; ``config`` and ``critics`` are known by then."""
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """The critic drawn from torch's global generator; the target starts as the critic."""
@@ -91,22 +95,18 @@ class SoftActorCritic(SoftQ):
 
     averaged = "actor"
 
-    def make_networks(
-        self, encoder: ObservationEncoder, unit_box: UnitBox, hidden_sizes: tuple[int, ...], critics: int = 1
-    ) -> None:
+    def make_networks(self, encoder: ObservationEncoder, actions: UnitBox, hidden_sizes: tuple[int, ...]) -> None:
         """Three draws of an action a row: for V(s'), for V(s), and for the actor.
 
         Args:
             encoder: of the observations.
-            unit_box: maps the dataset's actions to [-1, 1].
+            actions: maps the dataset's actions to [-1, 1].
             hidden_sizes: of the actor and of the critic.
-            critics: how many there are.
         """
-        config, self.unit_box = self.config, unit_box
-        size = len(unit_box.center)
+        config, self.unit_box = self.config, actions
+        size = len(actions.center)
         self.actor = network(encoder, hidden_sizes, 2 * size)
         self.critic = network(encoder, hidden_sizes, 1, extra=size)
-        self.critics = critics
         self.noise_shape: tuple[int, ...] = (3, size)
         self.phases: tuple[Phase, ...] = (
             Phase("critic", self.critic_loss, config.critic_learning_rate, config.adam_beta1),
@@ -160,7 +160,8 @@ class SoftActorCritic(SoftQ):
 
     def each_q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
         """One number from the state and the action, of each critic where there are several."""
-        return call(self.critic, critic, torch.cat([state, action], -1), twice).squeeze(-1)
+        outputs = call if self.critics == 1 else call_each
+        return outputs(self.critic, critic, torch.cat([state, action], -1), twice).squeeze(-1)
 
     def q(self, critic: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
         """The smallest of the critics' numbers."""

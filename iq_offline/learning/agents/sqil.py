@@ -26,6 +26,9 @@ class SQIL(SoftQ):
 
     Args:
         config: coefficients, which start the parameters' group ``coefficients`` and are read from there, and rates.
+        encoder: of the observations.
+        actions: the box that continuous actions are in, or the branches of finitely many.
+        hidden_sizes: of the critic, and of the actor where there is one.
         others: the kinds of a batch beside ``expert``, whose reward is 0.
     """
 
@@ -34,11 +37,19 @@ class SQIL(SoftQ):
     kinds: tuple[str, ...]
     unread: tuple[str, ...] = ()
 
-    def __init__(self, config: SQILConfig, others: tuple[str, ...] = ("suboptimal",)) -> None:
+    def __init__(
+        self,
+        config: SQILConfig,
+        encoder: ObservationEncoder,
+        actions: UnitBox | ActionBranches,
+        hidden_sizes: tuple[int, ...],
+        others: tuple[str, ...] = ("suboptimal",),
+    ) -> None:
         self.config = config
         self.discount = config.discount
         self.target_update_rate = config.target_update_rate
         self.states = self.kinds = ("expert", *others)
+        self.make_networks(encoder, actions, hidden_sizes)
 
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The squared soft Bellman errors; the policy is held fixed, V(s') comes from the target critic."""
@@ -60,41 +71,11 @@ class SQIL(SoftQ):
         return 1.0 if self.config.temperature < 0.1 else 0.0
 
 
-class ContinuousSQIL(SoftActorCritic, SQIL):
-    """SQIL for actions in a box, by soft actor-critic with one critic and a fixed temperature (section 4.3).
-
-    Args:
-        config: as for :class:`SQIL`.
-        encoder: of the observations.
-        unit_box: maps the dataset's actions to [-1, 1].
-        hidden_sizes: of the actor and of the critic.
-        others: as for :class:`SQIL`.
-    """
-
-    def __init__(
-        self,
-        config: SQILConfig,
-        encoder: ObservationEncoder,
-        unit_box: UnitBox,
-        hidden_sizes: tuple[int, ...],
-        others: tuple[str, ...] = ("suboptimal",),
-    ) -> None:
-        super().__init__(config, others)
-        self.make_networks(encoder, unit_box, hidden_sizes)
+class ContinuousSQIL(SQIL, SoftActorCritic):
+    """SQIL for actions in a box, by soft actor-critic with one critic and a fixed temperature (section 4.3)."""
 
 
-class DiscreteSQIL(SoftmaxOfQ, SQIL):
-    """SQIL for finitely many actions, by soft Q-learning (algorithm 1); arguments as for :class:`ContinuousSQIL`."""
+class DiscreteSQIL(SQIL, SoftmaxOfQ):
+    """SQIL for finitely many actions, by soft Q-learning (algorithm 1)."""
 
     unread: tuple[str, ...] = ("actor_learning_rate",)
-
-    def __init__(
-        self,
-        config: SQILConfig,
-        encoder: ObservationEncoder,
-        actions: ActionBranches,
-        hidden_sizes: tuple[int, ...],
-        others: tuple[str, ...] = ("suboptimal",),
-    ) -> None:
-        super().__init__(config, others)
-        self.make_networks(encoder, actions, hidden_sizes)
