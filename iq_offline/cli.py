@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import io
+import os
 import re
+import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,8 +36,10 @@ from iq_offline.config import (
 )
 from iq_offline.config.iq_learn import undecided
 from iq_offline.config.online import MEETS_ENVIRONMENTS
+from iq_offline.data.views import short
 from iq_offline.dataset_cli import Datasets, run_dataset_command
 from iq_offline.errors import InterruptedCommandError, UserError
+from iq_offline.files import as_file_name
 from iq_offline.run_table import print_table
 from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
 
@@ -123,10 +127,11 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
 def guarded(command: Callable[[], None], debug: bool = False) -> int:
     """Run a command; turn what users can mend into one line on stderr and an exit code.
 
-    Exit codes: 0 done, 2 an error of use or data, 130 interrupted.
+    Exit codes: 0 done, 2 an error of use or data, 130 interrupted, 141 nobody reads on (``| head``).
     """
     try:
         command()
+        sys.stdout.flush()
     except UserError as error:
         if debug:
             raise
@@ -139,12 +144,26 @@ def guarded(command: Callable[[], None], debug: bool = False) -> int:
         print(f"interrupted: {error}", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141
         if debug:
             raise
         words = " ".join(str(error).split())
         print(f"error: {type(error).__name__}: {words} (a bug; --debug shows where)", file=sys.stderr)
         return 1
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read what is printed has gone; what is left of it then goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not poll.poll(0):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
 
 
 def _parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> Arguments_:
@@ -272,13 +291,13 @@ def default_folder(recipe: str, given: RunArguments) -> Path:
     """``runs/RECIPE/hopper-expert-n1-k1-seed0`` and the like: what most often changes is in the name."""
     data = given.data
     words = [
-        data.expert.replace("/", "-"),
+        as_file_name(short(data.expert)),
         f"n{data.num_expert_trajectories}",
         f"k{data.subsample}",
         f"seed{given.seed}",
     ]
     words += [
-        f"{part.dataset.replace('/', '-')}{part.episodes or ''}{'-hidden' if part.hidden else ''}"
+        f"{as_file_name(short(part.dataset))}{part.episodes or ''}{'-hidden' if part.hidden else ''}"
         for part in data.suboptimal
     ]
     online = given.online

@@ -21,12 +21,12 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from iq_offline.config import ALGORITHMS, OnlineConfig, RunConfig, resolved
-from iq_offline.data import catalog
+from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.irregularity import few
 from iq_offline.data.replay import where
-from iq_offline.data.stream import open_source
+from iq_offline.data.stream import open_source, view_of
 from iq_offline.environments.make import evaluation_environment, wrappers_left_out
 from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
@@ -189,6 +189,7 @@ def obtain(name: str, options: Options = Options()) -> CachedSource:
     Raises:
         UserError: there is no such dataset here (near names are suggested), or its data are not usable.
     """
+    name, ids = views.parsed(name)
     path = catalog.locate(name)
     if path is None:
         builtin = catalog.builtin_of(name)
@@ -199,7 +200,7 @@ def obtain(name: str, options: Options = Options()) -> CachedSource:
             path = catalog.download(name)
         else:
             raise catalog.not_found(name)
-    source = open_source(path)
+    source = view_of(open_source(path), ids)
     with progress_bar(f"caching {source.id}") as progress:
         return cached(source, progress if source.total_steps > 200_000 else lambda done, total: None)
 

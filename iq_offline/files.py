@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -22,6 +23,11 @@ def shipped(kind: str) -> Path:
     """The folder of shipped data, ``datasets`` or ``recipes``: inside the wheel, or else in the checkout."""
     installed = PACKAGE / f"_{kind}"
     return installed if installed.is_dir() else PACKAGE.parent / kind
+
+
+def as_file_name(text: str) -> str:
+    """With a dash in the place of everything that is not for names of files."""
+    return re.sub("[^A-Za-z0-9._-]+", "-", text).rstrip("-")
 
 
 def cache_folder() -> Path:

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from iq_offline.data import catalog
+from iq_offline.data import catalog, views
 from iq_offline.data.inspection import Facts, facts_of
 from iq_offline.data.irregularities import irregularities
 from iq_offline.data.irregularity import Irregularity, Surroundings, few
-from iq_offline.data.stream import Source, open_source
+from iq_offline.data.stream import Source, open_source, view_of
 from iq_offline.data.survey import Survey, survey
 from iq_offline.environments.make import surroundings
 from iq_offline.errors import UserError
-from iq_offline.files import disk_errors
+from iq_offline.files import as_file_name, disk_errors
 from iq_offline.training.tracking import patient_progress
 
 MAX_ROWS = 24
@@ -26,7 +26,7 @@ def inspect(name: str, picture: Path | None) -> None:
         UserError: it is not here, cannot be read at all, or the picture cannot be written.
     """
     source = _open(name)
-    picture = picture or Path(source.id.replace("/", "-") + ".png")
+    picture = picture or Path(as_file_name(name if "[" in name else source.id) + ".png")
     if picture.suffix.lower() != ".png" or picture.is_dir():
         raise UserError(f"--picture {picture}: a picture is a PNG file, give a path that ends in .png")
     built = _surroundings(source)
@@ -112,12 +112,13 @@ def print_irregularities(found: Sequence[Irregularity]) -> None:
 
 
 def _open(name: str) -> Source:
+    name, ids = views.parsed(name)
     path = catalog.locate(name)
     if path is None and catalog.builtin_of(name):
         raise UserError(f"{name!r} is built in and not recorded here yet: iq-offline datasets build {name}")
     if path is None:
         raise catalog.not_found(name, how=f"iq-offline datasets download {name}")
-    return open_source(path)
+    return view_of(open_source(path), ids)
 
 
 def _surroundings(source: Source) -> Surroundings | str:

@@ -139,6 +139,7 @@ def require_same_data(data: Data, folder: Path, write: bool = True) -> None:
 
 def _manifest(selection: Selection) -> dict[str, Any]:
     digest = hashlib.sha256(selection.rows.tobytes())
+    ids = selection.data.source.episode_ids
     rows = torch.from_numpy(selection.rows)
     for name, values in selection.data.steps.items():
         for wanted in (rows, rows + 1) if name.startswith("observation") else (rows,):
@@ -147,7 +148,7 @@ def _manifest(selection: Selection) -> dict[str, Any]:
     return {
         "dataset": selection.data.source.id,
         "trajectories": len(selection.trajectories),
-        "first_trajectories": selection.trajectories[:100].tolist(),
+        "first_trajectories": [ids[position] for position in selection.trajectories[:100]],
         "transitions": len(selection.rows),
         "sha256": digest.hexdigest(),
     }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from iq_offline.config import LABELS, Suboptimal
+from iq_offline.data.views import short
 
 if TYPE_CHECKING:
     from iq_offline.run import Summary
@@ -54,7 +55,8 @@ def in_words(part: Suboptimal) -> str:
     """``hopper/random``, or ``30 hidden trajectories of hopper/expert``."""
     count = f"{part.episodes} " if part.episodes else ""
     hidden = "hidden " if part.hidden else ""
-    return f"{count}{hidden}trajectories of {part.dataset}" if count or hidden else part.dataset
+    dataset = short(part.dataset)
+    return f"{count}{hidden}trajectories of {dataset}" if count or hidden else dataset
 
 
 def online_words(env_steps: int, online: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """The command line of sweeps: ``iq-offline sweep | results | report``."""
 
 import dataclasses
-import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -126,11 +125,13 @@ def run_sweep_command(given: Sweep | Results | Report) -> None:
 
 def expert_count(given: ExpertCount) -> None:
     """``python -m iq_offline.recipes.expert_count``: the sweep that needs no file."""
+    from iq_offline.data.views import short
+    from iq_offline.files import as_file_name
     from iq_offline.sweeps.grid import sweep_of
 
     table = {
-        "sweep": "expert_count-" + re.sub("[^A-Za-z0-9._-]+", "-", given.dataset),
-        "question": f"How many expert trajectories does {given.dataset} need?",
+        "sweep": "expert_count-" + as_file_name(short(given.dataset)),
+        "question": f"How many expert trajectories does {short(given.dataset)} need?",
         "data": {"expert": given.dataset},
         "grid": {
             "algorithm": list(given.algorithms),

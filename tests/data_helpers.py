@@ -21,7 +21,8 @@ from gymnasium.spaces import Dict, Text, Tuple
 from minari.data_collector import EpisodeBuffer
 
 from iq_offline.data.cache import CachedSource, cached
-from iq_offline.data.stream import Source, open_source
+from iq_offline.data.stream import Source, open_source, view_of
+from iq_offline.data.views import name_of, parsed
 from tests.helpers import Episode, point_mass_dataset, write_dataset
 
 CHECKOUT = Path(__file__).parent.parent
@@ -34,6 +35,11 @@ PROGRESS = re.compile(r"(training|recording|caching|evaluating) \S+: \d+/\d+")
 
 NOTES = ("trained, but not evaluated: ", "note: ")
 """How lines on stderr begin that are neither progress nor errors."""
+
+
+def source_of(view: minari.MinariDataset) -> Source:
+    """A filtered or split view as its name says it."""
+    return view_of(open_source(Path(str(view.storage.data_path))), parsed(name_of(view))[1])
 
 
 def random_episodes(

@@ -45,7 +45,7 @@ class Suboptimal:
     """A part of the suboptimal data: a dataset, or some of its episodes."""
 
     dataset: str
-    """A built-in dataset or any Minari id."""
+    """A built-in dataset or any Minari id, or some episodes of it: NAME[0-99,120]."""
     episodes: Positive | None = None
     """How many of its episodes, drawn by the run's seed; all where none is given."""
     hidden: bool = False
@@ -90,7 +90,8 @@ class DataConfig:
     """Which fixed data the learner sees."""
 
     expert: str = "hopper/expert"
-    """Dataset of the demonstrations: a built-in one (hopper/expert) or any Minari id (mujoco/hopper/expert-v0)."""
+    """Dataset of the demonstrations: a built-in one (hopper/expert) or any Minari id (mujoco/hopper/expert-v0). In
+    brackets the ids of its episodes, where not all are meant: "hopper/expert[0-29,40]"."""
     num_expert_trajectories: Positive = 1
     """Expert trajectories to learn from. Nested: the 5 of a seed contain its 3, which contain its 1."""
     subsample: Positive = 1

@@ -17,9 +17,9 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 from minari import EpisodeData, MinariDataset
 
-from iq_offline.data import catalog
+from iq_offline.data import catalog, views
 from iq_offline.data.d4rl_names import COUNTERPARTS, counterpart
-from iq_offline.data.stream import Source, open_source, with_clear_errors
+from iq_offline.data.stream import Source, open_source, view_of, with_clear_errors
 from iq_offline.errors import UserError, nearest
 
 Arrays = dict[str, np.ndarray]
@@ -123,10 +123,11 @@ def get_dataset(name: str, *, observation_keys: Sequence[str] | None = None, dow
 
 def _find(name: str, download: bool) -> Source:
     """The dataset behind a name: one that is here under this very name, else the counterpart of D4RL's name."""
+    name, ids = views.parsed(name)
     builtin = catalog.builtin_of(name) is not None
     here = catalog.locate(name) if builtin or "/" in name else _locate_without_namespace(name)
     if here is not None:
-        return open_source(here)
+        return view_of(open_source(here), ids)
     if builtin:
         raise UserError(f"the built-in dataset {name} is not recorded yet: iq-offline datasets build {name}")
     match = counterpart(name)
@@ -148,7 +149,7 @@ def _find(name: str, download: bool) -> Source:
         raise catalog.not_found(name, how="download=True")
     if match:
         warnings.warn(f"{name} is read from Minari's {identifier}: {match.difference}", stacklevel=3)
-    return open_source(here)
+    return view_of(open_source(here), ids)
 
 
 def _locate_without_namespace(name: str) -> Path | None:
@@ -258,11 +259,11 @@ def _episodes(source: Source, keys: tuple[str, ...], with_infos: bool) -> Iterat
 
 def _recorded(source: Source) -> Iterator[EpisodeData]:
     dataset = MinariDataset(source.path)
-    lengths: list[int | None] = [None] * source.total_episodes
+    ids = list(source.episode_ids)
+    lengths: list[int | None] = [None] * len(ids)
     if source.metadata.get("data_format", "hdf5") != "hdf5":
-        recorded = dataset.storage.get_episode_metadata(range(source.total_episodes))
-        lengths = [about["total_steps"] for about in recorded]
-    for length, episode in zip(lengths, dataset.iterate_episodes(list(range(source.total_episodes))), strict=True):
+        lengths = [about["total_steps"] for about in dataset.storage.get_episode_metadata(ids)]
+    for length, episode in zip(lengths, dataset.iterate_episodes(ids), strict=True):
         if length not in (None, len(episode.actions)):
             raise UserError(
                 f"{source.id}: episode {episode.id} comes back with {len(episode.actions)} of its {length} steps "

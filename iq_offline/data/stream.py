@@ -149,20 +149,26 @@ def stored_ids(source: Source) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def view_of(dataset: MinariDataset) -> Source:
-    """A filtered or split view, such as ``dataset.filter_episodes(…)`` or ``minari.split_dataset(…)`` give.
+def view_of(source: Source, ids: Sequence[int] | None) -> Source:
+    """Some episodes of a dataset, in this order.
+
+    Args:
+        source: the whole of it.
+        ids: of the episodes; None for all.
 
     Raises:
-        UserError: as :func:`open_source`, or the view holds no episodes.
+        UserError: an episode is not in the dataset, or the files are damaged.
     """
-    source = open_source(Path(dataset.storage.data_path))
-    view = tuple(int(index) for index in dataset.episode_indices)
-    if view == tuple(range(source.total_episodes)):
+    if ids is None or list(ids) == list(range(source.total_episodes)):
         return source
-    if not view:
-        raise UserError(f"{source.id}: the view of it is empty: it holds no episodes")
-    steps = sum(int(about["total_steps"]) for about in dataset.storage.get_episode_metadata(view))
-    return replace(source, view=view, view_steps=steps)
+    missing = [index for index in ids if not 0 <= index < source.total_episodes]
+    if missing:
+        raise UserError(f"{source.id} holds the episodes 0 to {source.total_episodes - 1}: there is no {missing[0]}")
+
+    def steps() -> Iterator[int]:
+        yield from (int(about["total_steps"]) for about in MinariDataset(source.path).storage.get_episode_metadata(ids))
+
+    return replace(source, view=tuple(ids), view_steps=sum(with_clear_errors(steps(), source)))
 
 
 def episodes(source: Source, first: int = 0) -> Iterator[EpisodeArrays]:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from iq_offline.data.catalog import locate
 from iq_offline.data.stream import open_source
+from iq_offline.data.views import parsed
 from iq_offline.environments.make import evaluation_environment, make
 from iq_offline.environments.rollout import acting, rollout
 from iq_offline.errors import UserError
@@ -164,9 +165,10 @@ def make_clip(order: dict[str, Any], path: Path, on_step: Callable[[float], None
     Raises:
         UserError: the policy or the environment is not to be had.
     """
-    folder = locate(order["dataset"])
+    name, _ = parsed(order["dataset"])
+    folder = locate(name)
     if folder is None:
-        raise UserError(f"the dataset {order['dataset']}, which names the environment, is not on this machine")
+        raise UserError(f"the dataset {name}, which names the environment, is not on this machine")
     policy = Policy.load(Path(order["policy"]))
     environment = drawable(evaluation_environment(open_source(folder)))
     found = film(policy, environment, order["seed"], on_step)

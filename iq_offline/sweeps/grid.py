@@ -40,8 +40,9 @@ from iq_offline.config import (
     resolved,
     to_table,
 )
+from iq_offline.data.views import short
 from iq_offline.errors import UserError, nearest
-from iq_offline.files import shipped
+from iq_offline.files import as_file_name, shipped
 from iq_offline.sweeps.published import Published, published_of
 
 FILE = "sweep.toml"
@@ -120,9 +121,9 @@ def name_of(keys: Iterable[str], config: RunConfig) -> str:
     keys = list(keys)
     last = [key.split(".")[-1] for key in keys]
     words = []
-    for key, short in zip(keys, last, strict=True):
-        text = re.sub("[^A-Za-z0-9._-]+", "-", _in_words(attrgetter(key)(config)))
-        words.append(f"{short if last.count(short) == 1 else key}={text}")
+    for key, ending in zip(keys, last, strict=True):
+        text = as_file_name(_in_words(attrgetter(key)(config)))
+        words.append(f"{ending if last.count(ending) == 1 else key}={text}")
     name = ",".join(words)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{_digest(config)}"
 
@@ -131,8 +132,8 @@ def _in_words(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_in_words, value))
     if isinstance(value, Suboptimal):
-        return mixture_words(value)
-    return value if isinstance(value, str) else json.dumps(value)
+        return short(mixture_words(value))
+    return short(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _digest(config: RunConfig) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from iq_offline.config import ALGORITHMS, LABELS, RunConfig, flat, is_others, label, to_table
+from iq_offline.data import views
 
 EXPERT, SUBOPTIMAL, COUNT = "data.expert", "data.suboptimal", "data.num_expert_trajectories"
 VALUES: dict[str, dict[str, str]] = {
@@ -46,15 +47,15 @@ def as_words(value: object) -> str:
             if any(isinstance(part, dict) for part in parts):
                 return _mixture(parts)
             return ", ".join(map(str, parts)) if parts else "none"
-    return str(value)
+    return views.short(str(value))
 
 
-def _mixture(parts: list[Any], short: bool = False) -> str:
+def _mixture(parts: list[Any], last_part: bool = False) -> str:
     """Datasets added to each other, then what is hidden among them."""
     shown, hidden = [], []
     for part in (part if isinstance(part, dict) else {"dataset": part} for part in parts):
-        name, episodes = str(part.get("dataset")), part.get("episodes")
-        name = re.sub(r"-v\d+$", "", name.rpartition("/")[2]) if short else name
+        name, episodes = views.short(str(part.get("dataset"))), part.get("episodes")
+        name = re.sub(r"-v\d+$", "", name.rpartition("/")[2]) if last_part else name
         if part.get("hidden"):
             hidden.append(f"{episodes:,} expert{'s' * (episodes > 1)} hidden" if episodes else "experts hidden")
         else:
@@ -69,7 +70,7 @@ def kinds_in_words(frame: pl.DataFrame) -> list[str]:
     """
     experts = frame[EXPERT] if EXPERT in frame.columns else [None] * frame.height
     rows = list(zip(experts, frame[SUBOPTIMAL].to_list(), strict=True))
-    short = {row: _mixture(json.loads(row[1]), short=True) or "none" for row in set(rows)}
+    short = {row: _mixture(json.loads(row[1]), last_part=True) or "none" for row in set(rows)}
     called = Counter((expert, short[expert, value]) for expert, value in short)
     return [short[row] if called[row[0], short[row]] == 1 else as_words(row[1]) for row in rows]
 

@@ -26,7 +26,7 @@ from iq_offline.config import DataConfig, RunConfig
 from iq_offline.data import cache
 from iq_offline.data.actions import ActionBox
 from iq_offline.data.cache import CachedSource, cached
-from iq_offline.data.stream import Source, open_source, view_of
+from iq_offline.data.stream import Source, open_source
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
 from iq_offline.training.setup import Data, choose_data
@@ -37,6 +37,7 @@ from tests.data_helpers import (
     python,
     random_episodes,
     small_dataset,
+    source_of,
     start_python,
     stored_array,
     tmpfs,
@@ -332,7 +333,7 @@ def test_a_view_has_a_cache_of_its_own() -> None:
     dataset = minari.load_dataset("test/viewed-v0")
     part, rest = minari.split_dataset(dataset, sizes=[2, 2], seed=1)
     for view in (part, rest, dataset.filter_episodes(lambda episode: episode.id == 2)):
-        data = cached(view_of(view))
+        data = cached(source_of(view))
         theirs = list(view.iterate_episodes())
         assert data.lengths.tolist() == [len(episode.actions) for episode in theirs]
         expected = np.concatenate([episode.observations for episode in theirs])
@@ -343,7 +344,7 @@ def test_a_view_has_a_cache_of_its_own() -> None:
         assert data.manifest["action_max"] == largest
     assert len(folders()) == 4
     before = [changed_times(folder) for folder in folders()]
-    for again in (view_of(part), view_of(rest), whole.source):
+    for again in (source_of(part), source_of(rest), whole.source):
         cached(again)
     assert [changed_times(folder) for folder in folders()] == before
 
@@ -354,8 +355,8 @@ def test_bad_values_in_a_view_name_the_stored_episode() -> None:
     path = write_dataset("test/bad-v0", written)
     dataset = minari.load_dataset("test/bad-v0")
     with pytest.raises(UserError, match=r"not finite: 2 in observations, first in episode 2$"):
-        cached(view_of(dataset.filter_episodes(lambda episode: episode.id > 0)))
-    good = cached(view_of(dataset.filter_episodes(lambda episode: episode.id < 2)))
+        cached(source_of(dataset.filter_episodes(lambda episode: episode.id > 0)))
+    good = cached(source_of(dataset.filter_episodes(lambda episode: episode.id < 2)))
     assert good.lengths.tolist() == [4, 5]
     assert open_source(path).total_episodes == 3
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iq_offline.data.stream import episode_returns, episodes, open_source, stored_ids, view_of
+from iq_offline.data.stream import episode_returns, episodes, open_source, stored_ids
 from iq_offline.errors import UserError
 from tests.data_helpers import (
     change_metadata,
     counting_episodes,
     random_episodes,
     small_dataset,
+    source_of,
     stored_array,
     stored_episode,
 )
@@ -293,7 +294,7 @@ def viewed(request: pytest.FixtureRequest) -> minari.MinariDataset:
 
 
 def test_a_filtered_view_holds_its_episodes_alone(viewed: minari.MinariDataset) -> None:
-    source = view_of(viewed.filter_episodes(lambda episode: len(episode.actions) % 2 == 1))
+    source = source_of(viewed.filter_episodes(lambda episode: len(episode.actions) % 2 == 1))
     assert source.view == (1, 3, 5, 7)
     assert (source.total_episodes, source.total_steps) == (4, 3 + 5 + 7 + 9)
     read = list(episodes(source))
@@ -307,7 +308,7 @@ def test_the_parts_of_a_split_are_read_in_their_own_order(viewed: minari.MinariD
     parts = minari.split_dataset(viewed, sizes=[3, 5], seed=3)
     seen = []
     for part in parts:
-        source = view_of(part)
+        source = source_of(part)
         theirs = list(part.iterate_episodes())
         ids = [int(episode.observations[0, 0]) for episode in theirs]
         assert list(source.episode_ids) == ids
@@ -321,13 +322,13 @@ def test_the_parts_of_a_split_are_read_in_their_own_order(viewed: minari.MinariD
 
 
 def test_a_view_of_everything_is_the_dataset(viewed: minari.MinariDataset) -> None:
-    assert view_of(viewed) == open_source(Path(str(viewed.storage.data_path)))
-    assert view_of(viewed.filter_episodes(lambda episode: True)).view is None
+    assert source_of(viewed) == open_source(Path(str(viewed.storage.data_path)))
+    assert source_of(viewed.filter_episodes(lambda episode: True)).view is None
 
 
 def test_an_empty_view_is_refused(viewed: minari.MinariDataset) -> None:
-    with pytest.raises(UserError, match="test/viewed-v0: the view of it is empty"):
-        view_of(viewed.filter_episodes(lambda episode: False))
+    with pytest.raises(UserError, match="the view of test/viewed-v0 is empty"):
+        source_of(viewed.filter_episodes(lambda episode: False))
 
 
 def test_errors_in_a_view_name_the_stored_episode() -> None:
@@ -337,7 +338,7 @@ def test_errors_in_a_view_name_the_stored_episode() -> None:
         del episode["terminations"]
         episode["terminations"] = values[:-1]
     dataset = minari.load_dataset("test/small-v0")
-    view = view_of(dataset.filter_episodes(lambda episode: episode.id in (0, 3)))
+    view = source_of(dataset.filter_episodes(lambda episode: episode.id in (0, 3)))
     with pytest.raises(UserError, match="test/small-v0: episode 3 has 21 observations, 20 actions and 19 terminations"):
         list(episodes(view))
-    assert len(list(episodes(view_of(dataset.filter_episodes(lambda episode: episode.id in (0, 4)))))) == 2
+    assert len(list(episodes(source_of(dataset.filter_episodes(lambda episode: episode.id in (0, 4)))))) == 2

@@ -1,7 +1,9 @@
 """``iq-offline datasets inspect``, ``check`` and ``download`` as a user runs them."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,14 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from PIL import Image
 
 from iq_offline.cli import main
-from tests.data_helpers import change_metadata, random_episodes, small_dataset, the_error, write_spaces_dataset
+from tests.data_helpers import (
+    change_metadata,
+    python,
+    random_episodes,
+    small_dataset,
+    the_error,
+    write_spaces_dataset,
+)
 from tests.helpers import write_dataset
 
 Output = tuple[int, str, str]
@@ -244,3 +253,14 @@ def test_download_without_the_package_for_it(datasets: Callable[..., Output], mo
     code, _, err = datasets("download", "test/far-v0")
     assert code == 2
     assert the_error(err) == "error: could not download 'test/far-v0': huggingface_hub is not installed"
+
+
+@pytest.mark.parametrize("command", [["datasets", "check", "test/read-v0"], ["train", "hopper_offline", "--help"]])
+def test_nobody_reads_on(command: list[str]) -> None:
+    """As in ``iq-offline … | head``: no complaint, and the exit code that such programs have."""
+    small_dataset("test/read-v0")
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = python("-m", "iq_offline", *command, capture_output=False, stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from iq_offline.config import DataConfig, RunConfig, Suboptimal
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.replay import Selection
-from iq_offline.data.stream import Source, view_of
+from iq_offline.data.stream import Source
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.training.setup import choose_data, prepare
-from tests.data_helpers import counting_episodes
+from tests.data_helpers import counting_episodes, source_of
 from tests.helpers import write_dataset
 from tests.training.program import EXPERT, OTHER, configuration, write_datasets
 
@@ -216,10 +216,10 @@ def test_views_of_one_dataset_do_not_overlap() -> None:
     write_dataset("test/viewed-v0", counting_episodes([2, 3, 4, 5, 6, 7, 8, 9]))
     dataset = minari.load_dataset("test/viewed-v0")
     best, rest = (
-        cached(view_of(dataset.filter_episodes(lambda episode, good=good: (episode.id >= 5) == good)))
+        cached(source_of(dataset.filter_episodes(lambda episode, good=good: (episode.id >= 5) == good)))
         for good in (True, False)
     )
-    whole = cached(view_of(dataset))
+    whole = cached(source_of(dataset))
     parts = (Suboptimal("test/viewed-v0"),)
     for other, expected in ((whole, {0, 1, 2, 3, 4}), (rest, {0, 1, 2, 3, 4})):
         for seed in range(3):
