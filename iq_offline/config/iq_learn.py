@@ -41,13 +41,12 @@ class IQLearnConfig:
     """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step."""
     actor_follows_critic: bool = True
     """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
-    critic_learning_rate: Rate | Literal["auto"] = "auto"
-    """Adam's, at the start. auto: 1e-3; learned_reward 3e-4."""
+    critic_learning_rate: Rate = 1e-3
+    """Adam's, at the start."""
     actor_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
-    """Adam's momentum for both. auto: 0.5, as at the usual 0.9 critic and actor circle around the expert instead of
-    settling; learned_reward 0.9."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
     target_network: bool = True
     """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
     target_update_rate: Rate = 0.005
@@ -69,9 +68,8 @@ class IQLearnConfig:
     where terms are asked for that Q alone has.
     Controls: survival looks ahead for the ends of episodes alone; weighted and best_episodes do not look ahead, and
     imitate single transitions and whole episodes by their reward."""
-    reward_penalty: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """Choosing, learned_reward: weight of E[max(0, |dr| - 1)²] between labelled and other transitions. auto: 1;
-    learned_reward 10."""
+    reward_penalty: Annotated[float, Field(ge=0)] = 1.0
+    """Choosing, learned_reward: weight of E[max(0, |dr| - 1)²] between labelled and other transitions."""
     reward_learning_rate: Rate = 3e-4
     """Choosing, learned_reward: Adam's, at the start, for the reward, and the value that is regressed to it."""
     choose_every: Positive = 250
@@ -132,13 +130,8 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
         "chi2_states": states,
         "policy": policy,
         "absorbing_value": "raised" if raised else "zero",
-        "temperature": 0.01 if online else 0.001,
-        "critic_learning_rate": 1e-3,
-        "adam_beta1": 0.5,
-        "reward_penalty": 1.0,
+        "temperature": 0.1 if policy == "learned_reward" else 0.01 if online else 0.001,
     }
-    if policy == "learned_reward":
-        defaults |= {"temperature": 0.1, "critic_learning_rate": 3e-4, "adam_beta1": 0.9, "reward_penalty": 10.0}
     own = {name: default for name, default in defaults.items() if getattr(config, name) == "auto"}
     return dataclasses.replace(config, **own)
 
