@@ -1,4 +1,4 @@
-"""What drawing batches ahead hides of the drawing: python benchmarks/prefetch.py [--steps 200]. Needs two idle cores.
+"""What drawing batches ahead hides of the drawing: python benchmarks/prefetch.py [--steps 120]. Needs two idle cores.
 
 BC with batches of 256, one torch thread, on numbers (11 observations, 3 actions) and on pictures (84 by 84, four
 of them stacked), each held in memory and read from the memory-mapped cache. Medians of the repetitions, in one run, of
@@ -78,20 +78,21 @@ def milliseconds(training: Training, steps: int) -> tuple[float, float]:
         drawn += time.perf_counter() - start
         return batch
 
-    for _ in range(5):
+    for _ in range(2):
         training.update()
     training.next_batch = timed
     start = time.perf_counter()
     for _ in range(steps):
         training.update()
+    training.next_batch = draw
     return 1000 * (time.perf_counter() - start) / steps, 1000 * drawn / steps
 
 
 def main() -> None:
     """Measure, print, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--repetitions", type=int, default=8)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp())
@@ -110,13 +111,13 @@ def main() -> None:
             for place, share in {"memory": 0.5, "disk": 0.0}.items():
                 replay.MEMORY_SHARE = share
                 tables = shared_tables([plainly], [chosen])
+                trainings = [prepare(config, chosen, tables) for config in (plainly, ahead)]
                 for repetition in range(arguments.repetitions):
-                    trainings = [prepare(config, chosen, tables) for config in (plainly, ahead)]
                     (step, draw), (step_ahead, _) = (milliseconds(training, calls) for training in trainings)
                     row = {"data": name, "held_in": place, "repetition": repetition}
                     row |= {"step": step, "draw": draw, "ahead": step_ahead, "hidden": (step - step_ahead) / draw}
-                    trainings[1].close()
                     rows.append(row)
+                trainings[1].close()
     finally:
         shutil.rmtree(folder)
     about = {"commit": git_commit(), "versions": package_versions()}
