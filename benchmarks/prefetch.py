@@ -1,4 +1,4 @@
-"""What drawing batches ahead hides of the drawing: python benchmarks/prefetch.py [--steps 120]. Needs two idle cores.
+"""What drawing batches ahead is worth: python benchmarks/prefetch.py [--steps 120]. Needs two idle cores.
 
 BC with batches of 256, one torch thread, on numbers (11 observations, 3 actions) and on pictures (84 by 84, four
 of them stacked), each held in memory and read from the memory-mapped cache. Medians of the repetitions, in one run, of
@@ -6,7 +6,7 @@ of them stacked), each held in memory and read from the memory-mapped cache. Med
     step       a step of training without prefetch: a batch is drawn, then learned from
     draw       what the drawing takes of it
     ahead      a step with prefetch = 2
-    hidden     (step - ahead) / draw: 1 where the whole of the drawing happens beside the update
+    ratio      ahead / step: what can be hidden is draw / step
 """
 
 import argparse
@@ -115,21 +115,20 @@ def main() -> None:
                 for repetition in range(arguments.repetitions):
                     (step, draw), (step_ahead, _) = (milliseconds(training, calls) for training in trainings)
                     row = {"data": name, "held_in": place, "repetition": repetition}
-                    row |= {"step": step, "draw": draw, "ahead": step_ahead, "hidden": (step - step_ahead) / draw}
+                    row |= {"step": step, "draw": draw, "ahead": step_ahead}
                     rows.append(row)
                 trainings[1].close()
     finally:
         shutil.rmtree(folder)
     about = {"commit": git_commit(), "versions": package_versions()}
     RESULTS.write_text("".join(json.dumps(row | about) + "\n" for row in rows))
-    print(f"{'data':10}{'held in':10}{'step':>9}{'draw':>8}{'ahead':>9}{'hidden':>9}   (milliseconds; share)")
+    print(f"{'data':10}{'held in':10}{'step':>9}{'draw':>8}{'ahead':>9}{'ratio':>9}   (milliseconds)")
     for name in SPACES:
         for place in ("memory", "disk"):
             some = [row for row in rows if (row["data"], row["held_in"]) == (name, place)]
-            step, draw, ahead, hidden = (
-                statistics.median(row[key] for row in some) for key in ("step", "draw", "ahead", "hidden")
-            )
-            print(f"{name:10}{place:10}{step:9.2f}{draw:8.2f}{ahead:9.2f}{hidden:9.2f}")
+            step, draw, ahead = (statistics.median(row[key] for row in some) for key in ("step", "draw", "ahead"))
+            ratio = statistics.median(row["ahead"] / row["step"] for row in some)
+            print(f"{name:10}{place:10}{step:9.2f}{draw:8.2f}{ahead:9.2f}{ratio:9.2f}")
 
 
 if __name__ == "__main__":
