@@ -68,7 +68,7 @@ DIFFERENT = RunConfig(
     valuedice=ValueDICEConfig(0.95, "initial", 0.25, 0.3, 0.2, 2e-2, 3e-2, 0.45),
     sqil=SQILConfig(0.96, 0.35, 0.6, 2.5e-2, 3.5e-2, 0.46, 0.124),
     gail=GAILConfig(0.97, 0.45, 9.0, 4e-3, 2.6e-2, 3.6e-2, 0.47, 0.125, 3),
-    online=OnlineConfig(1001, "some/run", 7, "yes", 0.5, 12, 101, 0.25, 13, 14, 1.5),
+    online=OnlineConfig(1001, "some/run", 7, "yes", 0.5, 12, 101, 0.25, 13, 0.75, 14, 1.5),
     evaluation=EvaluationConfig(3, 4),
 )
 """No field has its default."""

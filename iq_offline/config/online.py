@@ -35,8 +35,11 @@ class OnlineConfig:
     """Online transitions kept at most: the oldest make room. The fixed data stay whole."""
     online_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of each batch that is online; the rest is divided among the fixed data as offline."""
-    critic_warmup: Annotated[int, Field(ge=0)] = 5_000
+    critic_warmup: Annotated[int, Field(ge=0)] = 2_000
     """Fine-tuning: updates in which everything moves but the actor."""
+    start_anchor: Annotated[float, Field(ge=0)] = 0.5
+    """Fine-tuning, actions in a box: how much the actor is held to the offline policy's actions at the start, in units
+    of |Q|; fades to 0 at the end of the budget."""
     evaluate_every: Positive = 5_000
     """Steps in the environment between averaged policies that are kept, and scored after training."""
     time_limit: Annotated[float, Field(gt=0)] = 60.0

@@ -81,6 +81,9 @@ class OnlineTraining(Training):
         due = self.online.env_steps_before(self.learner.step + 1)
         while self.env_steps < due:
             self.collect()
+        if "start" in self.learner.parameters:
+            left = 1 - self.learner.step / self.learner.gradient_steps
+            self.learner.parameters["start", "weight"].fill_(self.online.start_anchor * left)
         return super().update()
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from iq_offline.learning.agents.iq_learn import COEFFICIENTS, IN_SAMPLE_COEFFICI
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
 from iq_offline.learning.agents.iq_learn_reward import ContinuousRewardIQLearn, DiscreteRewardIQLearn
+from iq_offline.learning.agents.soft_q import SoftActorCritic
 from iq_offline.learning.agents.sqil import SQIL_COEFFICIENTS, ContinuousSQIL, DiscreteSQIL
 from iq_offline.learning.agents.valuedice import VALUEDICE_COEFFICIENTS, ContinuousValueDICE, DiscreteValueDICE
 from iq_offline.learning.learner import Learner
@@ -164,7 +165,10 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds["networks"])
         agent = make_agent(config, data)
-        parameters = agent.initial_parameters(mean, std).to(dtype).to(options.device)
+        parameters = agent.initial_parameters(mean, std)
+        if config.online.start and config.online.start_anchor and isinstance(agent, SoftActorCritic):
+            parameters["start"] = agent.start_group(parameters)
+        parameters = parameters.to(dtype).to(options.device)
     learner = Learner(
         agent,
         parameters,

@@ -46,6 +46,8 @@ def start_from(learner: Learner, folder: Path) -> None:
     groups = (averaged,) if has_critic or averaged == "actor" else (averaged, f"target_{averaged}")
     for name, value in acting.items():
         taken |= {f"parameters/{group}/{name}": value for group in groups} | {f"average/{name}": value}
+        if "parameters/start/weight" in own:
+            taken[f"parameters/start/actor/{name}"] = value
     different = [name for name, value in taken.items() if name not in own or own[name].shape != value.shape]
     if different:
         raise UserError(f"{folder} has other networks than this run ({different[0]}): it cannot start from there")

@@ -52,7 +52,7 @@ def test_offline_then_finetune(tmp_path: Path):
     assert "80 steps in the environment: " in done.stdout
     assert "env steps, " in done.stderr, "the progress says how fast the environment goes"
     config = from_table(RunConfig, read_toml(tmp_path / "tuned" / "config.toml"), "test")
-    assert (config.online.start, config.online.critic_warmup) == (str(folder / "iq_learn"), 5000)
+    assert (config.online.start, config.online.critic_warmup) == (str(folder / "iq_learn"), 2000)
     assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
     assert config.training.hidden_sizes == (8,)
     summary = json.loads((tmp_path / "tuned" / "summary.json").read_text())

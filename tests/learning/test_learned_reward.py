@@ -20,12 +20,12 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.learning.adversarial import adversarial_reward, discriminator_loss
-from iq_offline.learning.agents import Transitions, call, call_each, fresh, rows_of
+from iq_offline.learning.agents import Transitions, call, call_each, fresh, normalized, rows_of
 from iq_offline.learning.agents.gail import GAIL
 from iq_offline.learning.agents.iq_learn_reward import ContinuousRewardIQLearn, DiscreteRewardIQLearn
 from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.learning.learner import named_leaves
-from iq_offline.learning.networks import network
+from iq_offline.learning.networks import gaussian, network
 from iq_offline.learning.objective import separate_reward_loss
 from tests.learning import test_agents as box
 from tests.learning.gradients import slopes
@@ -140,6 +140,30 @@ def test_gradients_are_finite_differences(name: str):
         exact, differences = slopes(phase.loss, (parameters, batch, noise), leaves, 7)
         assert differences == pytest.approx(exact, rel=1e-5, abs=1e-7)
         assert max(map(abs, exact)) > 1e-3
+
+
+@each
+def test_the_actor_is_held_to_where_it_began(name: str):
+    """weight · E|Q| · E|tanh(mean) - tanh(mean at the start)|² more, over all states."""
+    agent = AGENTS[name]
+    parameters, (batch, noise) = parameters_of(agent), box.draw_batch(True)
+    free, _ = agent.actor_loss(parameters, batch, noise)
+    parameters["start"] = agent.start_group(parameters).double()
+    parameters["start", "weight"].fill_(0.3)
+    assert agent.actor_loss(parameters, batch, noise)[0].item() == free.item(), "it is still there"
+    for _, leaf in named_leaves(parameters["start", "actor"]):
+        leaf.add_(0.2)
+    held, metrics = agent.actor_loss(parameters, batch, noise)
+
+    state = normalized(parameters, rows_of(batch, agent.states, "observation"))
+    mean, std = gaussian(call(agent.actor, parameters["actor"], state))
+    theirs, _ = gaussian(call(agent.actor, parameters["start", "actor"], state))
+    distances = ((torch.tanh(mean) - torch.tanh(theirs)) ** 2).sum(-1)
+    action = torch.tanh(mean + std * rows_of(noise, agent.states)[:, 2])
+    size = agent.q(parameters["critic"], state, action).abs().mean().item()
+    assert metrics["actor/from_start"].item() == pytest.approx(distances.mean().item())
+    assert held.item() == pytest.approx(free.item() + 0.3 * size * distances.mean().item())
+    assert distances.mean() > 0.001
 
 
 def test_of_several_critics_the_smallest_counts():

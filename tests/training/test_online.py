@@ -238,9 +238,9 @@ def test_fine_tuning_begins_with_the_offline_run_whole(tmp_path: Path):
     state = training.learner.state()
     assert training.learner.step == 0
     for name, value in state.items():
-        if name == "step" or name.startswith("parameters/coefficients"):
+        if name in ("step", "parameters/start/weight") or name.startswith("parameters/coefficients"):
             continue
-        theirs = name.replace("parameters/actor/", "average/")
+        theirs = name.replace("parameters/actor/", "average/").replace("parameters/start/actor/", "average/")
         assert torch.equal(value, offline[f"learner/{theirs}"]), name
     policy, first = (
         weights(folder / name) for name in ("offline/policy.safetensors", "snapshots/step-0000000.safetensors")
@@ -257,6 +257,9 @@ def test_fine_tuning_begins_with_the_offline_run_whole(tmp_path: Path):
     training.update()
     moved = training.learner.state()
     assert all(not torch.equal(moved[name], after[name]) for name in moved if name.startswith("parameters/actor/"))
+    assert all(torch.equal(moved[name], after[name]) for name in moved if name.startswith("parameters/start/actor/"))
+    held, steps = training.online.start_anchor, training.learner.gradient_steps
+    assert float(moved["parameters/start/weight"]) == pytest.approx(held * (1 - 10 / steps)), "what the last update saw"
     training.close()
 
 

@@ -127,11 +127,27 @@ class SoftActorCritic(SoftQ):
         expert_action = self.as_input(batch["expert", "action"])
         error = (torch.tanh(mean[: len(expert_action)]) - expert_action).square().sum(-1).mean()
         loss = self.policy_loss(parameters, state, action, log_probability, error)
-        return loss, {
-            "actor/loss": loss,
-            "actor/entropy": -log_probability.mean(),
-            "actor/squared_error": error,
-        }
+        metrics = {"actor/entropy": -log_probability.mean(), "actor/squared_error": error}
+        if "start" in parameters:
+            apart = self.distance_from_start(parameters, state, mean)
+            with torch.no_grad():
+                scale = self.q(parameters["critic"], state, action).abs().mean()
+            loss = loss + parameters["start", "weight"] * scale * apart
+            metrics["actor/from_start"] = apart
+        return loss, {"actor/loss": loss} | metrics
+
+    def start_group(self, parameters: TensorDict) -> TensorDict:
+        """The group ``start`` of the parameters, which nothing trains: the actor that fine-tuning begins with.
+
+        With it there, the actor's loss has ``weight`` times E[|Q|] E[|tanh(mean(s)) - tanh(mean_start(s))|²] as well,
+        over all states of a batch. In units of |Q|, as TD3+BC's (Fujimoto and Gu, 2021).
+        """
+        return TensorDict({"actor": parameters["actor"].clone(), "weight": torch.tensor(0.0, dtype=torch.float64)})
+
+    def distance_from_start(self, parameters: TensorDict, state: Tensor, mean: Tensor) -> Tensor:
+        """The mean over states of the squared distance between the actor's actions and those it began with."""
+        theirs, _ = gaussian(call(self.actor, parameters["start", "actor"], state))
+        return (torch.tanh(mean) - torch.tanh(theirs)).square().sum(-1).mean()
 
     def policy_loss(
         self, parameters: TensorDict, state: Tensor, action: Tensor, log_probability: Tensor, error: Tensor
