@@ -46,10 +46,7 @@ class IQLearnConfig:
     actor_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Adam's momentum for the critic. At the usual 0.9 it and the actor circle around the expert, not settling."""
-    actor_adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Adam's momentum for the actor, which follows the anchor as quickly as behaviour cloning does. Without an anchor
-    it circles: 0.5."""
+    """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
     target_network: bool = True
     """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
     target_update_rate: Rate = 0.005

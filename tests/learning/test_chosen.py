@@ -238,7 +238,6 @@ OTHERS: dict[str, Any] = {
     "critic_learning_rate": 1e-2,
     "actor_learning_rate": 1e-2,
     "adam_beta1": 0.8,
-    "actor_adam_beta1": 0.8,
     "target_network": False,
     "target_update_rate": 0.5,
     "reward_penalty": 30.0,

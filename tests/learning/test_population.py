@@ -274,7 +274,6 @@ BOUND: list[tuple[str, dict[str, Any]]] = [
     ("iq_learn", {"actor_follows_critic": False}),
     *(("iq_learn", {name: 0.01}) for name in ("critic_learning_rate", "actor_learning_rate", "target_update_rate")),
     ("iq_learn", {"adam_beta1": 0.8}),
-    ("iq_learn", {"actor_adam_beta1": 0.8}),
     *(("training", {name: 11}) for name in ("gradient_steps", "batch_size", "log_every", "checkpoint_every")),
     ("training", {"hidden_sizes": (8,)}),
     ("training", {"dtype": "float32"}),

@@ -73,7 +73,7 @@ class ChosenImitation(ABC):
             "behavior_anchor",
             "actor_follows_critic",
         ),
-        *("critic_learning_rate", "adam_beta1", "actor_adam_beta1", "target_network", "target_update_rate"),
+        *("critic_learning_rate", "adam_beta1", "target_network", "target_update_rate"),
         *("expert_term", "clip_targets", "absorbing_value", "value", "expectile", "advantage_temperature"),
         *("smoothness_penalty", "largest_slope", "critics"),
     )

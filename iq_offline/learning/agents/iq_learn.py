@@ -275,7 +275,6 @@ class IQLearn(SoftQ):
             "behavior_anchor": finite or regressed,
             "actor_follows_critic": finite or regressed,
             "actor_learning_rate": finite and not regressed,
-            "actor_adam_beta1": finite or regressed,
             "temperature": (in_sample or not finite) if regressed else in_sample and finite,
             "target_update_rate": not config.target_network,
             "expectile": not in_sample,

@@ -94,7 +94,4 @@ class ContinuousRewardIQLearn(RewardIQLearn, AnchoredActorCritic):
 class DiscreteRewardIQLearn(RewardIQLearn, SoftmaxOfQ):
     """For finitely many actions."""
 
-    unread = (
-        *RewardIQLearn.unread,
-        *("behavior_anchor", "actor_follows_critic", "actor_learning_rate", "actor_adam_beta1", "critics"),
-    )
+    unread = (*RewardIQLearn.unread, "behavior_anchor", "actor_follows_critic", "actor_learning_rate", "critics")

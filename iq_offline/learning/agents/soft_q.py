@@ -5,7 +5,6 @@ policy is the softmax of Q and there is nothing else to learn (section 4.1). Wha
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -202,14 +201,8 @@ class SoftActorCritic(SoftQ):
 class AnchoredActorCritic(SoftActorCritic):
     """The actor is held to the expert's actions if asked for, as TD3+BC's (Fujimoto and Gu, 2021) to all of the data.
 
-    Reads ``behavior_anchor`` of the coefficients, ``actor_follows_critic`` and ``actor_adam_beta1``.
+    Reads ``behavior_anchor`` of the coefficients, and ``actor_follows_critic``.
     """
-
-    def make_networks(self, encoder: ObservationEncoder, actions: UnitBox, hidden_sizes: tuple[int, ...]) -> None:
-        """With momentum of the actor's own, as it has two things to follow."""
-        super().make_networks(encoder, actions, hidden_sizes)
-        critic, actor = self.phases
-        self.phases = (critic, replace(actor, beta1=self.config.actor_adam_beta1))
 
     def policy_loss(
         self, parameters: TensorDict, state: Tensor, action: Tensor, log_probability: Tensor, error: Tensor
