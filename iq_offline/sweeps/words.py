@@ -13,7 +13,7 @@ from iq_offline.config import ALGORITHMS, LABELS, RunConfig, flat, is_others, la
 from iq_offline.data import views
 
 EXPERT, SUBOPTIMAL, COUNT = "data.expert", "data.suboptimal", "data.num_expert_trajectories"
-VALUES: dict[str, dict[str, str]] = {
+VALUES: dict[str, dict[Any, str]] = {
     "iq_learn.policy": {
         "soft_actor_critic": "soft actor-critic",
         "learned_reward": "learned reward",
@@ -22,6 +22,7 @@ VALUES: dict[str, dict[str, str]] = {
         "weighted": "weighted",
         "best_episodes": "best episodes",
     },
+    "iq_learn.actor_follows_critic": {True: "following its critic", False: "the anchor alone"},
     "bc.imitate": {"expert": "labelled only", "everything": "everything"},
 }
 """Values that say without their key what they are, in the order of legends."""
