@@ -44,10 +44,10 @@ def start_from(learner: Learner, folder: Path) -> None:
         taken |= {name: value for name, value in saved.items() if name != "step" and not name.startswith(skipped)}
     acting = _acting(saved, learner, has_critic)
     groups = (averaged,) if has_critic or averaged == "actor" else (averaged, f"target_{averaged}")
+    if "parameters/start/weight" in own:
+        groups = (*groups, "start/actor")
     for name, value in acting.items():
         taken |= {f"parameters/{group}/{name}": value for group in groups} | {f"average/{name}": value}
-        if "parameters/start/weight" in own:
-            taken[f"parameters/start/actor/{name}"] = value
     different = [name for name, value in taken.items() if name not in own or own[name].shape != value.shape]
     if different:
         raise UserError(f"{folder} has other networks than this run ({different[0]}): it cannot start from there")
