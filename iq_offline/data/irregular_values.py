@@ -13,7 +13,7 @@ from iq_offline.data.survey import Survey
 from iq_offline.errors import UserError
 
 SMALLEST_DEVIATION = 1e-3
-"""Deviations under this count as this when observations are normalised (``replay.feature_statistics``)."""
+"""Deviations under this, but for 0, count as this when observations are normalised (``replay.feature_statistics``)."""
 FINEST = 1_000
 """Steps of float32 that a standard deviation should span at least."""
 
@@ -121,7 +121,7 @@ def _standstill(survey: Survey) -> Iterator[Irregularity]:
             "worth knowing",
             "observations that never change",
             still,
-            f"divides them by {SMALLEST_DEVIATION} when it normalises: at evaluation any change is magnified",
+            "does not scale them when it normalises: nothing is learned of what a change at evaluation means",
         )
     if any(found.any() for _, found in names):
         yield _dimensions("worth knowing", "categories or pixels that never change", names, "keeps them")

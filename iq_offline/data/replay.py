@@ -85,8 +85,9 @@ def select(
 def feature_statistics(selections: Sequence[Selection], encoder: ObservationEncoder) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the chosen observations' features, float64, shape ``(features,)`` each.
 
-    Deviations under 1e-3 count as 1e-3, so that constant dimensions are not blown up. Categories and switches are left
-    as they are; images are only scaled to [0, 1].
+    A feature that never varies has deviation 1: what it does at evaluation nobody has learned, and it is not to be blown
+    up then. Other deviations under 1e-3 count as 1e-3. Categories and switches are left as they are; images are only
+    scaled to [0, 1].
     """
     measured, mean, std = encoder.constants()
     start = 0
@@ -99,15 +100,18 @@ def feature_statistics(selections: Sequence[Selection], encoder: ObservationEnco
 
 
 def _statistics(parts: list[tuple[Tensor, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    table, chosen = parts[0]
+    origin = table[int(chosen[0])].double()  # From here on the sums of a constant are exactly 0.
     total, mean, square = 0, torch.zeros(()), torch.zeros(())
     for table, chosen in parts:
         for rows in np.array_split(chosen, len(chosen) // 100_000 + 1):
-            values = table[torch.from_numpy(rows)].double()
+            values = table[torch.from_numpy(rows)].double() - origin
             total += len(values)
             mean = mean + values.sum(0)
             square = square + values.square().sum(0)
     mean = mean / total
-    return mean, (square / total - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
+    std = (square / total - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
+    return origin + mean, torch.where(square == 0, 1.0, std)
 
 
 class Table:

@@ -453,7 +453,18 @@ def test_statistics_do_not_see_unchosen_data() -> None:
     mean, std = statistics_of([selection])
     episode = float(selection.trajectories[0])
     assert mean.tolist() == pytest.approx([episode, 4.5])
-    assert std.tolist() == pytest.approx([1e-3, np.std(np.arange(10))]), "a constant dimension counts as 1e-3"
+    assert std.tolist() == pytest.approx([1, np.std(np.arange(10))]), "a constant dimension is not scaled"
+
+
+def test_a_constant_of_any_size_is_told_from_what_hardly_varies() -> None:
+    episodes = random_episodes(np.random.default_rng(0), [200], (3,), (1,))
+    for observations, *_ in episodes:
+        observations[:, 0] = 0.1  # Its sum of squares over their number is not its square, in float64 either.
+        observations[:, 1] = 1e6
+        observations[:, 2] *= 1e-5
+    mean, std = statistics_of([select(cached_dataset("test/still-v0", episodes), None, 1, generator())])
+    assert mean[:2].tolist() == [np.float32(0.1), 1e6]
+    assert std.tolist() == [1, 1, 1e-3]
 
 
 def test_statistics_of_large_numbers() -> None:
