@@ -86,7 +86,7 @@ class Run:
     def policy(self) -> Policy:
         """The averaged policy as it is now."""
         learner = self.training.learner
-        return policy_of(self.data, learner.average, learner.parameters["normalizer"])
+        return policy_of(self.data, learner.average, learner.parameters["normalizer"], self.config.training.activation)
 
     def save_policy(self, name: str) -> None:
         """Write the averaged policy, and what it is of, into the folder."""

@@ -123,6 +123,12 @@ class TrainingConfig:
     """Transitions in each batch, all kinds together."""
     hidden_sizes: tuple[Positive, ...] = (256, 256)
     """Units in the hidden layers of every network."""
+    activation: Literal["relu", "elu", "tanh"] = "relu"
+    """Between them."""
+    layer_norm: Literal["none", "critics", "all"] = "none"
+    """Whose hidden layers are normalised: critics are all networks but actors."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Adam's, decoupled: all weights shrink by this share of the learning rate at every step."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the actor's weights."""
     cosine_schedule: bool = True

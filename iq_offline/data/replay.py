@@ -85,9 +85,8 @@ def select(
 def feature_statistics(selections: Sequence[Selection], encoder: ObservationEncoder) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the chosen observations' features, float64, shape ``(features,)`` each.
 
-    A feature that never varies has deviation 1: what it does at evaluation nobody has learned, and it is not to be blown
-    up then. Other deviations under 1e-3 count as 1e-3. Categories and switches are left as they are; images are only
-    scaled to [0, 1].
+    The deviation of a feature that never varies counts as 1: should it vary at evaluation, it is not blown up. Others
+    under 1e-3 count as 1e-3. Categories and switches are left as they are; images are only scaled to [0, 1].
     """
     measured, mean, std = encoder.constants()
     start = 0

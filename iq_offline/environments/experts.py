@@ -26,8 +26,8 @@ from iq_offline.environments.make import make
 from iq_offline.environments.rollout import Act, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
-from iq_offline.learning.networks import mlp
-from iq_offline.learning.policy import ACTIVATIONS, Policy
+from iq_offline.learning.networks import Activation, mlp
+from iq_offline.learning.policy import Policy
 from iq_offline.training import checkpoint
 
 EVALUATION_EPISODES = 20
@@ -241,6 +241,7 @@ def policy_of(model: Any, environment: gymnasium.Env) -> Policy:
     if normalizer is not None:
         mean = torch.as_tensor(normalizer.obs_rms.mean)
         std = torch.as_tensor(np.sqrt(normalizer.obs_rms.var + normalizer.epsilon))
+    activation: Activation
     if hasattr(policy, "mlp_extractor"):
         parts, activation = (policy.mlp_extractor.policy_net, policy.action_net), "tanh"
     elif hasattr(policy, "q_net"):
@@ -248,7 +249,7 @@ def policy_of(model: Any, environment: gymnasium.Env) -> Policy:
     else:
         parts, activation = (getattr(policy.actor, "latent_pi", nn.Identity()), policy.actor.mu), "relu"
     layers = [layer for part in parts for layer in part.modules() if isinstance(layer, nn.Linear)]
-    network = mlp(layers[0].in_features, *(layer.out_features for layer in layers), activation=ACTIVATIONS[activation])
+    network = mlp(layers[0].in_features, *(layer.out_features for layer in layers), activation=activation)
     ours = [layer for layer in network if isinstance(layer, nn.Linear)]
     for target, source in zip(ours, layers, strict=True):
         target.load_state_dict(source.state_dict())

@@ -27,6 +27,7 @@ class Learner:
         gradient_steps: the budget, which the learning rates' cosine schedule ends with.
         average_decay: of the exponential moving average, in [0, 1); warmed up as (1 + step) / (10 + step).
         population: whether the parameters are stacked.
+        weight_decay: decoupled, of all that is trained.
         actor_held: steps at the beginning in which the group that acts does not move.
     """
 
@@ -38,6 +39,7 @@ class Learner:
         average_decay: float,
         cosine_schedule: bool = True,
         population: bool = False,
+        weight_decay: float = 0.0,
         actor_held: int = 0,
     ) -> None:
         self.agent = agent
@@ -46,6 +48,7 @@ class Learner:
         self.gradient_steps = gradient_steps
         self.average_decay = average_decay
         self.cosine_schedule = cosine_schedule
+        self.weight_decay = weight_decay
         self.actor_held = actor_held
         self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
         at_once = CACHED if self._leaves[0][0].device.type == "cpu" else None
@@ -56,7 +59,9 @@ class Learner:
             for leaf in leaves:
                 leaf.requires_grad_()
         self._optimizers = [
-            torch.optim.Adam(leaves, phase.learning_rate, betas=(phase.beta1, 0.999), fused=True)
+            torch.optim.AdamW(
+                leaves, phase.learning_rate, betas=(phase.beta1, 0.999), weight_decay=weight_decay, fused=True
+            )
             for phase, leaves in zip(agent.phases, self._leaves, strict=True)
         ]
         names = [name for name in map(str, parameters.keys()) if name.startswith("target_")]
@@ -89,6 +94,7 @@ class Learner:
             first.average_decay,
             first.cosine_schedule,
             population=True,
+            weight_decay=first.weight_decay,
         )
         for index, member in enumerate(members):
             for name, tensor in whole.state().items():

@@ -5,7 +5,9 @@ Continuous actions here live in the unit box [-1, 1]: the dataset's box is mappe
 
 import math
 from collections import OrderedDict
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,25 +15,43 @@ from torch import Tensor, nn
 
 from iq_offline.data.spaces import ObservationEncoder, channels_last, image_shape
 
+Activation = Literal["relu", "elu", "tanh"]
+Normed = Literal["none", "critics", "all"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh}
+
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 Batch = Float[Tensor, "batch size"]
 
 
-def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` outputs, the activation between them."""
+@dataclass(frozen=True)
+class Hidden:
+    """The hidden layers of all networks of an agent."""
+
+    sizes: tuple[int, ...]
+    activation: Activation = "relu"
+    layer_norm: Normed = "none"
+    """Whose layers are normalised before the activation (Ba et al., 2016): all are, or all networks but actors."""
+
+
+def mlp(*sizes: int, activation: Activation = "relu", layer_norm: bool = False) -> nn.Sequential:
+    """Linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` outputs; between them LayerNorm if asked, activations."""
+    *hidden, last = pairwise(sizes)
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), activation()]
-    return nn.Sequential(*layers[:-1])
+    for inputs, outputs in hidden:
+        layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] * layer_norm), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(*last))
 
 
-def network(encoder: ObservationEncoder, hidden_sizes: tuple[int, ...], outputs: int, extra: int = 0) -> nn.Sequential:
+def network(
+    encoder: ObservationEncoder, hidden: Hidden, outputs: int, extra: int = 0, is_actor: bool = False
+) -> nn.Sequential:
     """A perceptron on the features of observations and ``extra`` more inputs, behind convolutions if it sees images."""
-    if not encoder.has_images:
-        return mlp(encoder.size + extra, *hidden_sizes, outputs)
-    torso = ImageTorso(encoder)
-    return behind_images(torso, mlp(torso.size + extra, *hidden_sizes, outputs))
+    normed = hidden.layer_norm == "all" or (hidden.layer_norm == "critics" and not is_actor)
+    torso = ImageTorso(encoder) if encoder.has_images else None
+    inputs = (torso.size if torso else encoder.size) + extra
+    layers = mlp(inputs, *hidden.sizes, outputs, activation=hidden.activation, layer_norm=normed)
+    return behind_images(torso, layers) if torso else layers
 
 
 def behind_images(torso: "ImageTorso", layers: nn.Sequential) -> nn.Sequential:

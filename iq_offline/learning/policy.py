@@ -18,13 +18,12 @@ from iq_offline.data.actions import ActionBox, ActionBranches, ActionEncoder, ac
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
-from iq_offline.learning.networks import ImageTorso, behind_images, branch_values, mlp
+from iq_offline.learning.networks import Activation, ImageTorso, behind_images, branch_values, mlp
 
 FORMAT = "iq_offline.policy/2"
 HEADER = "iq_offline"
 """The key of the safetensors header that holds our JSON."""
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 Squash = Literal["tanh", "clip"]
 
 
@@ -44,7 +43,7 @@ class Policy:
         encoder: from observations to features; default all of the space.
         actions: from outputs to actions; default the space with its own bounds.
         squash: how outputs come into the unit box: ``tanh``, or cut off at its faces.
-        activation: between the network's layers, ``relu`` or ``tanh``.
+        activation: between the network's layers.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Policy:
         encoder: ObservationEncoder | None = None,
         actions: ActionEncoder | None = None,
         squash: Squash = "tanh",
-        activation: str = "relu",
+        activation: Activation = "relu",
     ) -> None:
         self.network = network.float().eval()
         self.observation_space = observation_space
@@ -68,7 +67,7 @@ class Policy:
         self.observation_mean = torch.zeros(size) if observation_mean is None else observation_mean.float()
         self.observation_std = torch.ones(size) if observation_std is None else observation_std.float()
         self.squash: Squash = squash
-        self.activation = activation
+        self.activation: Activation = activation
 
     def __call__(self, observations: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Actions ``(n, *action shape)`` for n observations, each the only one that was seen."""
@@ -144,13 +143,16 @@ class Policy:
             raise UserError(f"cannot read the policy {path}: {type(error).__name__}: {error}") from error
 
 
-def network_of(weights: Mapping[str, Tensor], encoder: ObservationEncoder, activation: str = "relu") -> nn.Sequential:
+def network_of(
+    weights: Mapping[str, Tensor], encoder: ObservationEncoder, activation: Activation = "relu"
+) -> nn.Sequential:
     """The network that these weights (``0.weight``, ``0.bias``, ``2.weight``, …, ``torso.…``) belong to."""
-    numbered = [name for name in weights if re.fullmatch(r"\d+\.weight", name)]
-    matrices = [weights[name] for name in sorted(numbered, key=lambda name: int(name.split(".")[0]))]
+    names = sorted((name for name in weights if re.fullmatch(r"\d+\.weight", name)), key=lambda name: int(name[:-7]))
+    matrices = [weights[name] for name in names if weights[name].dim() == 2]
+    normed = len(names) > len(matrices)
     sizes = (matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices))
     with torch.device("meta"):  # No numbers are drawn for weights that are there already.
-        layers = mlp(*sizes, activation=ACTIVATIONS[activation])
+        layers = mlp(*sizes, activation=activation, layer_norm=normed)
     if encoder.has_images:
         layers = behind_images(ImageTorso(encoder), layers)
     layers.load_state_dict(dict(weights), assign=True)

@@ -27,6 +27,7 @@ from iq_offline.learning.agents.soft_q import SoftActorCritic
 from iq_offline.learning.agents.sqil import SQIL_COEFFICIENTS, ContinuousSQIL, DiscreteSQIL
 from iq_offline.learning.agents.valuedice import VALUEDICE_COEFFICIENTS, ContinuousValueDICE, DiscreteValueDICE
 from iq_offline.learning.learner import Learner
+from iq_offline.learning.networks import Activation, Hidden
 from iq_offline.learning.policy import Policy, network_of
 from iq_offline.training.chooser import Chooser
 from iq_offline.training.online import OnlineTraining
@@ -175,6 +176,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         options.gradient_steps,
         options.average_decay,
         cosine_schedule=options.cosine_schedule,
+        weight_decay=options.weight_decay,
         actor_held=config.online.critic_warmup if config.online.start and agent.averaged == "actor" else 0,
     )
     rows = rows_in_batch(config)
@@ -249,7 +251,8 @@ def require_device(device: str) -> None:
 def make_agent(config: RunConfig, data: Data) -> Agent:
     """The configured algorithm for the data's spaces."""
     options = config.training
-    hidden, observations, actions = options.hidden_sizes, data.observations, data.actions
+    observations, actions = data.observations, data.actions
+    hidden = Hidden(options.hidden_sizes, options.activation, options.layer_norm)
     mixed = bool(data.suboptimal)
     others = ("suboptimal",) * mixed + ("online",) * config.is_online
     taken: ActionBranches | UnitBox
@@ -284,18 +287,19 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     return ContinuousIQLearn(iq_learn, observations, taken, hidden, others)
 
 
-def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict) -> Policy:
+def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict, activation: Activation = "relu") -> Policy:
     """The parameters that act, as a policy on the dataset's own observations and actions."""
     source = data.expert.data.source
     weights = {name: value.detach().cpu().float() for name, value in tensors(actor).items()}
     return Policy(
-        network_of(weights, data.observations),
+        network_of(weights, data.observations, activation),
         source.observation_space,
         source.action_space,
         normalizer["mean"].cpu(),
         normalizer["std"].cpu(),
         data.observations,
         data.actions,
+        activation=activation,
     )
 
 

@@ -21,11 +21,12 @@ from iq_offline.learning.agents import UnitBox, tensors
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.learner import Learner, named_leaves
+from iq_offline.learning.networks import Hidden
 from iq_offline.training.setup import choose_data, prepare
 from tests.helpers import Episode, point_mass_episodes, write_dataset
 from tests.learning.gradients import slopes
 
-SIZE, ACTION_SIZE, HIDDEN = 3, 2, (7, 5)
+SIZE, ACTION_SIZE, HIDDEN = 3, 2, Hidden((7, 5))
 LOW, HIGH = np.array([-2.0, 0.5]), np.array([1.0, 0.75])
 MEAN, STD = np.array([1.0, -20.0, 0.3]), np.array([0.5, 10.0, 2.0])
 UNIT_BOX = UnitBox(torch.from_numpy(LOW), torch.from_numpy(HIGH))
@@ -327,12 +328,13 @@ def adam_first_step(leaf: Tensor, gradient: Tensor, rate: float) -> Tensor:
     return leaf.detach() - rate * gradient / (gradient.abs() + 1e-8)
 
 
-def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else():
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else(weight_decay: float):
     agent = iq_learn("mixture", "mixture", True)
     batch, noise = draw_batch(True)
     parameters = draw_parameters(agent)
     before = parameters.clone()
-    learner = Learner(agent, parameters, 10, 0.9)
+    learner = Learner(agent, parameters, 10, 0.9, weight_decay=weight_decay)
     learner.update(batch, noise)
 
     def gradients(of: TensorDict, group: str) -> list[Tensor]:
@@ -349,7 +351,7 @@ def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else():
         for (name, leaf), old, gradient in zip(
             named_leaves(learner.parameters[group]), named_leaves(before[group]), gradients(start, group), strict=True
         ):
-            expected = adam_first_step(old[1], gradient, rate)
+            expected = adam_first_step(old[1] * (1 - rate * weight_decay), gradient, rate)
             torch.testing.assert_close(leaf.detach(), expected, rtol=0, atol=1e-9, msg=f"{group}/{name}")
     for (_, target), (_, old), (_, critic) in zip(
         *map(

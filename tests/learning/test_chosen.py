@@ -25,6 +25,7 @@ from iq_offline.learning.agents.chosen import (
     WeightedImitation,
 )
 from iq_offline.learning.learner import leaves_of
+from iq_offline.learning.networks import Hidden
 from iq_offline.training.setup import choose_data, prepare
 from tests.helpers import point_mass_dataset, point_mass_returns
 
@@ -49,7 +50,7 @@ def parameters_of(agent: LookaheadIQLearn) -> TensorDict:
 
 def test_the_reward_is_the_chi_squared_optimum():
     """On states and actions that can be counted: 4 alpha (d_E - d_S) / (d_E + d_S), whatever the batch's shares."""
-    agent = LookaheadIQLearn(CONFIG, ENCODER, ActionBranches(Discrete(2)), (64,))
+    agent = LookaheadIQLearn(CONFIG, ENCODER, ActionBranches(Discrete(2)), Hidden((64,)))
     parameters = parameters_of(agent)
     states = torch.eye(SIZE).double()
 
@@ -79,7 +80,7 @@ def test_the_reward_is_the_chi_squared_optimum():
 def test_gradients_are_those_of_finite_differences(finite: bool):
     config = replace(CONFIG, reward_penalty=0.7)
     actions = ActionBranches(MultiDiscrete([2, 3])) if finite else UNIT_BOX
-    agent = LookaheadIQLearn(config, ENCODER, actions, (5,))
+    agent = LookaheadIQLearn(config, ENCODER, actions, Hidden((5,)))
     parameters = parameters_of(agent)
     for leaf in leaves_of(parameters["reward"]):
         leaf.mul_(4)  # Steep enough for the penalty to count.
@@ -112,7 +113,7 @@ def test_gradients_are_those_of_finite_differences(finite: bool):
 
 
 def test_an_end_goes_on_with_the_reward_of_the_way_into_it():
-    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, (5,))
+    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
     parameters = parameters_of(agent)
     batch = rows(torch.randn(3, SIZE).double(), torch.zeros(3, 2).double())
     batch["next", "terminated"] = torch.tensor([0.0, 1.0, 0.0]).double()
@@ -123,7 +124,7 @@ def test_an_end_goes_on_with_the_reward_of_the_way_into_it():
 
 def test_the_same_first_step_counts_where_it_leads_to_the_expert():
     """Two episodes that look alike at first; one comes to where the expert is."""
-    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, (5,))
+    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
     value = torch.tensor([-5.0, 0.0, 8.0, 6.0, -5.0, -6.0, -7.0, -8.0])
     last = torch.tensor([False, False, False, True] * 2)
     nothing = torch.zeros(8)
@@ -142,7 +143,7 @@ def test_a_value_that_does_not_last_does_not_count():
     expert = Appraisal(torch.ones(1), torch.tensor([8.0]), torch.zeros(1))
     starts = []
     for steps in (1, 2, 100):
-        agent = LookaheadIQLearn(replace(CONFIG, lasting=steps), ENCODER, UNIT_BOX, (5,))
+        agent = LookaheadIQLearn(replace(CONFIG, lasting=steps), ENCODER, UNIT_BOX, Hidden((5,)))
         weights = agent.choose(Appraisal(nothing, value, nothing), expert, last)[1]
         starts.append(weights[[0, 4]])
         if steps == 100:
@@ -154,7 +155,7 @@ def test_a_value_that_does_not_last_does_not_count():
 
 
 def test_returns_are_those_of_following_the_data():
-    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, (5,))
+    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
     reward = torch.tensor([1.0, 0.0])
     same = torch.full((2,), 4.0)
     returns, _ = agent.choose(Appraisal(reward, same, same), Appraisal(same, same, same), torch.ones(2).bool())
@@ -165,14 +166,14 @@ def test_the_controls_do_not_look_ahead():
     """A row by its own reward; an episode by the mean of its own."""
     reward, last = torch.tensor([1.1, -1.1, 0.0, 0.0, 0.6]), torch.tensor([False, True, False, True, True])
     rows_ = Appraisal(reward, torch.zeros(5), torch.zeros(5))
-    weighted = WeightedImitation(CONFIG, ENCODER, UNIT_BOX, (5,)).choose(rows_, rows_, last)[1]
+    weighted = WeightedImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,))).choose(rows_, rows_, last)[1]
     assert weighted.tolist() == pytest.approx([2.3 / 0.1, 0.1 / 2.3, 1, 1, 1.8 / 0.6], rel=1e-4)
-    best = BestEpisodesImitation(CONFIG, ENCODER, UNIT_BOX, (5,)).choose(rows_, rows_, last)[1]
+    best = BestEpisodesImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,))).choose(rows_, rows_, last)[1]
     assert best.tolist() == pytest.approx([np.exp(-10)] * 4 + [1.0], rel=1e-4)
 
 
 def test_for_survival_only_ends_count():
-    agent = SurvivalImitation(CONFIG, ENCODER, UNIT_BOX, (5,))
+    agent = SurvivalImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
     assert [phase.group for phase in agent.phases] == ["value", "actor"]
     parameters = parameters_of(agent)
     batch = rows(torch.randn(3, SIZE).double(), torch.zeros(3, 2).double())

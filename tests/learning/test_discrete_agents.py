@@ -20,10 +20,11 @@ from iq_offline.learning.agents import tensors
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
 from iq_offline.learning.learner import Learner, named_leaves, stacked
+from iq_offline.learning.networks import Hidden
 from tests.learning.gradients import slopes
 from tests.learning.test_agents import TERMS
 
-SIZE, HIDDEN = 3, (7, 5)
+SIZE, HIDDEN = 3, Hidden((7, 5))
 MEAN, STD = np.array([1.0, -20.0, 0.3]), np.array([0.5, 10.0, 2.0])
 ENCODER = ObservationEncoder(chosen_leaves(Box(-np.inf, np.inf, (SIZE,)), (), "the test"))
 EXPERTS, OTHERS, STARTS = 5, 6, 3
@@ -263,7 +264,7 @@ def test_a_table_is_solved() -> None:
     config = decided(
         IQLearnConfig(temperature=0.5, chi2_alpha=0.5, critic_learning_rate=0.05, adam_beta1=0.9), mixed=False
     )
-    agent = DiscreteIQLearn(config, encoder, ActionBranches(Discrete(3)), ())
+    agent = DiscreteIQLearn(config, encoder, ActionBranches(Discrete(3)), Hidden(()))
     states, actions = torch.eye(3).double(), torch.tensor([[0], [2], [1]])
     following = TensorDict({"observation": states, "terminated": torch.ones(3).double()}, [3])
     expert = TensorDict({"observation": states, "action": actions, "next": following}, [3])
@@ -295,7 +296,7 @@ def test_a_mixed_expert_is_matched_by_the_softmax() -> None:
     config = decided(
         IQLearnConfig(temperature=0.2, chi2_alpha=1e9, critic_learning_rate=0.02, adam_beta1=0.9), mixed=False
     )
-    agent = DiscreteIQLearn(config, encoder, ActionBranches(MultiDiscrete([2, 3])), ())
+    agent = DiscreteIQLearn(config, encoder, ActionBranches(MultiDiscrete([2, 3])), Hidden(()))
     shares = [((0, 0), 4), ((0, 2), 2), ((1, 0), 2), ((1, 2), 1), ((0, 1), 2), ((1, 1), 1)]
     actions = torch.tensor([action for action, times in shares for _ in range(times)])
     count = len(actions)

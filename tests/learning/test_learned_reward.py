@@ -25,7 +25,7 @@ from iq_offline.learning.agents.gail import GAIL
 from iq_offline.learning.agents.iq_learn_reward import ContinuousRewardIQLearn, DiscreteRewardIQLearn
 from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.learning.learner import named_leaves
-from iq_offline.learning.networks import gaussian, network
+from iq_offline.learning.networks import Hidden, gaussian, network
 from iq_offline.learning.objective import separate_reward_loss
 from tests.learning import test_agents as box
 from tests.learning.gradients import slopes
@@ -196,7 +196,7 @@ def test_several_critics_see_images():
     """Each through convolutions of its own, as if it were alone."""
     encoder = ObservationEncoder(chosen_leaves(Box(0, 255, (12, 12, 3), np.uint8), (), "the test"))
     torch.manual_seed(0)
-    critic = network(encoder, (8,), 1, extra=2)
+    critic = network(encoder, Hidden((8,)), 1, extra=2)
     several = fresh(critic, 3)
     inputs = torch.rand(5, encoder.size + 2)
     alone = torch.stack([call(critic, several[index], inputs) for index in range(3)])

@@ -13,7 +13,9 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.learning.networks import (
+    Hidden,
     ImageTorso,
+    Normed,
     branch_values,
     gaussian,
     mlp,
@@ -135,6 +137,18 @@ def test_the_network_is_matrix_products_with_relu_between():
     np.testing.assert_allclose(network(inputs).detach().numpy(), expected, atol=1e-6)
 
 
+def test_who_is_normalised():
+    encoder = ObservationEncoder(chosen_leaves(Box(-1, 1, (3,)), (), "the test"))
+
+    def normed(layer_norm: Normed, is_actor: bool) -> list[int]:
+        layers = network(encoder, Hidden((4, 5), "elu", layer_norm), 2, is_actor=is_actor)
+        assert sum(isinstance(layer, torch.nn.ELU) for layer in layers) == 2
+        return [place for place, layer in enumerate(layers) if isinstance(layer, torch.nn.LayerNorm)]
+
+    assert normed("none", False) == normed("none", True) == normed("critics", True) == []
+    assert normed("critics", False) == normed("all", False) == normed("all", True) == [1, 4]
+
+
 def test_branches_are_padded_with_minus_infinity():
     outputs = torch.arange(16.0).reshape(2, 8)
     infinity = -math.inf
@@ -207,7 +221,7 @@ def test_the_torso_is_convolutions_of_the_image(layout: str):
     shape, (height, width, channels) = IMAGES[layout]
     encoder = ObservationEncoder(chosen_leaves(Box(0, 255, shape, np.uint8), (), "the test"), 2)
     torch.manual_seed(0)
-    behind = network(encoder, (6,), 4, extra=2)
+    behind = network(encoder, Hidden((6,)), 4, extra=2)
     names = [name for name, _ in behind.named_parameters()]
     large = min(height, width) >= 36
     convolutions = [name for name in names if name.startswith("torso.") and name.endswith("weight")]

@@ -13,8 +13,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from iq_offline.data.actions import action_encoder
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
-from iq_offline.learning.networks import mlp, network
-from iq_offline.learning.policy import Policy
+from iq_offline.learning.networks import Activation, Hidden, mlp, network
+from iq_offline.learning.policy import Policy, Squash
 from iq_offline.training import checkpoint
 from tests.space_helpers import SQUARE
 
@@ -143,7 +143,7 @@ def robot_policy(action_space: gymnasium.Space, frame_stack: int = 2) -> Policy:
     encoder = ObservationEncoder(chosen_leaves(ROBOT, KEYS, "the test"), frame_stack)
     actions = action_encoder(action_space, ([-1.0, -2.0], [1.0, 2.0]), (), (), "the test")
     outputs = 2 * actions.size if isinstance(action_space, Box) else sum(actions.counts)  # type: ignore[union-attr]
-    layers = network(encoder, (32,), outputs)
+    layers = network(encoder, Hidden((32,)), outputs)
     with torch.no_grad():
         layers[-1].bias.zero_()  # type: ignore[operator, union-attr]  # So that observations tell.
         layers[-1].weight.normal_()  # type: ignore[operator, union-attr]
@@ -210,24 +210,43 @@ def test_of_finitely_many_actions_the_largest_output_wins_in_each_branch(space: 
     np.testing.assert_array_equal(policy.act(histories).reshape(12, -1), best)
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
+NONLINEAR = {
+    "relu": lambda x: np.maximum(x, 0),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "tanh": np.tanh,
+}
+
+
+def normed(values: np.ndarray) -> np.ndarray:
+    """Of mean 0 and deviation 1 in each row."""
+    return (values - values.mean(-1, keepdims=True)) / np.sqrt(values.var(-1, keepdims=True) + 1e-5)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "elu", "tanh"])
 @pytest.mark.parametrize("squash", ["tanh", "clip"])
-def test_squash_and_activation_survive(squash: str, activation: str, tmp_path: Path):
-    """Also what they mean, by numpy."""
+def test_what_is_between_the_layers_survives(squash: Squash, activation: Activation, layer_norm: bool, tmp_path: Path):
+    """Also what it means, by numpy."""
     torch.manual_seed(1)
-    kinds = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
-    network = mlp(6, 8, 7, 4, activation=kinds[activation])
+    network = mlp(6, 8, 7, 4, activation=activation, layer_norm=layer_norm)
     spaces = Box(-np.inf, np.inf, (3, 2), np.float64), Box(LOW, HIGH, dtype=np.float32)
-    policy = Policy(network, *spaces, MEAN, STD, squash=squash, activation=activation)  # type: ignore[arg-type]
+    for module in network.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+            torch.nn.init.uniform_(module.bias, -1, 1)
+    policy = Policy(network, *spaces, MEAN, STD, squash=squash, activation=activation)
     observations = 9 * some_observations(40)
     weights = {name: value.numpy().astype(np.float64) for name, value in policy.network.state_dict().items()}
     hidden = (observations.reshape(40, 6) - MEAN.numpy()) / STD.numpy()
-    for layer in (0, 2):
+    first, second, last = (0, 3, 6) if layer_norm else (0, 2, 4)
+    for layer in (first, second):
         hidden = hidden @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
-        hidden = np.maximum(hidden, 0) if activation == "relu" else np.tanh(hidden)
-    raw = hidden @ weights["4.weight"].T + weights["4.bias"]
+        if layer_norm:
+            hidden = normed(hidden) * weights[f"{layer + 1}.weight"] + weights[f"{layer + 1}.bias"]
+        hidden = NONLINEAR[activation](hidden)
+    raw = hidden @ weights[f"{last}.weight"].T + weights[f"{last}.bias"]
     unit = (np.tanh(raw) if squash == "tanh" else np.clip(raw, -1, 1)).reshape(40, 2, 2)
-    if activation == "relu":
+    if activation != "tanh" and not layer_norm:
         assert (np.abs(raw) > 1).any(), "nothing here is cut off"
     actions = policy(observations)
     np.testing.assert_allclose(actions, LOW + (HIGH - LOW) * (unit + 1) / 2, atol=1e-3)

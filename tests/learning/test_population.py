@@ -33,6 +33,7 @@ from tests.data_helpers import write_spaces_dataset
 from tests.helpers import point_mass_dataset
 
 STEPS, LEARNERS = 50, 4
+NETWORKS = ("activation", "layer_norm", "weight_decay")
 Sources = dict[str, CachedSource]
 
 EXPERT, OTHER, THIRD = "test/expert-v0", "test/other-v0", "test/third-v0"
@@ -71,6 +72,7 @@ def configs(algorithm: str, suboptimal: bool, **options: Any) -> list[RunConfig]
         valuedice=ValueDICEConfig(actor_learning_rate=3e-4),
         sqil=SQILConfig(critic_learning_rate=3e-3),
     )
+    base = changed(base, "training", **{name: options.pop(name) for name in set(options) & set(NETWORKS)})
     base = changed(base, algorithm, **options)
     found = []
     for seed in range(LEARNERS):
@@ -108,6 +110,7 @@ CASES = [
     ("valuedice", False, {}),
     ("valuedice", True, {"start_states": "initial"}),
     ("sqil", True, {}),
+    ("iq_learn", False, {"layer_norm": "all", "activation": "elu", "weight_decay": 0.1}),
     ("iq_learn", True, {"policy": "soft_actor_critic", **LS_IQ}),
     ("iq_learn", True, {"policy": "advantage_weighted", "value": "expectile", **LS_IQ}),
 ]

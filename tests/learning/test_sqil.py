@@ -13,6 +13,7 @@ from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.learning.agents.sqil import ContinuousSQIL, DiscreteSQIL
 from iq_offline.learning.learner import Learner, named_leaves
+from iq_offline.learning.networks import Hidden
 from iq_offline.learning.objective import discrete_soft_value, iq_loss, sqil_loss, telescoped_value
 from tests.learning import test_agents as box
 from tests.learning import test_discrete_agents as finite
@@ -125,7 +126,7 @@ def test_the_fixed_point_on_a_table():
         critic_learning_rate=0.1,
         target_update_rate=0.4,
     )
-    agent = DiscreteSQIL(config, encoder, ActionBranches(Discrete(ACTIONS)), ())
+    agent = DiscreteSQIL(config, encoder, ActionBranches(Discrete(ACTIONS)), Hidden(()))
     torch.manual_seed(0)
     parameters = agent.initial_parameters(torch.zeros(STATES), torch.ones(STATES)).double()
     learner = Learner(agent, parameters, 250, 0.0)

@@ -16,6 +16,7 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.learning.agents import tensors
 from iq_offline.learning.agents.valuedice import ContinuousValueDICE, DiscreteValueDICE, ValueDICE
 from iq_offline.learning.learner import Learner, named_leaves
+from iq_offline.learning.networks import Hidden
 from tests.learning import test_agents as box
 from tests.learning import test_discrete_agents as finite
 from tests.learning.gradients import slopes
@@ -285,7 +286,7 @@ def test_a_table_is_matched():
     config = ValueDICEConfig(
         discount=0.9, gradient_penalty=0.0, orthogonal_penalty=0.0, nu_learning_rate=0.1, actor_learning_rate=0.05
     )
-    agent = DiscreteValueDICE(replace(config, adam_beta1=0.5), encoder, ActionBranches(Discrete(2)), ())
+    agent = DiscreteValueDICE(replace(config, adam_beta1=0.5), encoder, ActionBranches(Discrete(2)), Hidden(()))
     # In state 0: action 0 (stay) twice in three; in state 1: action 1 (go back) twice in three. Stationary: halves.
     rows = [(0, 0)] * 4 + [(0, 1)] * 2 + [(1, 1)] * 2 + [(1, 0)] * 4
     after = {(0, 0): 0, (0, 1): 1, (1, 0): 1, (1, 1): 0}

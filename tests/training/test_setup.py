@@ -17,7 +17,10 @@ from iq_offline.data.replay import Selection
 from iq_offline.data.stream import Source
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
-from iq_offline.training.setup import choose_data, prepare
+from iq_offline.learning.agents import call, normalized
+from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
+from iq_offline.learning.networks import Activation, Normed, gaussian
+from iq_offline.training.setup import choose_data, policy_of, prepare
 from tests.data_helpers import counting_episodes, source_of
 from tests.helpers import write_dataset
 from tests.training.program import EXPERT, OTHER, configuration, write_datasets
@@ -86,6 +89,23 @@ def test_observations_are_normalised_by_what_the_run_sees():
     normalizer = prepare(plain, data).learner.parameters["normalizer"]
     assert normalizer["mean"].tolist() == [0.0] * 4
     assert normalizer["std"].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(("activation", "layer_norm"), [("elu", "all"), ("tanh", "critics")])
+def test_networks_are_those_of_the_configuration_and_their_policy_acts_as_they_do(
+    activation: Activation, layer_norm: Normed
+):
+    config = configuration("iq_learn", activation=activation, layer_norm=layer_norm)
+    data = choose_data(config, obtain(EXPERT), [])
+    learner = prepare(config, data).learner
+    agent = learner.agent
+    assert isinstance(agent, ContinuousIQLearn)
+    normed = [isinstance(net[1], torch.nn.LayerNorm) for net in (agent.actor, agent.critic)]
+    assert normed == [layer_norm == "all", True]
+    observations = data.expert.data.steps["observation_0"][:7].float()
+    mean, _ = gaussian(call(agent.actor, learner.average, normalized(learner.parameters, observations)))
+    acting = policy_of(data, learner.average, learner.parameters["normalizer"], activation)
+    np.testing.assert_allclose(acting.from_features(observations), torch.tanh(mean).numpy(), atol=1e-6)
 
 
 # ------------------------------------------------------------------------------- labelled, held out, hidden

@@ -119,7 +119,7 @@ def fresh(network: nn.Module, members: int = 1) -> TensorDict:
     if members > 1:
         return cast(TensorDict, torch.stack([fresh(network) for _ in range(members)]))  # type: ignore[arg-type]
     for layer in network.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.LayerNorm):
             layer.reset_parameters()
     return TensorDict({name: value.detach().clone() for name, value in network.named_parameters()})
 

@@ -10,7 +10,14 @@ from iq_offline.config import BCConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of
-from iq_offline.learning.networks import branch_values, chosen_branches, gaussian, network, squashed_log_probability
+from iq_offline.learning.networks import (
+    Hidden,
+    branch_values,
+    chosen_branches,
+    gaussian,
+    network,
+    squashed_log_probability,
+)
 
 
 class BC:
@@ -25,7 +32,7 @@ class BC:
         config: the loss and its rate.
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
-        hidden_sizes: of the actor.
+        hidden: of the actor.
         kinds: of the data that are imitated.
         weights: (parameters, batch) -> one for each row, in the order of ``kinds``; default all alike.
     """
@@ -38,7 +45,7 @@ class BC:
         config: BCConfig,
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         kinds: tuple[str, ...] = ("expert",),
         weights: Callable[[TensorDict, TensorDict], Tensor] | None = None,
     ) -> None:
@@ -51,10 +58,10 @@ class BC:
         finite = isinstance(actions, ActionBranches)
         self.unread: tuple[str, ...] = ("loss",) * finite + ("outlier_error",) * (finite or config.loss != "robust")
         if isinstance(actions, ActionBranches):
-            self.actor = network(encoder, hidden_sizes, sum(actions.counts))
+            self.actor = network(encoder, hidden, sum(actions.counts), is_actor=True)
             loss = self.cross_entropy
         else:
-            self.actor = network(encoder, hidden_sizes, 2 * len(actions.center))
+            self.actor = network(encoder, hidden, 2 * len(actions.center), is_actor=True)
             self.outlier_square = len(actions.center) * config.outlier_error**2
             losses = {"squared_error": self.squared_error, "robust": self.robust, "likelihood": self.likelihood}
             loss = losses[config.loss]

@@ -24,7 +24,7 @@ from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, nor
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.reward_network import RewardNetwork
 from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
-from iq_offline.learning.networks import network
+from iq_offline.learning.networks import Hidden, network
 from iq_offline.learning.objective import beyond_one, separate_reward_loss
 
 CHOSEN_COEFFICIENTS = ("chi2_alpha", "reward_penalty")
@@ -55,7 +55,7 @@ class ChosenImitation(ABC):
         config: coefficients and rates.
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
-        hidden_sizes: of every network.
+        hidden: of every network.
     """
 
     averaged = "actor"
@@ -83,20 +83,20 @@ class ChosenImitation(ABC):
         config: IQLearnConfig,
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
     ) -> None:
         self.config = config
         self.discount = config.discount
         self.actions = actions
         robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
-        self.cloning = BC(robust, encoder, actions, hidden_sizes, ("expert", "imitated"))
+        self.cloning = BC(robust, encoder, actions, hidden, ("expert", "imitated"))
         if isinstance(actions, ActionBranches):
             self.unread = (*self.unread, "outlier_error")
-        self.reward = RewardNetwork(encoder, actions, hidden_sizes)
+        self.reward = RewardNetwork(encoder, actions, hidden)
         reward = Phase("reward", self.reward_loss, config.reward_learning_rate)
-        self.phases: tuple[Phase, ...] = (reward, *self.more_critics(encoder, hidden_sizes), *self.cloning.phases)
+        self.phases: tuple[Phase, ...] = (reward, *self.more_critics(encoder, hidden), *self.cloning.phases)
 
-    def more_critics(self, encoder: ObservationEncoder, hidden_sizes: tuple[int, ...]) -> tuple[Phase, ...]:
+    def more_critics(self, encoder: ObservationEncoder, hidden: Hidden) -> tuple[Phase, ...]:
         """Make what appraises rows besides the reward; returns what trains it."""
         return ()
 
@@ -171,9 +171,9 @@ class LookaheadIQLearn(ChosenImitation):
     highest V that its episode keeps up for a while from there on, held against that of the labelled states.
     """
 
-    def more_critics(self, encoder: ObservationEncoder, hidden_sizes: tuple[int, ...]) -> tuple[Phase, ...]:
+    def more_critics(self, encoder: ObservationEncoder, hidden: Hidden) -> tuple[Phase, ...]:
         """V."""
-        self.value_network = network(encoder, hidden_sizes, 1)
+        self.value_network = network(encoder, hidden, 1)
         return (Phase("value", self.value_loss, self.config.reward_learning_rate),)
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:

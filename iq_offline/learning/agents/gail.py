@@ -9,6 +9,7 @@ from iq_offline.learning.adversarial import adversarial_reward, discriminator_lo
 from iq_offline.learning.agents import UnitBox
 from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.learning.agents.soft_q import SoftActorCritic
+from iq_offline.learning.networks import Hidden
 from iq_offline.learning.objective import away_from_one
 
 GAIL_COEFFICIENTS = ("discount", "temperature", "gradient_penalty")
@@ -22,7 +23,7 @@ class GAIL(LearnedReward, SoftActorCritic):
         config: coefficients, which start the parameters' group ``coefficients`` and are read from there, and rates.
         encoder: of the observations.
         unit_box: maps the dataset's actions to [-1, 1].
-        hidden_sizes: of the discriminator, of the critic and of the actor.
+        hidden: of the discriminator, of the critic and of the actor.
         others: the kinds of a batch beside ``expert``.
     """
 
@@ -36,7 +37,7 @@ class GAIL(LearnedReward, SoftActorCritic):
         config: GAILConfig,
         encoder: ObservationEncoder,
         unit_box: UnitBox,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         others: tuple[str, ...] = ("online",),
     ) -> None:
         self.config = config
@@ -44,8 +45,8 @@ class GAIL(LearnedReward, SoftActorCritic):
         self.target_update_rate = config.target_update_rate
         self.states = self.kinds = ("expert", *others)
         self.critics = config.critics
-        self.make_networks(encoder, unit_box, hidden_sizes)
-        self.make_reward(encoder, unit_box, hidden_sizes, config.discriminator_learning_rate, config.adam_beta1)
+        self.make_networks(encoder, unit_box, hidden)
+        self.make_reward(encoder, unit_box, hidden, config.discriminator_learning_rate, config.adam_beta1)
 
     def separation(self, parameters: TensorDict, expert: Tensor, others: Tensor) -> Tensor:
         """The cross-entropy of a discriminator, whose logits these are."""

@@ -17,7 +17,7 @@ from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.soft_q import SoftQ
 from iq_offline.learning.in_sample import advantage_weights, expectile_loss
 from iq_offline.learning.least_squares import absorbed, fixed_target_loss, reward_bounds, value_bounds
-from iq_offline.learning.networks import network
+from iq_offline.learning.networks import Hidden, network
 from iq_offline.learning.objective import (
     beyond_half,
     beyond_one,
@@ -51,7 +51,7 @@ class IQLearn(SoftQ):
             there are; and whether there is a gradient penalty at all, which costs time.
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
-        hidden_sizes: of every network.
+        hidden: of every network.
         others: kinds of the mixture beside ``expert``: ``suboptimal``, ``online``, both or none.
     """
 
@@ -62,7 +62,7 @@ class IQLearn(SoftQ):
         config: IQLearnConfig,
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         others: tuple[str, ...] = (),
     ) -> None:
         self.config = config
@@ -79,12 +79,12 @@ class IQLearn(SoftQ):
         self.states: tuple[str, ...] = ("expert", *others)
         self.kinds: tuple[str, ...] = (*self.states, "initial") if config.value_states == "initial" else self.states
         if self.in_sample:
-            self.value_network = network(encoder, hidden_sizes, 1)
+            self.value_network = network(encoder, hidden, 1)
         if self.regressed:
             self.averaged = "actor"
             robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
-            self.cloning = BC(robust, encoder, actions, hidden_sizes, self.states, self.advantage_weights)
-        self.make_networks(encoder, actions, hidden_sizes)
+            self.cloning = BC(robust, encoder, actions, hidden, self.states, self.advantage_weights)
+        self.make_networks(encoder, actions, hidden)
         self.phases = self._in_turn(*self.phases)
 
     def _in_turn(self, critic: Phase, *policy_step: Phase) -> tuple[Phase, ...]:

@@ -17,6 +17,7 @@ from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, UnitBox
 from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.learning.agents.soft_q import AnchoredActorCritic, SoftmaxOfQ
+from iq_offline.learning.networks import Hidden
 from iq_offline.learning.objective import beyond_one, separate_reward_loss
 
 REWARD_COEFFICIENTS = ("discount", "chi2_alpha", "temperature", "reward_penalty", "behavior_anchor")
@@ -30,7 +31,7 @@ class RewardIQLearn(LearnedReward):
         config: coefficients, which start the parameters' group ``coefficients`` and are read from there, and rates.
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
-        hidden_sizes: of every network.
+        hidden: of every network.
         others: the kinds of a batch beside ``expert``.
     """
 
@@ -49,7 +50,7 @@ class RewardIQLearn(LearnedReward):
         config: IQLearnConfig,
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         others: tuple[str, ...],
     ) -> None:
         self.config = config
@@ -58,8 +59,8 @@ class RewardIQLearn(LearnedReward):
         self.states = self.kinds = ("expert", *others)
         if isinstance(actions, UnitBox):
             self.critics = config.critics
-        self.make_networks(encoder, actions, hidden_sizes)
-        self.make_reward(encoder, actions, hidden_sizes, config.reward_learning_rate)
+        self.make_networks(encoder, actions, hidden)
+        self.make_reward(encoder, actions, hidden, config.reward_learning_rate)
 
     def separation(self, parameters: TensorDict, expert: Tensor, others: Tensor) -> Tensor:
         """The objective in r."""

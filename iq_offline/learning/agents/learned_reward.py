@@ -15,6 +15,7 @@ from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, Transitions, UnitBox, fresh, normalized, rows_of
 from iq_offline.learning.agents.reward_network import RewardNetwork
 from iq_offline.learning.agents.soft_q import SoftQ
+from iq_offline.learning.networks import Hidden
 from iq_offline.learning.objective import implied_reward
 
 
@@ -29,7 +30,7 @@ class LearnedReward(SoftQ):
         self,
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         learning_rate: float,
         beta1: float = 0.9,
     ) -> None:
@@ -38,11 +39,11 @@ class LearnedReward(SoftQ):
         Args:
             encoder: of the observations.
             actions: the box that continuous actions are in, or the branches of finitely many.
-            hidden_sizes: of the reward's network.
+            hidden: of the reward's network.
             learning_rate: Adam's, at the start.
             beta1: Adam's.
         """
-        self.reward = RewardNetwork(encoder, actions, hidden_sizes)
+        self.reward = RewardNetwork(encoder, actions, hidden)
         self.noise_shape = (3, max(1, self.noise_shape[-1]))  # One draw at least: where between two rows slopes are.
         self.phases = (Phase("reward", self.reward_loss, learning_rate, beta1), *self.phases)
 

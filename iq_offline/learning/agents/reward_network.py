@@ -8,7 +8,7 @@ from torch.func import grad
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import UnitBox, action_inputs, call
-from iq_offline.learning.networks import network
+from iq_offline.learning.networks import Hidden, network
 
 
 class RewardNetwork:
@@ -17,15 +17,13 @@ class RewardNetwork:
     Args:
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
-        hidden_sizes: of the layers between.
+        hidden: of the layers between.
     """
 
-    def __init__(
-        self, encoder: ObservationEncoder, actions: UnitBox | ActionBranches, hidden_sizes: tuple[int, ...]
-    ) -> None:
+    def __init__(self, encoder: ObservationEncoder, actions: UnitBox | ActionBranches, hidden: Hidden) -> None:
         self.actions = actions
         width = len(actions.center) if isinstance(actions, UnitBox) else sum(actions.counts)
-        self.layers = network(encoder, hidden_sizes, 1, extra=width)
+        self.layers = network(encoder, hidden, 1, extra=width)
 
     def inputs(self, state: Tensor, action: Tensor) -> Tensor:
         """State and action side by side.

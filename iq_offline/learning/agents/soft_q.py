@@ -15,6 +15,7 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, call_each, constants, fresh, normalized, rows_of
 from iq_offline.learning.networks import (
+    Hidden,
     branch_values,
     chosen_branches,
     gaussian,
@@ -43,7 +44,7 @@ class SoftQ(ABC):
     """Kinds of data, the expert's first, on whose states the losses are."""
 
     @abstractmethod
-    def make_networks(self, encoder: ObservationEncoder, actions: Any, hidden_sizes: tuple[int, ...]) -> None:
+    def make_networks(self, encoder: ObservationEncoder, actions: Any, hidden: Hidden) -> None:
         """Make them and the phases that train them; ``config`` and ``critics`` are known by then."""
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
@@ -95,18 +96,18 @@ class SoftActorCritic(SoftQ):
 
     averaged = "actor"
 
-    def make_networks(self, encoder: ObservationEncoder, actions: UnitBox, hidden_sizes: tuple[int, ...]) -> None:
+    def make_networks(self, encoder: ObservationEncoder, actions: UnitBox, hidden: Hidden) -> None:
         """Three draws of an action a row: for V(s'), for V(s), and for the actor.
 
         Args:
             encoder: of the observations.
             actions: maps the dataset's actions to [-1, 1].
-            hidden_sizes: of the actor and of the critic.
+            hidden: of the actor and of the critic.
         """
         config, self.unit_box = self.config, actions
         size = len(actions.center)
-        self.actor = network(encoder, hidden_sizes, 2 * size)
-        self.critic = network(encoder, hidden_sizes, 1, extra=size)
+        self.actor = network(encoder, hidden, 2 * size, is_actor=True)
+        self.critic = network(encoder, hidden, 1, extra=size)
         self.noise_shape: tuple[int, ...] = (3, size)
         self.phases: tuple[Phase, ...] = (
             Phase("critic", self.critic_loss, config.critic_learning_rate, config.adam_beta1),
@@ -222,18 +223,16 @@ class SoftmaxOfQ(SoftQ):
 
     averaged = "critic"
 
-    def make_networks(
-        self, encoder: ObservationEncoder, actions: ActionBranches, hidden_sizes: tuple[int, ...]
-    ) -> None:
+    def make_networks(self, encoder: ObservationEncoder, actions: ActionBranches, hidden: Hidden) -> None:
         """No draws.
 
         Args:
             encoder: of the observations.
             actions: their branches.
-            hidden_sizes: of the critic.
+            hidden: of the critic.
         """
         self.actions = actions
-        self.critic = network(encoder, hidden_sizes, sum(actions.counts))
+        self.critic = network(encoder, hidden, sum(actions.counts))
         self.noise_shape: tuple[int, ...] = (3, 0)
         self.phases: tuple[Phase, ...] = (
             Phase("critic", self.loss, self.config.critic_learning_rate, self.config.adam_beta1),

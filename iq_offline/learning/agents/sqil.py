@@ -15,6 +15,7 @@ from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Transitions, UnitBox, rows_of
 from iq_offline.learning.agents.soft_q import SoftActorCritic, SoftmaxOfQ, SoftQ
+from iq_offline.learning.networks import Hidden
 from iq_offline.learning.objective import implied_reward, sqil_loss
 
 SQIL_COEFFICIENTS = ("discount", "temperature", "other_weight")
@@ -28,7 +29,7 @@ class SQIL(SoftQ):
         config: coefficients, which start the parameters' group ``coefficients`` and are read from there, and rates.
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
-        hidden_sizes: of the critic, and of the actor where there is one.
+        hidden: of the critic, and of the actor where there is one.
         others: the kinds of a batch beside ``expert``, whose reward is 0.
     """
 
@@ -42,14 +43,14 @@ class SQIL(SoftQ):
         config: SQILConfig,
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         others: tuple[str, ...] = ("suboptimal",),
     ) -> None:
         self.config = config
         self.discount = config.discount
         self.target_update_rate = config.target_update_rate
         self.states = self.kinds = ("expert", *others)
-        self.make_networks(encoder, actions, hidden_sizes)
+        self.make_networks(encoder, actions, hidden)
 
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The squared soft Bellman errors; the policy is held fixed, V(s') comes from the target critic."""

@@ -25,7 +25,7 @@ from iq_offline.learning.agents import (
 )
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.dice import mean, off_orthogonal, valuedice_objective, with_absorbing_state
-from iq_offline.learning.networks import gaussian, network, sample_squashed
+from iq_offline.learning.networks import Hidden, gaussian, network, sample_squashed
 from iq_offline.learning.objective import away_from_one, implied_reward
 
 VALUEDICE_COEFFICIENTS = ("discount", "replay_alpha", "gradient_penalty", "orthogonal_penalty")
@@ -39,7 +39,7 @@ class ValueDICE(ABC):
         config: coefficients, which start the parameters' group ``coefficients`` and are read from there, and rates.
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
-        hidden_sizes: of the actor and of nu.
+        hidden: of the actor and of nu.
         suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
     """
 
@@ -53,13 +53,13 @@ class ValueDICE(ABC):
         config: ValueDICEConfig,
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         suboptimal: bool = False,
     ) -> None:
         self.config = config
         self.actions = actions
         self.discount = config.discount
-        self.cloning = BC(BCConfig("likelihood"), encoder, actions, hidden_sizes)
+        self.cloning = BC(BCConfig("likelihood"), encoder, actions, hidden)
         self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
         starts = ("initial",) if config.start_states == "initial" else ()
         self.kinds: tuple[str, ...] = (*self.states, *starts)
@@ -173,12 +173,12 @@ class ContinuousValueDICE(ValueDICE):
         config: ValueDICEConfig,
         encoder: ObservationEncoder,
         actions: UnitBox,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         suboptimal: bool = False,
     ) -> None:
-        super().__init__(config, encoder, actions, hidden_sizes, suboptimal)
+        super().__init__(config, encoder, actions, hidden, suboptimal)
         size = len(actions.center)
-        self.nu_network = network(encoder, hidden_sizes, 1, extra=size)
+        self.nu_network = network(encoder, hidden, 1, extra=size)
         self.noise_shape: tuple[int, ...] = (3, size)
 
     def act(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
@@ -199,12 +199,12 @@ class DiscreteValueDICE(ValueDICE):
         config: ValueDICEConfig,
         encoder: ObservationEncoder,
         actions: ActionBranches,
-        hidden_sizes: tuple[int, ...],
+        hidden: Hidden,
         suboptimal: bool = False,
     ) -> None:
-        super().__init__(config, encoder, actions, hidden_sizes, suboptimal)
+        super().__init__(config, encoder, actions, hidden, suboptimal)
         self.counts = actions.counts
-        self.nu_network = network(encoder, hidden_sizes, sum(actions.counts))
+        self.nu_network = network(encoder, hidden, sum(actions.counts))
         self.noise_shape: tuple[int, ...] = (3, 1)
 
     def act(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
