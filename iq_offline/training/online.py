@@ -19,6 +19,7 @@ from iq_offline.data.actions import ActionBranches, ActionEncoder
 from iq_offline.data.online import OnlineTable
 from iq_offline.data.spaces import part_of
 from iq_offline.learning.agents import Acting, Metrics
+from iq_offline.learning.agents.soft_q import SoftActorCritic
 from iq_offline.training.training import StepError, Training, under
 
 
@@ -82,9 +83,19 @@ class OnlineTraining(Training):
         while self.env_steps < due:
             self.collect()
         if "start" in self.learner.parameters:
-            left = 1 - self.learner.step / self.learner.gradient_steps
-            self.learner.parameters["start", "weight"].fill_(self.online.start_anchor * left)
+            self._hold()
         return super().update()
+
+    def _hold(self) -> None:
+        """How much the actor is held to the offline policy now.
+
+        The less, the easier it was told from the expert when the actor began to move: a failure is not worth keeping.
+        """
+        learner, start = self.learner, self.learner.parameters["start"]
+        if learner.step == learner.actor_held and isinstance(learner.agent, SoftActorCritic):
+            start["trust"].copy_(learner.agent.resemblance(learner.parameters, self.replay.sample()))
+        left = 1 - learner.step / learner.gradient_steps
+        start["weight"].copy_(self.online.start_anchor * left * start["trust"])
 
     @torch.no_grad()
     def collect(self) -> None:

@@ -166,6 +166,32 @@ def test_the_actor_is_held_to_where_it_began(name: str):
     assert distances.mean() > 0.001
 
 
+@each
+def test_how_alike_the_reward_finds_online_and_expert(name: str):
+    agent = AGENTS[name]
+    parameters, (batch, noise) = parameters_of(agent), box.draw_batch(True)
+    batch["online"] = batch["suboptimal"]
+    slow = box.Slow(parameters, batch, noise, cast(Any, agent.config))
+    slow.groups["reward"] = {name: leaf.numpy() for name, leaf in named_leaves(parameters["reward"])}
+
+    def mean_of(kind: str) -> float:
+        outputs = np.array([slow.network("reward", point)[0] for point in points(batch, kind)])
+        return float(np.mean(2 / (1 + np.exp(-outputs)) - 1 if name == "gail" else outputs / (4 * 0.3)))
+
+    expected = 1 - (mean_of("expert") - mean_of("online")) / 2
+    assert 0 < expected < 2
+    if expected > 1:  # The online rows look better: whoever they are, no more is asked.
+        assert agent.resemblance(parameters, batch).item() == 1
+        batch["expert"], batch["online"] = batch["online"], batch["expert"]
+        expected = 2 - expected
+    assert agent.resemblance(parameters, batch).item() == pytest.approx(expected)
+    expert, other = torch.tensor([6.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 4.0])
+    losses = {"gail": discriminator_loss, "iq_learn": lambda one, two: separate_reward_loss(one, two, 0.3)}
+    one, two = expert / expert.sum(), other / other.sum()
+    best = agent.relative_density(parameters, minimising(losses[name], expert, other))
+    torch.testing.assert_close(best.float(), (one - two) / (one + two), atol=1e-3, rtol=0)
+
+
 def test_of_several_critics_the_smallest_counts():
     """Each is held to the same targets, which are by the smallest value of the targets, as the policy's step is."""
     several = ContinuousRewardIQLearn(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
+from torch import Tensor
 
 from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, resolved
 from iq_offline.config.online import OnlineConfig
@@ -19,6 +21,7 @@ from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
 from iq_offline.experiment import environments, obtain, run, stages, train_policies
 from iq_offline.learning.agents import normalized
+from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.run import Run
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import LATEST, step_reached
@@ -227,6 +230,35 @@ def test_where_no_state_can_be_saved_new_episodes_begin_and_it_is_said(tmp_path:
     assert len(held[1]) == 60, "what was collected before is kept"
 
 
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_an_offline_policy_is_kept_as_far_as_it_resembled_the_expert(warmup: int, tmp_path: Path):
+    """It is looked at once, when the actor begins to move; the hold fades all the while."""
+    point_dataset()
+    given, folder = as_given(start="offline", critic_warmup=warmup), tmp_path / "run"
+    given = replace(given, iq_learn=IQLearnConfig(reward_learning_rate=0.03))
+    run(given, folder, QUIET)
+    (folder / LATEST).unlink()
+    training = begun(stages(given, folder)[-1], folder)
+    learner, looked = training.learner, []
+    agent = learner.agent
+    assert isinstance(agent, LearnedReward)
+    seen = agent.resemblance
+
+    def look(parameters: TensorDict, batch: TensorDict) -> Tensor:
+        looked.append((learner.step, seen(parameters, batch)))
+        return looked[-1][1]
+
+    agent.resemblance = look
+    held, steps = training.online.start_anchor, learner.gradient_steps
+    for step in range(13):
+        training.update()
+        trust = float(looked[0][1]) if looked else 1.0
+        assert float(learner.parameters["start", "weight"]) == pytest.approx(held * (1 - step / steps) * trust)
+    assert [step for step, _ in looked] == [warmup]
+    assert 0 < float(looked[0][1]) < 1
+    training.close()
+
+
 def test_fine_tuning_begins_with_the_offline_run_whole(tmp_path: Path):
     point_dataset()
     given, folder = as_given(start="offline", critic_warmup=10), tmp_path / "run"
@@ -238,7 +270,9 @@ def test_fine_tuning_begins_with_the_offline_run_whole(tmp_path: Path):
     state = training.learner.state()
     assert training.learner.step == 0
     for name, value in state.items():
-        if name in ("step", "parameters/start/weight") or name.startswith("parameters/coefficients"):
+        if name in ("step", "parameters/start/weight", "parameters/start/trust") or name.startswith(
+            "parameters/coefficients"
+        ):
             continue
         theirs = name.replace("parameters/actor/", "average/").replace("parameters/start/actor/", "average/")
         assert torch.equal(value, offline[f"learner/{theirs}"]), name

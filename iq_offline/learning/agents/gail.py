@@ -1,5 +1,6 @@
 """GAIL on the soft actor-critic of all others here: a discriminator's reward in the place of an implied one."""
 
+import torch
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -59,6 +60,10 @@ class GAIL(LearnedReward, SoftActorCritic):
     def earned(self, parameters: TensorDict, output: Tensor) -> Tensor:
         """-log(1 - D)."""
         return adversarial_reward(output)
+
+    def relative_density(self, parameters: TensorDict, output: Tensor) -> Tensor:
+        """2 D - 1."""
+        return torch.tanh(output / 2)
 
     def reward_bound(self, expert_share: float) -> float:
         """A ratio of distributions has none."""

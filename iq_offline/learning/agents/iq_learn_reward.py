@@ -75,6 +75,10 @@ class RewardIQLearn(LearnedReward):
         bound = 4 * parameters["coefficients", "chi2_alpha"]
         return (output + bound).clamp(output.new_zeros(()), 2 * bound)
 
+    def relative_density(self, parameters: TensorDict, output: Tensor) -> Tensor:
+        """The objective's optimum is 4 alpha times that."""
+        return output / (4 * parameters["coefficients", "chi2_alpha"])
+
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """Reward and value where r was before it was raised."""
         found, raised = super().diagnose(parameters, rows), 4 * parameters["coefficients", "chi2_alpha"]

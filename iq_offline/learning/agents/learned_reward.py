@@ -65,6 +65,25 @@ class LearnedReward(SoftQ):
     def earned(self, parameters: TensorDict, output: Tensor) -> Tensor:
         """The policy's reward where the network says ``output``; never negative, as ends for good are worth 0."""
 
+    @abstractmethod
+    def relative_density(self, parameters: TensorDict, output: Tensor) -> Tensor:
+        """(d_E - d) / (d_E + d) where the network says ``output``, d the density of all else; within [-1, 1]."""
+
+    @torch.no_grad()
+    def resemblance(self, parameters: TensorDict, batch: TensorDict) -> Tensor:
+        """1 - (E_E[u] - E_O[u]) / 2, where u = (d_E - d_O) / (d_E + d_O): how alike the network finds the two.
+
+        At its optimum 1 - E_mix[u²]: what the triangular discrimination (Le Cam's distance) of the expert's transitions
+        and the online ones leaves of 1.
+        """
+
+        def mean_of(kind: str) -> Tensor:
+            rows = Transitions.of(parameters, batch, (kind,))
+            output = self.reward(parameters["reward"], self.reward.inputs(rows.state, rows.action))
+            return self.relative_density(parameters, output).mean()
+
+        return (1 - (mean_of("expert") - mean_of("online")) / 2).clamp(0, 1)
+
     def reward_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """The expert against everything else, and the slopes somewhere between each of it and one of the expert's."""
         rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)

@@ -141,9 +141,15 @@ class SoftActorCritic(SoftQ):
         """The group ``start`` of the parameters, which nothing trains: the actor that fine-tuning begins with.
 
         With it there, the actor's loss has ``weight`` times E[|Q|] E[|tanh(mean(s)) - tanh(mean_start(s))|²] as well,
-        over all states of a batch. In units of |Q|, as TD3+BC's (Fujimoto and Gu, 2021).
+        over all states of a batch. In units of |Q|, as TD3+BC's (Fujimoto and Gu, 2021). ``trust``: how much this actor
+        is to be trusted, a factor of the weight.
         """
-        return TensorDict({"actor": parameters["actor"].clone(), "weight": torch.tensor(0.0, dtype=torch.float64)})
+        weight, trust = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        return TensorDict({"actor": parameters["actor"].clone(), "weight": weight, "trust": trust})
+
+    def resemblance(self, parameters: TensorDict, batch: TensorDict) -> Tensor:
+        """Of the online transitions in a batch to the expert's, within [0, 1]; 1 where nothing is learned of that."""
+        return torch.tensor(1.0)
 
     def distance_from_start(self, parameters: TensorDict, state: Tensor, mean: Tensor) -> Tensor:
         """The mean over states of the squared distance between the actor's actions and those it began with."""
