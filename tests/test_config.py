@@ -63,7 +63,7 @@ DIFFERENT = RunConfig(
     ),
     iq_learn=IQLearnConfig(
         *(0.9, "kl", 0.1, 0.2, "initial", "mixture", 0.7, 11.0, 0.6, False, 2e-3, 3e-3, 0.4, False, 0.123),
-        *("lookahead", 0.8, 4e-3, 12, 13, 7.0, 0.4, 0.6),
+        *("lookahead", 0.8, 4e-3, 12, 13, 7.0, 14, 0.6),
         *("fixed_target", True, "bound", 9.0, 0.3, "expectile", 0.75, 2.5, 3),
     ),
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),

@@ -78,8 +78,9 @@ class IQLearnConfig:
     """lookahead: an episode comes to a value if it keeps it up for so many steps on average, or for all that it has."""
     relevance: Annotated[float, Field(ge=0)] = 40.0
     """lookahead, best_episodes: how sharply rows are preferred that come near the expert's value."""
-    least_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """lookahead, best_episodes: of the suboptimal data, what is relevant at least, as an effective number of rows."""
+    least_rows: Positive = 2_500
+    """lookahead, best_episodes: how many of the suboptimal rows are relevant at least, as an effective number; no more
+    is asked for than a twentieth of them."""
     outlier_error: Annotated[float, Field(gt=0)] = 0.5
     """Choosing, advantage_weighted: as bc.outlier_error, for the actor. Not all that is imitated is the expert's."""
     expert_term: Literal["implied_reward", "fixed_target"] = "implied_reward"

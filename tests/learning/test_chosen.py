@@ -20,6 +20,7 @@ from iq_offline.learning.agents import UnitBox, call
 from iq_offline.learning.agents.chosen import (
     Appraisal,
     BestEpisodesImitation,
+    ChosenImitation,
     LookaheadIQLearn,
     SurvivalImitation,
     WeightedImitation,
@@ -33,7 +34,7 @@ SIZE = 3
 ENCODER = ObservationEncoder(chosen_leaves(Box(-np.inf, np.inf, (SIZE,)), (), "the test"))
 UNIT_BOX = UnitBox(torch.tensor([-2.0, 0.5]).double(), torch.tensor([1.0, 0.75]).double())
 CONFIG = decided(
-    IQLearnConfig(discount=0.9, chi2_alpha=0.3, reward_penalty=0.0, lasting=1, relevance=10.0, least_share=0.01),
+    IQLearnConfig(discount=0.9, chi2_alpha=0.3, reward_penalty=0.0, lasting=1, relevance=10.0, least_rows=1),
     mixed=False,
 )
 
@@ -172,6 +173,18 @@ def test_the_controls_do_not_look_ahead():
     assert best.tolist() == pytest.approx([np.exp(-10)] * 4 + [1.0], rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", [LookaheadIQLearn, BestEpisodesImitation])
+def test_some_rows_count_though_nearly_none_is_good(kind: type[ChosenImitation]):
+    """A hundred episodes of two rows, each better than the last: a twentieth of the rows is 10."""
+    score = torch.linspace(0, 1, 100).repeat_interleave(2)
+    found, expert = (Appraisal(of, of, of) for of in (score, torch.ones(1)))
+    last = torch.arange(200) % 2 == 1
+    for least, enough in ((1, 1), (7, 7), (50, 10)):
+        agent = kind(replace(CONFIG, relevance=1e3, least_rows=least), ENCODER, UNIT_BOX, Hidden((5,)))
+        weights = agent.choose(found, expert, last)[1]
+        assert enough <= weights.sum() ** 2 / weights.square().sum() <= 1.3 * enough + 2
+
+
 def test_for_survival_only_ends_count():
     agent = SurvivalImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
     assert [phase.group for phase in agent.phases] == ["value", "actor"]
@@ -246,7 +259,7 @@ OTHERS: dict[str, Any] = {
     "choose_every": 2,
     "lasting": 3,
     "relevance": 1.0,
-    "least_share": 0.6,
+    "least_rows": 1,
     "outlier_error": 1.0,
     "expert_term": "fixed_target",
     "clip_targets": True,
@@ -291,6 +304,7 @@ def test_keys_count_unless_they_are_said_not_to(policy: str, terms: dict[str, st
     assert names == OTHERS.keys()
     changes = {name: {name: value} for name, value in OTHERS.items() if name in names}
     changes["reward_learning_rate"] = {"reward_learning_rate": 3e-2}
+    del changes["least_rows"]  # More of these data are at the expert's level than it may ask for.
     if policy in ("soft_actor_critic", "advantage_weighted"):
         del changes["absorbing_value"]  # Nothing ends in these data.
         del changes["clip_targets"]  # Values are far from their bounds so early.

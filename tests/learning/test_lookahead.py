@@ -84,21 +84,30 @@ def test_what_lasts_is_the_loop(episodes: list[list[float]], steps: int):
 
 def test_relevance_is_1_from_the_level_on_and_falls_exponentially_below():
     score = torch.tensor([12.0, 10.0, 9.0, 0.0])
-    weights = relevance(score, torch.tensor(10.0), torch.tensor(0.0), 5.0, 0.01)
+    weights = relevance(score, torch.tensor(10.0), torch.tensor(0.0), 5.0, 1)
     assert weights.tolist() == pytest.approx([1, 1, math.exp(-0.5), math.exp(-5)])
 
 
+def test_rare_rows_are_not_diluted_for_the_sake_of_a_share():
+    """30 in a thousand at the level, and no more than 25 asked for: the others keep the weight that they have."""
+    score = torch.cat([torch.full((30,), 10.0), torch.zeros(970)])
+    weights = relevance(score, torch.tensor(10.0), torch.tensor(0.0), 20.0, 25)
+    assert weights[30:].tolist() == pytest.approx([math.exp(-20)] * 970)
+    more = relevance(score, torch.tensor(10.0), torch.tensor(0.0), 20.0, 45)
+    assert more[30:].sum() > 0.2 * more.sum()
+
+
 def test_where_nobody_comes_to_the_level_the_best_count_in_full():
-    weights = relevance(torch.tensor([4.0, 3.0]), torch.tensor(10.0), torch.tensor(0.0), 10.0, 0.01)
+    weights = relevance(torch.tensor([4.0, 3.0]), torch.tensor(10.0), torch.tensor(0.0), 10.0, 1)
     assert weights.tolist() == pytest.approx([1, math.exp(-1)])
 
 
-@given(st.lists(NUMBERS, min_size=1, max_size=50), NUMBERS, NUMBERS, st.floats(0.01, 0.9))
-def test_enough_rows_are_relevant(score: list[float], level: float, floor: float, least: float):
+@given(st.lists(NUMBERS, min_size=1, max_size=200), NUMBERS, NUMBERS, st.integers(1, 20))
+def test_enough_rows_are_relevant(score: list[float], level: float, floor: float, least: int):
     """Also where the floor is above the level."""
     numbers = torch.tensor(score, dtype=torch.float64)
     weights = relevance(numbers, *map(torch.tensor, (level, floor)), sharpness=10.0, least=least)
     assert weights.max() == 1
-    assert weights.sum() ** 2 / weights.square().sum() >= least * len(numbers)
+    assert weights.sum() ** 2 / weights.square().sum() >= 0.999999 * min(least, len(numbers) / 20)
     order = numbers.argsort()
     assert (weights[order].diff() >= 0).all(), "the better the more"

@@ -204,7 +204,7 @@ class LookaheadIQLearn(ChosenImitation):
         returns = best_ahead(rows.reward + discount * rows.following, rows.reward, discount, last)
         peak = best_ahead(lasting(rows.value, config.lasting, last), 0.0, 1.0, last)
         level, floor = expert.value.median(), rows.value.kthvalue(1 + len(rows.value) // 20).values
-        return returns, relevance(peak, level, floor, config.relevance, config.least_share)
+        return returns, relevance(peak, level, floor, config.relevance, config.least_rows)
 
     def _with_values(self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor) -> Appraisal:
         """``forever``: the value of a row's next state if that is absorbing."""
@@ -250,7 +250,7 @@ class WeightedImitation(ChosenImitation):
     Of the optimal reward r that is (4 alpha + r) / (4 alpha - r): behavior cloning weighted by a discriminator.
     """
 
-    unread = (*ChosenImitation.unread, "discount", "lasting", "relevance", "least_share")
+    unread = (*ChosenImitation.unread, "discount", "lasting", "relevance", "least_rows")
 
     def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[None, Rows]:
         """No returns; the ratio, at most 100."""
@@ -272,7 +272,7 @@ class BestEpisodesImitation(ChosenImitation):
         mean = total / episode.bincount()
         floor = mean.kthvalue(1 + len(mean) // 20).values
         config = self.config
-        return None, relevance(mean[episode], mean.max(), floor, config.relevance, config.least_share)
+        return None, relevance(mean[episode], mean.max(), floor, config.relevance, config.least_rows)
 
 
 POLICIES: dict[str, type[ChosenImitation]] = {

@@ -35,7 +35,7 @@ IN_SAMPLE_COEFFICIENTS = ("expectile", "advantage_temperature")
 """Likewise, of those who stay with the data's actions."""
 CHOOSING = (
     *("reward_penalty", "reward_learning_rate"),
-    *("choose_every", "lasting", "relevance", "least_share"),
+    *("choose_every", "lasting", "relevance", "least_rows"),
 )
 """Keys of :class:`IQLearnConfig` for those who choose from suboptimal data."""
 

@@ -40,7 +40,7 @@ class RewardIQLearn(LearnedReward):
     steepness_weight = "reward_penalty"
     unread: tuple[str, ...] = (
         *("divergence", "constraint_weight", "value_states", "chi2_states", "gradient_penalty"),
-        *("choose_every", "lasting", "relevance", "least_share", "outlier_error"),
+        *("choose_every", "lasting", "relevance", "least_rows", "outlier_error"),
         *("expert_term", "clip_targets", "absorbing_value", "smoothness_penalty", "largest_slope", "target_network"),
         *("value", "expectile", "advantage_temperature"),
     )
