@@ -123,10 +123,10 @@ class TrainingConfig:
     """Transitions in each batch, all kinds together."""
     hidden_sizes: tuple[Positive, ...] = (256, 256)
     """Units in the hidden layers of every network."""
-    activation: Literal["relu", "elu", "tanh"] = "relu"
-    """Between them."""
+    activation: Literal["relu", "elu", "tanh"] = "elu"
+    """Between the layers of the network that acts. Other networks have relu."""
     layer_norm: Literal["none", "critics", "all"] = "none"
-    """Whose hidden layers are normalised: critics are all networks but actors."""
+    """Where hidden layers are normalised: in all networks, or in those that do not act."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Adam's, decoupled: all weights shrink by this share of the learning rate at every step."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999

@@ -30,8 +30,9 @@ class Hidden:
 
     sizes: tuple[int, ...]
     activation: Activation = "relu"
+    """In the network that acts. All others have ReLU, whose second derivative is nothing to compute."""
     layer_norm: Normed = "none"
-    """Whose layers are normalised before the activation (Ba et al., 2016): all are, or all networks but actors."""
+    """Where layers are normalised (Ba et al., 2016), before the activation: everywhere, or where nothing acts."""
 
 
 def mlp(*sizes: int, activation: Activation = "relu", layer_norm: bool = False) -> nn.Sequential:
@@ -44,13 +45,14 @@ def mlp(*sizes: int, activation: Activation = "relu", layer_norm: bool = False) 
 
 
 def network(
-    encoder: ObservationEncoder, hidden: Hidden, outputs: int, extra: int = 0, is_actor: bool = False
+    encoder: ObservationEncoder, hidden: Hidden, outputs: int, extra: int = 0, acts: bool = False
 ) -> nn.Sequential:
     """A perceptron on the features of observations and ``extra`` more inputs, behind convolutions if it sees images."""
-    normed = hidden.layer_norm == "all" or (hidden.layer_norm == "critics" and not is_actor)
+    normed = hidden.layer_norm == "all" or (hidden.layer_norm == "critics" and not acts)
+    activation = hidden.activation if acts else "relu"
     torso = ImageTorso(encoder) if encoder.has_images else None
     inputs = (torso.size if torso else encoder.size) + extra
-    layers = mlp(inputs, *hidden.sizes, outputs, activation=hidden.activation, layer_norm=normed)
+    layers = mlp(inputs, *hidden.sizes, outputs, activation=activation, layer_norm=normed)
     return behind_images(torso, layers) if torso else layers
 
 

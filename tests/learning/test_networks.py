@@ -137,12 +137,12 @@ def test_the_network_is_matrix_products_with_relu_between():
     np.testing.assert_allclose(network(inputs).detach().numpy(), expected, atol=1e-6)
 
 
-def test_who_is_normalised():
+def test_what_is_between_the_layers_of_the_network_that_acts_and_of_others():
     encoder = ObservationEncoder(chosen_leaves(Box(-1, 1, (3,)), (), "the test"))
 
-    def normed(layer_norm: Normed, is_actor: bool) -> list[int]:
-        layers = network(encoder, Hidden((4, 5), "elu", layer_norm), 2, is_actor=is_actor)
-        assert sum(isinstance(layer, torch.nn.ELU) for layer in layers) == 2
+    def normed(layer_norm: Normed, acts: bool) -> list[int]:
+        layers = network(encoder, Hidden((4, 5), "elu", layer_norm), 2, acts=acts)
+        assert sum(isinstance(layer, torch.nn.ELU if acts else torch.nn.ReLU) for layer in layers) == 2
         return [place for place, layer in enumerate(layers) if isinstance(layer, torch.nn.LayerNorm)]
 
     assert normed("none", False) == normed("none", True) == normed("critics", True) == []

@@ -317,7 +317,9 @@ def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
     saved = weights(tmp_path / "pole" / LATEST)
     batch = Replay(*_expert(training)).sample()["expert"]
     q = agent._branches(training.learner.parameters["critic"], batch["observation"]).detach()
-    hidden = torch.relu(batch["observation"] @ saved["learner/average/0.weight"].T + saved["learner/average/0.bias"])
+    hidden = torch.nn.functional.elu(
+        batch["observation"] @ saved["learner/average/0.weight"].T + saved["learner/average/0.bias"]
+    )
     logits = hidden @ saved["learner/average/2.weight"].T + saved["learner/average/2.bias"]
     probability = torch.softmax(q[:, 0] / agent.config.temperature, -1)
     torch.testing.assert_close(probability, torch.softmax(logits, -1))

@@ -58,10 +58,10 @@ class BC:
         finite = isinstance(actions, ActionBranches)
         self.unread: tuple[str, ...] = ("loss",) * finite + ("outlier_error",) * (finite or config.loss != "robust")
         if isinstance(actions, ActionBranches):
-            self.actor = network(encoder, hidden, sum(actions.counts), is_actor=True)
+            self.actor = network(encoder, hidden, sum(actions.counts), acts=True)
             loss = self.cross_entropy
         else:
-            self.actor = network(encoder, hidden, 2 * len(actions.center), is_actor=True)
+            self.actor = network(encoder, hidden, 2 * len(actions.center), acts=True)
             self.outlier_square = len(actions.center) * config.outlier_error**2
             losses = {"squared_error": self.squared_error, "robust": self.robust, "likelihood": self.likelihood}
             loss = losses[config.loss]

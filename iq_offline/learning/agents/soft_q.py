@@ -106,7 +106,7 @@ class SoftActorCritic(SoftQ):
         """
         config, self.unit_box = self.config, actions
         size = len(actions.center)
-        self.actor = network(encoder, hidden, 2 * size, is_actor=True)
+        self.actor = network(encoder, hidden, 2 * size, acts=True)
         self.critic = network(encoder, hidden, 1, extra=size)
         self.noise_shape: tuple[int, ...] = (3, size)
         self.phases: tuple[Phase, ...] = (
@@ -238,7 +238,7 @@ class SoftmaxOfQ(SoftQ):
             hidden: of the critic.
         """
         self.actions = actions
-        self.critic = network(encoder, hidden, sum(actions.counts))
+        self.critic = network(encoder, hidden, sum(actions.counts), acts=True)
         self.noise_shape: tuple[int, ...] = (3, 0)
         self.phases: tuple[Phase, ...] = (
             Phase("critic", self.loss, self.config.critic_learning_rate, self.config.adam_beta1),
