@@ -287,7 +287,7 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     return ContinuousIQLearn(iq_learn, observations, taken, hidden, others)
 
 
-def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict, activation: Activation = "relu") -> Policy:
+def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict, activation: Activation) -> Policy:
     """The parameters that act, as a policy on the dataset's own observations and actions."""
     source = data.expert.data.source
     weights = {name: value.detach().cpu().float() for name, value in tensors(actor).items()}

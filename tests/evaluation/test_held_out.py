@@ -83,7 +83,9 @@ def test_a_policy_that_knows_the_answers_makes_no_error() -> None:
     assert steps[state].shape[1] == 3
     rows = torch.from_numpy(data.held_out.rows)
     training = prepare(config, data)
-    policy = policy_of(data, training.learner.average, training.learner.parameters["normalizer"])
+    policy = policy_of(
+        data, training.learner.average, training.learner.parameters["normalizer"], config.training.activation
+    )
     answers = {tuple(steps[state][row].tolist()): int(steps["action"][row]) for row in rows}
     assert len(answers) == len(rows)
     for flip, expected in ((0, 0.0), (1, 1.0)):

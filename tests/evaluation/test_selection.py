@@ -55,12 +55,13 @@ def watch(training: Training, data: Data) -> Watch:
 @pytest.mark.parametrize("algorithm", ["bc", "iq_learn", "valuedice", "sqil"])
 def test_the_held_out_error_is_the_averaged_policy_s(algorithm: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(replay, "ROWS_AT_ONCE", 7)
-    training, data = prepared(configuration(algorithm))
+    config = configuration(algorithm)
+    training, data = prepared(config)
     for _ in range(5):
         training.update()
     assert data.held_out is not None
     learner = training.learner
-    policy = policy_of(data, learner.average, learner.parameters["normalizer"])
+    policy = policy_of(data, learner.average, learner.parameters["normalizer"], config.training.activation)
     row = watch(training, data).look()
     assert row["gradient_steps"] == 5
     assert row["held_out/error"] == pytest.approx(held_out_error(policy, data.held_out).error, rel=1e-5)
