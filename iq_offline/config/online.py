@@ -39,7 +39,7 @@ class OnlineConfig:
     """Fine-tuning: updates in which everything moves but the actor."""
     start_anchor: Annotated[float, Field(ge=0)] = 0.5
     """Fine-tuning, actions in a box: how much the actor is held to the offline policy's actions at the start, in units
-    of |Q|; fades to 0 at the end of the budget."""
+    of |Q|, times how far the learned reward took that for the expert; fades to 0 at the end of the budget."""
     evaluate_every: Positive = 5_000
     """Steps in the environment between averaged policies that are kept, and scored after training."""
     time_limit: Annotated[float, Field(gt=0)] = 60.0
