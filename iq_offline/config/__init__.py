@@ -37,6 +37,8 @@ def label(algorithm: str) -> str:
     return LABELS.get(algorithm, algorithm.replace("_", " "))
 
 
+Activation = Literal["relu", "elu", "tanh"]
+Normed = Literal["none", "critics", "all"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -123,9 +125,9 @@ class TrainingConfig:
     """Transitions in each batch, all kinds together."""
     hidden_sizes: tuple[Positive, ...] = (256, 256)
     """Units in the hidden layers of every network."""
-    activation: Literal["relu", "elu", "tanh"] = "elu"
+    activation: Activation = "elu"
     """Between the layers of the network that acts. Other networks have relu."""
-    layer_norm: Literal["none", "critics", "all"] = "none"
+    layer_norm: Normed = "none"
     """Where hidden layers are normalised: in all networks, or in those that do not act."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Adam's, decoupled: all weights shrink by this share of the learning rate at every step."""

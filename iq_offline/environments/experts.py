@@ -20,13 +20,14 @@ import torch
 from gymnasium.spaces import Box
 from torch import nn
 
+from iq_offline.config import Activation
 from iq_offline.data.catalog import ExpertTraining
 from iq_offline.environments.expert_state import load_state, state_of
 from iq_offline.environments.make import make
 from iq_offline.environments.rollout import Act, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
-from iq_offline.learning.networks import Activation, mlp
+from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import Policy
 from iq_offline.training import checkpoint
 

@@ -7,16 +7,14 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from iq_offline.config import Activation, Normed
 from iq_offline.data.spaces import ObservationEncoder, channels_last, image_shape
 
-Activation = Literal["relu", "elu", "tanh"]
-Normed = Literal["none", "critics", "all"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh}
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -47,7 +45,10 @@ def mlp(*sizes: int, activation: Activation = "relu", layer_norm: bool = False) 
 def network(
     encoder: ObservationEncoder, hidden: Hidden, outputs: int, extra: int = 0, acts: bool = False
 ) -> nn.Sequential:
-    """A perceptron on the features of observations and ``extra`` more inputs, behind convolutions if it sees images."""
+    """A perceptron on the features of observations and ``extra`` more inputs, behind convolutions if it sees images.
+
+    ``acts``: whether it is the network that acts.
+    """
     normed = hidden.layer_norm == "all" or (hidden.layer_norm == "critics" and not acts)
     activation = hidden.activation if acts else "relu"
     torso = ImageTorso(encoder) if encoder.has_images else None

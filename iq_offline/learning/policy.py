@@ -14,11 +14,12 @@ import torch
 from minari.serialization import deserialize_space, serialize_space
 from torch import Tensor, nn
 
+from iq_offline.config import Activation
 from iq_offline.data.actions import ActionBox, ActionBranches, ActionEncoder, action_encoder
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
-from iq_offline.learning.networks import Activation, ImageTorso, behind_images, branch_values, mlp
+from iq_offline.learning.networks import ImageTorso, behind_images, branch_values, mlp
 
 FORMAT = "iq_offline.policy/2"
 HEADER = "iq_offline"

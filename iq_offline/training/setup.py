@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from iq_offline.config import RunConfig, resolved
+from iq_offline.config import Activation, RunConfig, resolved
 from iq_offline.data.actions import ActionBox, ActionBranches, ActionEncoder, action_encoder
 from iq_offline.data.cache import CachedSource
 from iq_offline.data.online import OnlinePile, OnlineTable
@@ -27,7 +27,7 @@ from iq_offline.learning.agents.soft_q import SoftActorCritic
 from iq_offline.learning.agents.sqil import SQIL_COEFFICIENTS, ContinuousSQIL, DiscreteSQIL
 from iq_offline.learning.agents.valuedice import VALUEDICE_COEFFICIENTS, ContinuousValueDICE, DiscreteValueDICE
 from iq_offline.learning.learner import Learner
-from iq_offline.learning.networks import Activation, Hidden
+from iq_offline.learning.networks import Hidden
 from iq_offline.learning.policy import Policy, network_of
 from iq_offline.training.chooser import Chooser
 from iq_offline.training.online import OnlineTraining

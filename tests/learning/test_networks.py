@@ -11,11 +11,11 @@ from gymnasium.spaces import Box, Dict, Discrete
 from torch import Tensor
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
+from iq_offline.config import Normed
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.learning.networks import (
     Hidden,
     ImageTorso,
-    Normed,
     branch_values,
     gaussian,
     mlp,

@@ -10,10 +10,11 @@ import safetensors.torch
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
+from iq_offline.config import Activation
 from iq_offline.data.actions import action_encoder
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
-from iq_offline.learning.networks import Activation, Hidden, mlp, network
+from iq_offline.learning.networks import Hidden, mlp, network
 from iq_offline.learning.policy import Policy, Squash
 from iq_offline.training import checkpoint
 from tests.space_helpers import SQUARE

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iq_offline.config import DataConfig, RunConfig, Suboptimal
+from iq_offline.config import Activation, DataConfig, Normed, RunConfig, Suboptimal
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.replay import Selection
 from iq_offline.data.stream import Source
@@ -19,7 +19,7 @@ from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.learning.agents import call, normalized
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
-from iq_offline.learning.networks import Activation, Normed, gaussian
+from iq_offline.learning.networks import gaussian
 from iq_offline.training.setup import choose_data, policy_of, prepare
 from tests.data_helpers import counting_episodes, source_of
 from tests.helpers import write_dataset
