@@ -1,5 +1,6 @@
 """What is chosen from unlabelled data: the reward against its closed form, the choice in worlds small enough to see."""
 
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from iq_offline.learning.agents.chosen import (
     SurvivalImitation,
     WeightedImitation,
 )
-from iq_offline.learning.learner import leaves_of
+from iq_offline.learning.learner import leaves_of, named_leaves
 from iq_offline.learning.networks import Hidden
 from iq_offline.training.setup import choose_data, prepare
 from tests.helpers import point_mass_dataset, point_mass_returns
@@ -153,6 +154,23 @@ def test_a_value_that_does_not_last_does_not_count():
     assert moment[0] == 1 > moment[1]
     assert two[1] == 1 > two[0]
     assert whole[1] == 1 > whole[0]
+
+
+@pytest.mark.parametrize("kind", [LookaheadIQLearn, SurvivalImitation])
+def test_values_are_kept_within_what_rewards_add_up_to(kind: type[LookaheadIQLearn]):
+    """4 alpha / (1 - discount), for survival 2 / (1 - discount), on both sides; also after an end."""
+    agent = kind(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
+    parameters = parameters_of(agent)
+    batch = rows(torch.randn(4, SIZE).double(), torch.zeros(4, 2).double())
+    batch["next", "terminated"] = torch.tensor([0.0, 0.0, 0.0, 1.0]).double()
+    most = (4 * 0.3 if kind is LookaheadIQLearn else 2) / (1 - 0.9)
+    bias = next(leaf for name, leaf in named_leaves(parameters["value"]) if name == "2.bias")
+    for far in (1e3, -1e3):
+        bias.fill_(far)
+        found = agent.appraise(parameters, batch)
+        assert found.following[:3].tolist() == pytest.approx([math.copysign(most, far)] * 3)
+        assert (found.value.abs() > 900).all(), "what is regressed is not cut off"
+        assert -most <= found.following[3] <= most
 
 
 def test_returns_are_those_of_following_the_data():

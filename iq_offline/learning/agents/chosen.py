@@ -192,7 +192,7 @@ class LookaheadIQLearn(ChosenImitation):
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         """With values. An absorbing state goes on with the reward of the transition into it (LS-IQ's closed form)."""
         reward = self._reward_of(parameters, rows)
-        return self._with_values(parameters, rows, reward, reward / (1 - self.config.discount))
+        return self._with_values(parameters, rows, reward, reward, self.reward_bound(0.5))
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """And V."""
@@ -206,10 +206,17 @@ class LookaheadIQLearn(ChosenImitation):
         level, floor = expert.value.median(), rows.value.kthvalue(1 + len(rows.value) // 20).values
         return returns, relevance(peak, level, floor, config.relevance, config.least_rows)
 
-    def _with_values(self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor) -> Appraisal:
-        """``forever``: the value of a row's next state if that is absorbing."""
-        ended = rows["next", "terminated"]
-        following = (1 - ended) * self._value(parameters, rows["next", "observation"]) + ended * forever
+    def _with_values(
+        self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor, most: float
+    ) -> Appraisal:
+        """``forever``: what a next state earns from then on if it is absorbing; ``most``: what any reward can be.
+
+        V(s') is kept within what such rewards add up to (LS-IQ's clipped targets): the maximum in the returns takes up
+        every error upwards, and where nearly nobody comes by nothing takes it back.
+        """
+        lasts, ended = 1 / (1 - self.config.discount), rows["next", "terminated"]
+        following = self._value(parameters, rows["next", "observation"])
+        following = ((1 - ended) * following + ended * lasts * forever).clamp(-lasts * most, lasts * most)
         return Appraisal(reward, self._value(parameters, rows["observation"]), following)
 
     def _value(self, parameters: TensorDict, observation: Tensor) -> Tensor:
@@ -241,7 +248,7 @@ class SurvivalImitation(LookaheadIQLearn):
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         """An absorbing state has the value -2 / (1 - gamma): the unit is arbitrary, and this the default alpha's."""
         nothing = torch.zeros_like(rows["next", "terminated"])
-        return self._with_values(parameters, rows, nothing, nothing - 2 / (1 - self.config.discount))
+        return self._with_values(parameters, rows, nothing, nothing - 2, 2)
 
 
 class WeightedImitation(ChosenImitation):
