@@ -131,12 +131,14 @@ class OnlineTraining(Training):
             raise
 
     def row(self) -> dict[str, float]:
-        """Steps in the environment, and mean return and length of the episodes that ended since this was last asked."""
+        """Steps in the environment, the hold, and mean return and length of the episodes that ended since the last row."""
         count, total, length = self._finished.tolist()
         self._finished.zero_()
         found = {"env_steps": float(self.env_steps)}
         if count:
             found |= {"episode/return": total / count, "episode/length": length / count}
+        if "start" in self.learner.parameters:
+            found["actor/held"] = float(self.learner.parameters["start", "weight"])
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def generators(self) -> dict[str, Any]:

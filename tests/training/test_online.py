@@ -255,6 +255,7 @@ def test_an_offline_policy_is_kept_as_far_as_it_resembled_the_expert(warmup: int
         trust = float(looked[0][1]) if looked else 1.0
         assert float(learner.parameters["start", "weight"]) == pytest.approx(held * (1 - step / steps) * trust)
     assert [step for step, _ in looked] == [warmup]
+    assert training.row()["actor/held"] == float(learner.parameters["start", "weight"])
     assert 0 < float(looked[0][1]) < 1
     training.close()
 
