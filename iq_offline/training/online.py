@@ -131,7 +131,7 @@ class OnlineTraining(Training):
             raise
 
     def row(self) -> dict[str, float]:
-        """Steps in the environment, the hold, and mean return and length of the episodes that ended since the last row."""
+        """Steps in the environment, the hold, and mean return and length of the episodes that ended since last time."""
         count, total, length = self._finished.tolist()
         self._finished.zero_()
         found = {"env_steps": float(self.env_steps)}
