@@ -30,7 +30,7 @@ class Hidden:
     activation: Activation = "relu"
     """In the network that acts. All others have ReLU, whose second derivative is nothing to compute."""
     layer_norm: Normed = "none"
-    """Where layers are normalised (Ba et al., 2016), before the activation: everywhere, or where nothing acts."""
+    """Where layers are normalised (arXiv:1607.06450), before the activation: everywhere, or where nothing acts."""
 
 
 def mlp(*sizes: int, activation: Activation = "relu", layer_norm: bool = False) -> nn.Sequential:
