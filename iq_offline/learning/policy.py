@@ -148,9 +148,10 @@ def network_of(
     weights: Mapping[str, Tensor], encoder: ObservationEncoder, activation: Activation = "relu"
 ) -> nn.Sequential:
     """The network that these weights (``0.weight``, ``0.bias``, ``2.weight``, …, ``torso.…``) belong to."""
-    names = sorted((name for name in weights if re.fullmatch(r"\d+\.weight", name)), key=lambda name: int(name[:-7]))
-    matrices = [weights[name] for name in names if weights[name].dim() == 2]
-    normed = len(names) > len(matrices)
+    numbered = [name for name in weights if re.fullmatch(r"\d+\.weight", name)]
+    in_order = [weights[name] for name in sorted(numbered, key=lambda name: int(name.split(".")[0]))]
+    matrices = [weight for weight in in_order if weight.dim() == 2]
+    normed = len(in_order) > len(matrices)
     sizes = (matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices))
     with torch.device("meta"):  # No numbers are drawn for weights that are there already.
         layers = mlp(*sizes, activation=activation, layer_norm=normed)

@@ -23,6 +23,7 @@ from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, tensors
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.reward_network import RewardNetwork
+from iq_offline.learning.least_squares import absorbed, value_bounds
 from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
 from iq_offline.learning.networks import Hidden, network
 from iq_offline.learning.objective import beyond_one, separate_reward_loss
@@ -192,7 +193,7 @@ class LookaheadIQLearn(ChosenImitation):
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         """With values. An absorbing state goes on with the reward of the transition into it (LS-IQ's closed form)."""
         reward = self._reward_of(parameters, rows)
-        return self._with_values(parameters, rows, reward, reward, self.reward_bound(0.5))
+        return self._with_values(parameters, rows, reward, reward, self.config.chi2_alpha)
 
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """And V."""
@@ -207,17 +208,17 @@ class LookaheadIQLearn(ChosenImitation):
         return returns, relevance(peak, level, floor, config.relevance, config.least_rows)
 
     def _with_values(
-        self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor, most: float
+        self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor, chi2_alpha: float
     ) -> Appraisal:
-        """``forever``: what a next state earns from then on if it is absorbing; ``most``: what any reward can be.
+        """``forever``: what a next state earns from then on if it is absorbing.
 
-        V(s') is kept within what such rewards add up to (LS-IQ's clipped targets): the maximum in the returns takes up
-        every error upwards, and where nearly nobody comes by nothing takes it back.
+        V(s') is kept within what rewards add up to (LS-IQ's clipped targets): the maximum in the returns takes up every
+        error upwards, and where nearly nobody comes by nothing takes it back.
         """
-        lasts, ended = 1 / (1 - self.config.discount), rows["next", "terminated"]
-        following = self._value(parameters, rows["next", "observation"])
-        following = ((1 - ended) * following + ended * lasts * forever).clamp(-lasts * most, lasts * most)
-        return Appraisal(reward, self._value(parameters, rows["observation"]), following)
+        next_value = self._value(parameters, rows["next", "observation"])
+        following = absorbed(next_value, rows["next", "terminated"], 1 / (1 - self.discount) * forever)
+        bounds = value_bounds(chi2_alpha, 0.5, self.discount)
+        return Appraisal(reward, self._value(parameters, rows["observation"]), following.clamp(*bounds))
 
     def _value(self, parameters: TensorDict, observation: Tensor) -> Tensor:
         state = normalized(parameters, observation)
@@ -248,7 +249,7 @@ class SurvivalImitation(LookaheadIQLearn):
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         """An absorbing state has the value -2 / (1 - gamma): the unit is arbitrary, and this the default alpha's."""
         nothing = torch.zeros_like(rows["next", "terminated"])
-        return self._with_values(parameters, rows, nothing, nothing - 2, 2)
+        return self._with_values(parameters, rows, nothing, nothing - 2, 0.5)
 
 
 class WeightedImitation(ChosenImitation):
