@@ -63,6 +63,8 @@ class Run:
         start = self.offline_folder()
         if start is not None and not (self.folder / LATEST).exists():
             require_same_data(self.data, start, write=False)
+            if _activation(start, self.config) != self.config.training.activation:  # No weight's shape tells.
+                raise UserError(f"{start} has other networks than this run (activation): it cannot start from there")
             start_from(self.training.learner, start)
         self.claim()
         with disk_errors("starting a run", self.folder):
@@ -135,6 +137,14 @@ def require_same_data(data: Data, folder: Path, write: bool = True) -> None:
         )
     if write:
         write_atomically(file, manifest)
+
+
+def _activation(folder: Path, config: RunConfig) -> str:
+    """Between the layers of a run's policy; ReLU in runs from before there was a choice."""
+    file = folder / "config.toml"
+    if not file.exists():
+        return config.training.activation
+    return read_toml(file).get("training", {}).get("activation", "relu")
 
 
 def _manifest(selection: Selection) -> dict[str, Any]:

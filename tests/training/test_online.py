@@ -368,6 +368,10 @@ def test_another_start_is_refused(tmp_path: Path):
     )
     with pytest.raises(UserError, match="has other networks than this run"):
         begun(wider, tmp_path / "b")
+    Run(offline, tmp_path / "small").claim()
+    smoother = replace(wider, training=replace(config.training, activation="tanh"))
+    with pytest.raises(UserError, match="has other networks than this run"):
+        begun(smoother, tmp_path / "d")
     other = replace(wider, training=config.training, data=replace(config.data, num_expert_trajectories=2))
     with pytest.raises(UserError, match="was begun on other data"):
         begun(other, tmp_path / "c")
