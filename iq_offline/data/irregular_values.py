@@ -7,13 +7,11 @@ from gymnasium.spaces import MultiBinary
 
 from iq_offline.data.actions import action_encoder, has_finite_actions, is_open
 from iq_offline.data.irregularity import Irregularity, Severity, few, number
-from iq_offline.data.spaces import is_learnable, leaves_of, word
+from iq_offline.data.spaces import SMALLEST_DEVIATION, is_learnable, leaves_of, word
 from iq_offline.data.spread import Oddity, Spread
 from iq_offline.data.survey import Survey
 from iq_offline.errors import UserError
 
-SMALLEST_DEVIATION = 1e-3
-"""Deviations under this, but for 0, count as this when observations are normalised (``replay.feature_statistics``)."""
 FINEST = 1_000
 """Steps of float32 that a standard deviation should span at least."""
 

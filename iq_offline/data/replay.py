@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iq_offline.data.cache import CachedSource
 from iq_offline.data.memory import free_memory
-from iq_offline.data.spaces import ObservationEncoder
+from iq_offline.data.spaces import SMALLEST_DEVIATION, ObservationEncoder
 from iq_offline.errors import UserError
 
 ROWS_AT_ONCE = 4096
@@ -109,7 +109,7 @@ def _statistics(parts: list[tuple[Tensor, np.ndarray]]) -> tuple[Tensor, Tensor]
             mean = mean + values.sum(0)
             square = square + values.square().sum(0)
     mean = mean / total
-    std = (square / total - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)
+    std = (square / total - mean.square()).clamp(min=0).sqrt().clamp(min=SMALLEST_DEVIATION)
     return origin + mean, torch.where(square == 0, 1.0, std)
 
 

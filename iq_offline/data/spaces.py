@@ -21,6 +21,8 @@ from iq_offline.errors import UserError, nearest
 
 WHOLE = "observation"
 """Name of the only leaf of a space without parts."""
+SMALLEST_DEVIATION = 1e-3
+"""Deviations under this, but for 0, count as this when observations are normalised (``replay.feature_statistics``)."""
 MIN_IMAGE_SIDE = 8
 """Height and width from which on a uint8 array is looked at by convolutions."""
 
