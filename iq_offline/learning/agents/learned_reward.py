@@ -79,7 +79,7 @@ class LearnedReward(SoftQ):
 
         def mean_of(kind: str) -> Tensor:
             rows = Transitions.of(parameters, batch, (kind,))
-            output = self.reward(parameters["reward"], self.reward.inputs(rows.state, rows.action))
+            output = self.reward.at(parameters["reward"], rows.state, rows.action)
             return self.relative_density(parameters, output).mean()
 
         return (1 - (mean_of("expert") - mean_of("online")) / 2).clamp(0, 1)
@@ -105,7 +105,7 @@ class LearnedReward(SoftQ):
     def critic_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """Squared soft Bellman errors; policy and reward are held fixed, V(s') is by the target critic."""
         rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
-        output = self.reward(parameters["reward"].detach(), self.reward.inputs(rows.state, rows.action))
+        output = self.reward.at(parameters["reward"].detach(), rows.state, rows.action)
         reward = self.earned(parameters, output)
         q = self.each_q(parameters["critic"], rows.state, self.as_input(rows.action))
         next_value = self.value(parameters, "target_critic", rows.next_state, draws[:, 0])
@@ -116,5 +116,5 @@ class LearnedReward(SoftQ):
     def diagnose(self, parameters: TensorDict, rows: TensorDict) -> Metrics:
         """As all learners of a soft Q do, but the reward is the network's."""
         state = normalized(parameters, rows["observation"])
-        output = self.reward(parameters["reward"], self.reward.inputs(state, rows["action"]))
+        output = self.reward.at(parameters["reward"], state, rows["action"])
         return super().diagnose(parameters, rows) | {"reward": self.earned(parameters, output)}

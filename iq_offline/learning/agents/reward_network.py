@@ -38,6 +38,10 @@ class RewardNetwork:
         """r, shape ``(batch,)``; ``twice`` as for :func:`call`."""
         return call(self.layers, weights, inputs, twice).squeeze(-1)
 
+    def at(self, weights: TensorDict, state: Tensor, action: Tensor) -> Tensor:
+        """r(s, a), shape ``(batch,)``; arguments as for :meth:`inputs`."""
+        return self(weights, self.inputs(state, action))
+
     def slopes_between(self, weights: TensorDict, start: Tensor, end: Tensor, draws: Tensor) -> Tensor:
         """dr/d(s, a) somewhere on the way from ``start`` to ``end``, shape ``(batch, inputs)``.
 
