@@ -250,6 +250,11 @@ def test_auto_with_suboptimal_data() -> None:
     assert config.iq_learn.policy == "lookahead"
 
 
+def test_the_actor_is_slower_online() -> None:
+    offline, online = RunConfig(), RunConfig(online=OnlineConfig(env_steps=20_000))
+    assert [resolved(config).iq_learn.actor_learning_rate for config in (offline, online)] == [1e-3, 3e-4]
+
+
 @pytest.mark.parametrize("suboptimal", [(), (Suboptimal("hopper/medium"),)])
 def test_what_is_said_is_kept(suboptimal: tuple[Suboptimal, ...]) -> None:
     given = IQLearnConfig(
@@ -259,6 +264,7 @@ def test_what_is_said_is_kept(suboptimal: tuple[Suboptimal, ...]) -> None:
         policy="soft_actor_critic",
         absorbing_value="zero",
         critic_learning_rate=2e-3,
+        actor_learning_rate=5e-4,
         adam_beta1=0.7,
         reward_penalty=3.0,
     )

@@ -43,8 +43,8 @@ class IQLearnConfig:
     """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
-    actor_learning_rate: Rate = 3e-4
-    """Adam's, at the start."""
+    actor_learning_rate: Rate | Literal["auto"] = "auto"
+    """Adam's, at the start. auto: 0.001; online, where data are still coming, 0.0003."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
     target_network: bool = True
@@ -131,6 +131,7 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
         "chi2_states": states,
         "policy": policy,
         "absorbing_value": "raised" if raised else "zero",
+        "actor_learning_rate": 3e-4 if online else 1e-3,
         "temperature": 0.1 if policy == "learned_reward" else 0.01 if online else 0.001,
     }
     own = {name: default for name, default in defaults.items() if getattr(config, name) == "auto"}

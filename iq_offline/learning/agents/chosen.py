@@ -89,7 +89,7 @@ class ChosenImitation(ABC):
         self.config = config
         self.discount = config.discount
         self.actions = actions
-        robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
+        robust = BCConfig("robust", float(config.actor_learning_rate), outlier_error=config.outlier_error)
         self.cloning = BC(robust, encoder, actions, hidden, ("expert", "imitated"))
         if isinstance(actions, ActionBranches):
             self.unread = (*self.unread, "outlier_error")

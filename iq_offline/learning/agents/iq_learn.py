@@ -82,7 +82,7 @@ class IQLearn(SoftQ):
             self.value_network = network(encoder, hidden, 1)
         if self.regressed:
             self.averaged = "actor"
-            robust = BCConfig("robust", config.actor_learning_rate, outlier_error=config.outlier_error)
+            robust = BCConfig("robust", float(config.actor_learning_rate), outlier_error=config.outlier_error)
             self.cloning = BC(robust, encoder, actions, hidden, self.states, self.advantage_weights)
         self.make_networks(encoder, actions, hidden)
         self.phases = self._in_turn(*self.phases)
