@@ -78,9 +78,9 @@ class IQLearnConfig:
     """lookahead: an episode comes to a value if it keeps it up for so many steps on average, or for all that it has."""
     relevance: Annotated[float, Field(ge=0)] = 40.0
     """lookahead, best_episodes: how sharply rows are preferred that come near the expert's value."""
-    least_rows: Positive = 2_500
-    """lookahead, best_episodes: how many of the suboptimal rows are relevant at least, as an effective number; no more
-    is asked for than a twentieth of them."""
+    least_rows: Positive = 1_000
+    """lookahead, best_episodes: how many rows are imitated at least, the labelled ones counted, as an effective number;
+    no more is asked for than a twentieth of the suboptimal ones."""
     outlier_error: Annotated[float, Field(gt=0)] = 0.5
     """Choosing, advantage_weighted: as bc.outlier_error, for the actor. Not all that is imitated is the expert's."""
     expert_term: Literal["implied_reward", "fixed_target"] = "implied_reward"

@@ -67,24 +67,38 @@ def lasting(value: Rows, steps: int, last: Bool[Tensor, " rows"]) -> Rows:
     return ((total[after] - total[first]) / (after - first)).to(value.dtype)
 
 
-def relevance(score: Rows, level: Float[Tensor, ""], floor: Float[Tensor, ""], sharpness: float, least: int) -> Rows:
+def relevance(
+    score: Rows,
+    level: Float[Tensor, ""],
+    floor: Float[Tensor, ""],
+    sharpness: float,
+    least: int,
+    likely: Bool[Tensor, " rows"] | None = None,
+) -> Rows:
     """exp(-sharpness (level - score) / (level - floor)), at most 1: how near to the expert's level a row's score comes.
 
-    Where that would leave too little, the scale grows until the effective number of rows, (sum w)² / sum w², is enough:
-    ``least``, or a twentieth of all. A share alone would ask for more rows than are good wherever these are rare.
+    Where these do not add up to ``least``, or to a twentieth of all rows, the nearest count in full, and the scale
+    grows until the effective number of rows, (sum w)² / sum w², is enough. A share alone would ask for more rows than
+    are good wherever these are rare.
 
     Args:
         score: of each row.
         level: the expert's score, from which on nothing is gained.
         floor: a low score: ``exp(-sharpness)`` is its weight.
         sharpness: positive.
-        least: positive.
+        least: 0 where there may be none.
+        likely: others have weight 0, unless more are needed; default all.
     """
     behind = (level - score).clamp(min=0)
-    behind = behind - behind.min()
     scale = (level - floor).clamp(min=1e-6) / sharpness
     weights = torch.exp(-behind / scale)
+    if likely is not None:
+        weights = weights * likely
     enough = min(least, len(score) / 20)
+    if weights.sum() >= enough:
+        return weights
+    behind = behind - behind.min()
+    weights = torch.exp(-behind / scale)
     while weights.sum() ** 2 < enough * weights.square().sum():
         scale = 1.2 * scale
         weights = torch.exp(-behind / scale)

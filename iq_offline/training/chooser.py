@@ -8,32 +8,37 @@ from iq_offline.learning.agents.chosen import Appraisal, ChosenImitation
 
 
 class Chooser:
-    """Renews the returns and the weights of the suboptimal data's rows.
+    """Renews the returns and the weights of all rows.
 
     Args:
         agent: appraises rows, and chooses among them.
-        replay: of which it notes the returns (kind ``suboptimal``) and weighs the rows (kind ``imitated``).
+        replay: of which it notes the returns (kinds ``suboptimal`` and ``expert``) and weighs all rows (``imitated``).
         suboptimal: whole episodes.
+        expert: the labelled rows.
         every: gradient steps between two renewals.
     """
 
-    def __init__(self, agent: ChosenImitation, replay: Replay, suboptimal: tuple[Selection, ...], every: int) -> None:
+    def __init__(
+        self,
+        agent: ChosenImitation,
+        replay: Replay,
+        suboptimal: tuple[Selection, ...],
+        expert: Selection,
+        every: int,
+    ) -> None:
         self.agent = agent
         self.replay = replay
         self.every = every
-        lengths = torch.cat([torch.from_numpy(part.data.lengths[part.trajectories]) for part in suboptimal])
-        self.last = torch.zeros(int(lengths.sum()), dtype=torch.bool)
-        self.last[lengths.cumsum(0) - 1] = True
+        self.labelled = len(expert.rows)
+        following = [torch.from_numpy(part.rows).diff() == 1 for part in (*suboptimal, expert)]
+        self.last = torch.cat([torch.cat([~follows, follows.new_ones(1)]) for follows in following])
 
     @torch.no_grad()
     def renew(self, parameters: TensorDict) -> None:
         """Appraise every row with the networks as they are now."""
-        rows, expert = (self._appraise(parameters, kind) for kind in ("suboptimal", "expert"))
-        returns, weights = self.agent.choose(rows, expert, self.last)
+        rows = Appraisal.of_all([self.agent.appraise(parameters, batch) for batch in self.replay.walk("imitated")])
+        returns, weights = self.agent.choose(rows, self.last, self.labelled)
         if returns is not None:
-            self.replay.note("suboptimal", planned_return=returns)
+            self.replay.note("suboptimal", planned_return=returns[: -self.labelled])
+            self.replay.note("expert", planned_return=returns[-self.labelled :])
         self.replay.weigh("imitated", weights)
-
-    def _appraise(self, parameters: TensorDict, kind: str) -> Appraisal:
-        parts = [self.agent.appraise(parameters, batch) for batch in self.replay.walk(kind)]
-        return Appraisal.of_all(parts)

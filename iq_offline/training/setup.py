@@ -66,7 +66,7 @@ class Data:
             "expert": [self.expert],
             "initial": [self.expert],
             "suboptimal": self.suboptimal,
-            "imitated": self.suboptimal,
+            "imitated": (*self.suboptimal, self.expert),
         }
 
     @property
@@ -204,7 +204,9 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
     replay = Replay(fixed, sizes, seeds["batches"], tables)
     prefetcher = Prefetcher(replay, options.prefetch) if options.prefetch else None
     every = config.iq_learn.choose_every
-    chooser = Chooser(agent, replay, data.suboptimal, every) if isinstance(agent, ChosenImitation) else None
+    chooser = (
+        Chooser(agent, replay, data.suboptimal, data.expert, every) if isinstance(agent, ChosenImitation) else None
+    )
     return Training(learner, replay, noise, prefetcher, chooser)
 
 

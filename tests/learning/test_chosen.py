@@ -29,6 +29,7 @@ from iq_offline.learning.agents.chosen import (
 from iq_offline.learning.learner import leaves_of, named_leaves
 from iq_offline.learning.networks import Hidden
 from iq_offline.training.setup import choose_data, prepare
+from iq_offline.training.training import Training
 from tests.helpers import point_mass_dataset, point_mass_returns
 
 SIZE = 3
@@ -93,7 +94,8 @@ def test_gradients_are_those_of_finite_differences(finite: bool):
         taken = torch.stack([torch.arange(count) % 2, torch.arange(count) % 3], -1) if finite else drawn
         return rows(torch.randn(count, SIZE).double(), taken, **more)
 
-    batch = TensorDict({"expert": some(4), "suboptimal": some(6, planned_return=torch.randn(6).double())})
+    kinds = {"expert": 4, "suboptimal": 6}
+    batch = TensorDict({kind: some(n, planned_return=torch.randn(n).double()) for kind, n in kinds.items()})
     noise = TensorDict({"expert": torch.randn(4, 1).double(), "suboptimal": torch.randn(6, 1).double()})
     _, metrics = agent.reward_loss(parameters, batch, noise)
     assert metrics["critic/penalty"] > 0.01
@@ -130,8 +132,8 @@ def test_the_same_first_step_counts_where_it_leads_to_the_expert():
     value = torch.tensor([-5.0, 0.0, 8.0, 6.0, -5.0, -6.0, -7.0, -8.0])
     last = torch.tensor([False, False, False, True] * 2)
     nothing = torch.zeros(8)
-    expert = Appraisal(torch.ones(3), torch.tensor([7.0, 8.0, 9.0]), torch.zeros(3))
-    _, weights = agent.choose(Appraisal(nothing, value, nothing), expert, last)
+    expert = Appraisal(torch.zeros(3), torch.tensor([7.0, 8.0, 9.0]), torch.zeros(3))
+    weights = agent.weigh(Appraisal(nothing, value, nothing), expert, last)
     assert weights[:3].tolist() == [1, 1, 1]
     assert 0.01 < weights[3] < 1, "its peak is past"
     assert (weights[4:] < 1e-3).all()
@@ -142,18 +144,32 @@ def test_a_value_that_does_not_last_does_not_count():
     value = torch.tensor([0.0, 8.0, 0.0, -8.0, 0.0, 6.0, 6.0, -8.0])
     last = torch.tensor([False, False, False, True] * 2)
     nothing = torch.zeros(8)
-    expert = Appraisal(torch.ones(1), torch.tensor([8.0]), torch.zeros(1))
+    expert = Appraisal(torch.zeros(1), torch.tensor([8.0]), torch.zeros(1))
     starts = []
     for steps in (1, 2, 100):
         agent = LookaheadIQLearn(replace(CONFIG, lasting=steps), ENCODER, UNIT_BOX, Hidden((5,)))
-        weights = agent.choose(Appraisal(nothing, value, nothing), expert, last)[1]
+        weights = agent.weigh(Appraisal(nothing, value, nothing), expert, last)
         starts.append(weights[[0, 4]])
         if steps == 100:
             assert weights[:4].unique().numel() == 1, "an episode that is shorter counts as a whole"
     moment, two, whole = starts
     assert moment[0] == 1 > moment[1]
-    assert two[1] == 1 > two[0]
-    assert whole[1] == 1 > whole[0]
+    assert 1 > two[1] > 1.5 * two[0]
+    assert 1 > whole[1] > 1.5 * whole[0]
+
+
+def test_a_value_counts_only_where_the_reward_is_nearer_to_the_experts():
+    """Three episodes come to the expert's value; for one of them the reward speaks, if late."""
+    agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
+    value, last = torch.tensor([9.0, 9.0, 9.0, 0.0, 0.0, 9.0]), torch.tensor([False, True] * 3)
+    reward = torch.tensor([-1.0, 0.9, -1.0, -1.0, 0.9, -1.0])
+    expert = Appraisal(torch.ones(2), torch.full((2,), 8.0), torch.zeros(2))
+    assert agent.weigh(Appraisal(reward, value, value), expert, last).tolist() == [1, 1, 0, 0, 1, 0]
+    survival = SurvivalImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
+    nothing, same = torch.zeros(6), Appraisal(torch.zeros(2), expert.value, torch.zeros(2))
+    found = survival.weigh(Appraisal(nothing, value, nothing), same, last)
+    assert found[[0, 1, 2, 4, 5]].tolist() == [1] * 5, "where nothing is rewarded the value is all there is"
+    assert found[3] < 1e-3
 
 
 @pytest.mark.parametrize("kind", [LookaheadIQLearn, SurvivalImitation])
@@ -175,32 +191,36 @@ def test_values_are_kept_within_what_rewards_add_up_to(kind: type[LookaheadIQLea
 
 def test_returns_are_those_of_following_the_data():
     agent = LookaheadIQLearn(CONFIG, ENCODER, UNIT_BOX, Hidden((5,)))
-    reward = torch.tensor([1.0, 0.0])
-    same = torch.full((2,), 4.0)
-    returns, _ = agent.choose(Appraisal(reward, same, same), Appraisal(same, same, same), torch.ones(2).bool())
-    assert returns.tolist() == pytest.approx([1 + 0.9 * 4, 0.9 * 4])
+    reward = torch.tensor([1.0, 0.0, 5.0, 2.0])
+    same = torch.full((4,), 4.0)
+    last = torch.tensor([True, True, False, True])
+    returns, weights = agent.choose(Appraisal(reward, same, same), last, labelled=2)
+    assert returns.tolist() == pytest.approx([1 + 0.9 * 4, 0.9 * 4, 5 + 0.9 * (2 + 0.9 * 4), 2 + 0.9 * 4])
+    assert weights[2:].tolist() == [1, 1], "the labelled rows are imitated like any that are as good"
 
 
 def test_the_controls_do_not_look_ahead():
     """A row by its own reward; an episode by the mean of its own."""
     reward, last = torch.tensor([1.1, -1.1, 0.0, 0.0, 0.6]), torch.tensor([False, True, False, True, True])
     rows_ = Appraisal(reward, torch.zeros(5), torch.zeros(5))
-    weighted = WeightedImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,))).choose(rows_, rows_, last)[1]
+    weighted = WeightedImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,))).weigh(rows_, rows_, last)
     assert weighted.tolist() == pytest.approx([2.3 / 0.1, 0.1 / 2.3, 1, 1, 1.8 / 0.6], rel=1e-4)
-    best = BestEpisodesImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,))).choose(rows_, rows_, last)[1]
+    best = BestEpisodesImitation(CONFIG, ENCODER, UNIT_BOX, Hidden((5,))).weigh(rows_, rows_, last)
     assert best.tolist() == pytest.approx([np.exp(-10)] * 4 + [1.0], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [LookaheadIQLearn, BestEpisodesImitation])
 def test_some_rows_count_though_nearly_none_is_good(kind: type[ChosenImitation]):
-    """A hundred episodes of two rows, each better than the last: a twentieth of the rows is 10."""
+    """A hundred episodes of two rows, each better than the last: a twentieth of the rows is 10. One row is labelled."""
     score = torch.linspace(0, 1, 100).repeat_interleave(2)
-    found, expert = (Appraisal(of, of, of) for of in (score, torch.ones(1)))
+    found, expert = (Appraisal(of, of, of) for of in (score, torch.full((1,), 1.1)))
     last = torch.arange(200) % 2 == 1
-    for least, enough in ((1, 1), (7, 7), (50, 10)):
+    for least, enough in ((1, 0), (8, 7), (51, 10)):
         agent = kind(replace(CONFIG, relevance=1e3, least_rows=least), ENCODER, UNIT_BOX, Hidden((5,)))
-        weights = agent.choose(found, expert, last)[1]
-        assert enough <= weights.sum() ** 2 / weights.square().sum() <= 1.3 * enough + 2
+        weights = agent.weigh(found, expert, last)
+        assert (weights.max() > 1e-6) == bool(enough), "none is as good as the expert's"
+        if enough:
+            assert enough <= weights.sum() ** 2 / weights.square().sum() <= 1.3 * enough + 2
 
 
 def test_for_survival_only_ends_count():
@@ -213,6 +233,13 @@ def test_for_survival_only_ends_count():
     assert found.reward.tolist() == [0, 0, 0]
     assert found.following[1].item() == pytest.approx(-2 / (1 - 0.9))
     torch.testing.assert_close(found.following[[0, 2]], found.value[[0, 2]])
+
+
+def weights_in(training: Training) -> Tensor:
+    """Of all rows that are imitated."""
+    cumulative = training.replay.piles["imitated"].cumulative
+    assert cumulative is not None
+    return cumulative.diff(prepend=cumulative.new_zeros(1))
 
 
 def configuration(**changes: Any) -> RunConfig:
@@ -235,11 +262,10 @@ def test_hidden_experts_are_found_and_followed():
     training = prepare(config, data)
     for _ in range(600):
         training.update()
-    hidden = torch.arange(44 * 50) >= 40 * 50
-    cumulative = training.replay.piles["imitated"].cumulative
-    assert cumulative is not None
-    weights = cumulative.diff(prepend=cumulative.new_zeros(1))
-    assert weights[hidden].sum() / weights.sum() > 0.75, "though they are one in eleven"
+    weights = weights_in(training)
+    hidden, labelled = weights[40 * 50 : 44 * 50], weights[44 * 50 :]
+    assert labelled.tolist() == [1] * 10
+    assert hidden.sum() / weights.sum() > 0.75, "though they are one in eleven"
 
     learner = training.learner
     mean, std = learner.parameters["normalizer", "mean"], learner.parameters["normalizer", "std"]
@@ -253,6 +279,21 @@ def test_hidden_experts_are_found_and_followed():
     nothing = point_mass_returns(lambda state: np.zeros((*state.shape[:-1], 2)), 20, 50, 7)
     ours = point_mass_returns(act, 20, 50, 7)
     assert (ours.mean() - nothing.mean()) / (expert.mean() - nothing.mean()) > 0.5
+
+
+@pytest.mark.parametrize(("kind", "least", "share"), [("lookahead", 50, 0.99), ("best_episodes", 50, 0.9)])
+def test_data_that_come_nowhere_near_the_expert_are_left_alone(kind: str, least: int, share: float):
+    """One complete trajectory, and forty episodes that do the opposite: what is labelled is enough."""
+    point_mass_dataset("test/expert-v0", 12, 50, seed=0)
+    point_mass_dataset("test/wild-v0", 40, 50, seed=1, act=lambda state: np.sign(state[..., :2]))
+    plain = configuration(policy=kind, least_rows=least)
+    data_config = replace(plain.data, subsample=1, suboptimal=(Suboptimal("test/wild-v0"),))
+    config = replace(plain, data=data_config)
+    training = prepare(config, choose_data(config, obtain("test/expert-v0"), [obtain("test/wild-v0")]))
+    for _ in range(400):
+        training.update()
+    weights = weights_in(training)
+    assert weights[-50:].sum() / weights.sum() > share
 
 
 PLAIN = configuration()

@@ -34,7 +34,7 @@ CHOSEN_COEFFICIENTS = ("chi2_alpha", "reward_penalty")
 
 @dataclass(frozen=True)
 class Appraisal:
-    """What the networks say of the rows of whole episodes, one below the other; of labelled rows likewise."""
+    """What the networks say of rows: those of whole episodes one below the other, then the labelled ones."""
 
     reward: Rows
     """r(s, a)."""
@@ -47,6 +47,11 @@ class Appraisal:
     def of_all(cls, parts: "list[Appraisal]") -> "Appraisal":
         """Parts below each other, on the CPU."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]).cpu() for field in fields(cls)))
+
+    def parts(self, labelled: int) -> "tuple[Appraisal, Appraisal]":
+        """The others, and the labelled ones at the end."""
+        every = [getattr(self, field.name) for field in fields(self)]
+        return Appraisal(*(one[:-labelled] for one in every)), Appraisal(*(one[-labelled:] for one in every))
 
 
 class ChosenImitation(ABC):
@@ -140,15 +145,38 @@ class ChosenImitation(ABC):
         reward = self._reward_of(parameters, rows)
         return Appraisal(reward, torch.zeros_like(reward), torch.zeros_like(reward))
 
-    @abstractmethod
-    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows | None, Rows]:
-        """What is learned about the rows of the suboptimal data: their returns, and how likely each is imitated.
+    def choose(self, rows: Appraisal, last: Bool[Tensor, " rows"], labelled: int) -> tuple[Rows | None, Rows]:
+        """What is learned about all rows: their returns, and how likely each is imitated. Labelled ones have weight 1.
 
         Args:
-            rows: of all suboptimal data, whole episodes one below the other.
+            rows: of all suboptimal data, whole episodes one below the other, and of the labelled expert.
+            last: whether the row below is not what followed this one.
+            labelled: how many are the expert's, at the end.
+        """
+        others, expert = rows.parts(labelled)
+        return None, torch.cat([self.weigh(others, expert, last[:-labelled]), torch.ones_like(expert.reward)])
+
+    @abstractmethod
+    def weigh(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
+        """How much each row of the suboptimal data counts beside a labelled one.
+
+        Args:
+            rows: of the suboptimal data.
             expert: of the labelled rows.
             last: whether a suboptimal row is the last of its episode.
         """
+
+    def relevance(
+        self,
+        score: Rows,
+        level: Tensor,
+        floor: Tensor,
+        labelled: int,
+        likely: Bool[Tensor, " rows"] | None = None,
+    ) -> Rows:
+        """:func:`relevance`, with what the labelled rows leave of ``least_rows`` to ask for."""
+        least = max(0, self.config.least_rows - labelled)
+        return relevance(score, level, floor, self.config.relevance, least, likely)
 
     def _reward_of(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
         """r(s, a), shape ``(batch,)``."""
@@ -184,11 +212,19 @@ class LookaheadIQLearn(ChosenImitation):
         return parameters
 
     def value_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """E_S[(V(s) - G)²], G the row's return as it was when the data were last gone through."""
-        rows = batch["suboptimal"]
-        value = self._value(parameters, rows["observation"])
-        loss = (value - rows["planned_return"]).square().mean()
-        return loss, {"critic/value_loss": loss, "critic/value": value.mean()}
+        """E_E[(V(s) - G)²] + E_S[(V(s) - G)²], G the row's return as it was when the data were last gone through.
+
+        The labelled rows are there for the level that all others are held against: V of data that nowhere come near the
+        expert says nothing of its states.
+        """
+        expert, suboptimal = (self._value(parameters, batch[kind, "observation"]) for kind in ("expert", "suboptimal"))
+        loss = (expert - batch["expert", "planned_return"]).square().mean()
+        loss = loss + (suboptimal - batch["suboptimal", "planned_return"]).square().mean()
+        return loss, {
+            "critic/value_loss": loss,
+            "critic/expert_value": expert.mean(),
+            "critic/value": suboptimal.mean(),
+        }
 
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         """With values. An absorbing state goes on with the reward of the transition into it (LS-IQ's closed form)."""
@@ -199,13 +235,24 @@ class LookaheadIQLearn(ChosenImitation):
         """And V."""
         return super().diagnose(parameters, rows) | {"value": self._value(parameters, rows["observation"])}
 
-    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[Rows, Rows]:
-        """Returns by :func:`best_ahead`; weights by the peak ahead of V, as far as it lasts."""
-        config, discount = self.config, self.config.discount
+    def choose(self, rows: Appraisal, last: Bool[Tensor, " rows"], labelled: int) -> tuple[Rows, Rows]:
+        """Returns by :func:`best_ahead`."""
+        discount = self.config.discount
         returns = best_ahead(rows.reward + discount * rows.following, rows.reward, discount, last)
-        peak = best_ahead(lasting(rows.value, config.lasting, last), 0.0, 1.0, last)
-        level, floor = expert.value.median(), rows.value.kthvalue(1 + len(rows.value) // 20).values
-        return returns, relevance(peak, level, floor, config.relevance, config.least_rows)
+        return returns, super().choose(rows, last, labelled)[1]
+
+    def weigh(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
+        """By the peak ahead of V, as far as it lasts, where that of r is nearer to the expert's rewards than to others'.
+
+        V is bootstrapped, and may be wrong where nearly nobody comes by; r is not.
+        """
+
+        def peak(of: Rows) -> Rows:
+            return best_ahead(lasting(of, self.config.lasting, last), 0.0, 1.0, last)
+
+        likely = peak(rows.reward) >= (expert.reward.mean() + rows.reward.mean()) / 2
+        floor = rows.value.kthvalue(1 + len(rows.value) // 20).values
+        return self.relevance(peak(rows.value), expert.value.median(), floor, len(expert.value), likely)
 
     def _with_values(
         self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor, chi2_alpha: float
@@ -260,12 +307,11 @@ class WeightedImitation(ChosenImitation):
 
     unread = (*ChosenImitation.unread, "discount", "lasting", "relevance", "least_rows")
 
-    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[None, Rows]:
-        """No returns; the ratio, at most 100."""
+    def weigh(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
+        """The ratio, at most 100."""
         bound = 4 * self.config.chi2_alpha
         reward = rows.reward.clamp(-bound, bound)
-        ratio = ((bound + reward) / (bound - reward).clamp(min=1e-6)).clamp(1e-6, 100)
-        return None, ratio
+        return ((bound + reward) / (bound - reward).clamp(min=1e-6)).clamp(1e-6, 100)
 
 
 class BestEpisodesImitation(ChosenImitation):
@@ -273,14 +319,13 @@ class BestEpisodesImitation(ChosenImitation):
 
     unread = (*ChosenImitation.unread, "discount", "lasting")
 
-    def choose(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> tuple[None, Rows]:
-        """No returns; weights by the mean reward of a row's episode, held against the best episode's."""
+    def weigh(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
+        """By the mean reward of a row's episode, held against that of the labelled rows."""
         episode = last.cumsum(0) - last.long()
         total = torch.zeros(int(episode[-1]) + 1, dtype=rows.reward.dtype).index_add(0, episode, rows.reward)
         mean = total / episode.bincount()
         floor = mean.kthvalue(1 + len(mean) // 20).values
-        config = self.config
-        return None, relevance(mean[episode], mean.max(), floor, config.relevance, config.least_rows)
+        return self.relevance(mean[episode], expert.reward.mean(), floor, len(expert.reward))
 
 
 POLICIES: dict[str, type[ChosenImitation]] = {
