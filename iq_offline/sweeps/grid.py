@@ -12,6 +12,11 @@ are those of the configuration and whose values are lists (``docs/recipes.md``):
     seed = [0, 1, 2, 3, 4]
 
 Keys that change with each other are a list of tables: ``together = [{ data.expert = "a", data.subsample = 20 }, …]``.
+For ablations, keys that change one at a time, all others being as the rest of the file has them, are a table:
+
+    [grid.one_at_a_time]
+    iq_learn.chi2_alpha = [0.17, 1.5]
+    training.layer_norm = ["all"]
 """
 
 import hashlib
@@ -48,6 +53,8 @@ from iq_offline.sweeps.published import Published, published_of
 FILE = "sweep.toml"
 TOGETHER = "together"
 """The key of the grid whose values are tables of other keys."""
+ONE_AT_A_TIME = "one_at_a_time"
+"""The table of the grid that stands for those that differ from the rest of the file in one key, and for none of it."""
 LONGEST_NAME = 120
 KEYS: tuple[str, ...] = tuple(key for key in flat(to_table(RunConfig())) if key != "recipe")
 """Every key of a run's configuration, dotted, but ``recipe``, which is the sweep's name."""
@@ -171,13 +178,19 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
     name, question = str(table.pop("sweep", name)), str(table.pop("question", ""))
     recipe, grid = table.pop("recipe", None), table.pop("grid", {})
     published = published_of(table.pop("published", []), source)
-    if not isinstance(grid, dict):
+    if not isinstance(grid, dict) or not isinstance(grid.get(ONE_AT_A_TIME, {}), dict):
         raise UserError(f"{source}: grid = {grid!r}: must be a table of lists")
+    grid = dict(grid)
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
         rule = f"at most {LONGEST_NAME} letters, digits, dots, dashes and underscores, no dot first"
         raise UserError(f"{source}: sweep = {name!r}: {rule}")
-    values = _values(grid, source)
+    if ONE_AT_A_TIME in grid and TOGETHER in grid:
+        raise UserError(f"{source}: the grid has both {TOGETHER} and {ONE_AT_A_TIME}: leave one of them out")
+    alone = _values(grid.pop(ONE_AT_A_TIME), source) if ONE_AT_A_TIME in grid else {}
+    values = _values(grid, source) if grid or not alone else {}
     varied = varied_by(values)
+    if both := [key for key in varied if key in alone]:
+        raise UserError(f"{source}: the grid varies {both[0]} by itself and in {ONE_AT_A_TIME}: leave one of them out")
     own = flat(table)
     for key in (*own, *(changes or {})):
         if key not in KEYS:
@@ -193,6 +206,10 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
             values = {"algorithm": algorithms, **values}
     base = to_table(from_table(RunConfig, base, source))
     fixed = flat(to_table(from_table(RunConfig, nested(flat(base) | own | (changes or {})), source)))
+    if alone:
+        usual = {key: fixed[key] for key in alone}
+        changed = [usual | {key: value} for key, choices in alone.items() for value in choices]
+        values[TOGETHER] = [usual, *changed]
     varied = varied_by(values)
     sweep = Sweep(name, question, {key: fixed[key] for key in KEYS if key not in varied}, values, published)
     together = [each["algorithm"] for each in values.get(TOGETHER, []) if "algorithm" in each]

@@ -3,8 +3,9 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from operator import ne
 from typing import Any
 
 import polars as pl
@@ -106,11 +107,29 @@ def with_lines(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         row |= {SUBOPTIMAL: kinds[index]} if kinds else {}
         rows.append((row["algorithm"], *(None if is_others(key, row["algorithm"]) else row[key] for key in keys)))
     apart = [place for place in range(1, 1 + len(keys)) if len({repr(row[place]) for row in rows} - {"None"}) > 1]
+    rows = [*_unsaid_where_usual(rows)]
     names = [
         _learner(row[0], [_setting(keys[at - 1], row[at], keys) for at in apart if row[at] is not None]) for row in rows
     ]
     ranks = sorted({(_rank(row, keys), name) for row, name in zip(rows, names, strict=True)})
     return frame.with_columns(pl.Series("line", names, pl.Enum(list(dict.fromkeys(name for _, name in ranks)))))
+
+
+def _unsaid_where_usual(rows: Sequence[tuple]) -> Iterator[tuple]:
+    """Settings with None in the place of the usual value, of algorithms whose settings differ from it one at a time.
+
+    The usual value is the commonest. Settings that differ in two places are no such ones: all are said.
+    """
+    usual: dict[str, list[str] | None] = {}
+    for algorithm in {row[0] for row in rows}:
+        distinct = {tuple(map(repr, row)) for row in rows if row[0] == algorithm}
+        commonest = [Counter(column).most_common(1)[0][0] for column in zip(*sorted(distinct), strict=True)]
+        changes = [sum(map(ne, each, commonest)) for each in distinct]
+        varied = sum(len(set(column)) > 1 for column in zip(*distinct, strict=True))
+        usual[algorithm] = commonest if varied > 1 and max(changes) == 1 else None
+    for row in rows:
+        common = usual[row[0]] or [""] * len(row)
+        yield (row[0], *(None if repr(value) == one else value for value, one in zip(row[1:], common[1:], strict=True)))
 
 
 def _learner(algorithm: str, settings: list[str]) -> str:
@@ -141,7 +160,7 @@ def _rank(row: tuple, keys: Sequence[str]) -> tuple:
     ordered = []
     for key, value in zip(keys, values, strict=True):
         known = list(VALUES.get(key, ()))
-        value = known.index(value) if value in known else value
+        value = known.index(value) if value in known else -1 if value is None else value
         ordered.append((0, value, "") if isinstance(value, int | float) else (1, 0, repr(value)))
     return place, algorithm, *ordered
 

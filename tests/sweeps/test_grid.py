@@ -315,6 +315,34 @@ def test_learners_may_change_together_with_their_settings() -> None:
     assert steps == [("bc", 5), ("iq_learn", 9), ("iq_learn", 9)]
 
 
+ALONE = '[grid.one_at_a_time]\niq_learn.chi2_alpha = [0.17, 1.5]\ntraining.layer_norm = ["all"]\n'
+
+
+def test_keys_change_one_at_a_time_and_once_not_at_all() -> None:
+    found = sweep(f"iq_learn.chi2_alpha = 0.7\n[grid]\nseeds = 2\n{ALONE}")
+    settings = [(run.config.iq_learn.chi2_alpha, run.config.training.layer_norm) for run in found.runs()]
+    assert settings == 2 * [(0.7, "none"), (0.17, "none"), (1.5, "none"), (0.7, "all")]
+    assert [run.config.seed for run in found.runs()] == [0] * 4 + [1] * 4
+    again = sweep_of(tomllib.loads(found.to_toml()), "sweep.toml", "another")
+    assert again.runs() == found.runs()
+    assert len(sweep(ALONE).runs()) == 4, "nothing else need vary"
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (f"[grid]\n{TASKS}{ALONE}", "both together and one_at_a_time"),
+        (f"[grid]\niq_learn.chi2_alpha = [1]\n{ALONE}", "varies iq_learn.chi2_alpha by itself and in one_at_a_time"),
+        ("[grid]\none_at_a_time = 3", "must be a table of lists"),
+        ("[grid.one_at_a_time]\nseed = 1", "must be a list of values"),
+        ("[grid.one_at_a_time]\niq_learn.chi2_alpah = [1]", "did you mean 'iq_learn.chi2_alpha'"),
+        ("[grid.one_at_a_time]", "the grid is empty"),
+    ],
+)
+def test_what_cannot_change_one_at_a_time_is_refused(grid: str, message: str) -> None:
+    assert message in refused(grid)
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [

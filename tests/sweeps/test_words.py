@@ -86,3 +86,20 @@ def test_learners_are_named_by_what_tells_them_apart() -> None:
     both = with_lines(pl.concat([runs, runs.with_columns(pl.lit(json.dumps(NOISY)).alias("data.suboptimal"))]), keys)
     assert "survival only, noisy" in both["line"].to_list()
     assert "BC, everything, no suboptimal data" in both["line"].to_list()
+
+
+def test_settings_that_differ_one_at_a_time_are_called_by_what_differs() -> None:
+    usual = {"iq_learn.chi2_alpha": 0.5, "training.layer_norm": "none"}
+    changes = [usual, *({**usual, **one} for one in ({"iq_learn.chi2_alpha": 0.17}, {"training.layer_norm": "all"}))]
+    keys = [*usual]
+    alone = make_runs(("iq_learn",), counts=(1,), seeds=2, changes=changes)
+    runs = pl.concat([alone, make_runs(("bc",), counts=(1,), seeds=2, changes=[usual])])
+    assert with_lines(runs, keys)["line"].unique().sort().to_list() == [
+        "IQ-Learn",
+        "IQ-Learn, layer norm all",
+        "IQ-Learn, chi2 alpha 0.17",
+        "BC, layer norm none",
+    ]
+    crossed = {"iq_learn.chi2_alpha": 0.17, "training.layer_norm": "all"}
+    all_four = make_runs(("iq_learn",), counts=(1,), seeds=1, changes=[*changes, crossed])
+    assert with_lines(all_four, keys)["line"].to_list()[0] == "IQ-Learn, chi2 alpha 0.5, layer norm none"
