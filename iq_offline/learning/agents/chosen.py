@@ -242,7 +242,7 @@ class LookaheadIQLearn(ChosenImitation):
         return returns, super().choose(rows, last, labelled)[1]
 
     def weigh(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
-        """By the peak ahead of V, as far as it lasts, where that of r is nearer to the expert's rewards than to others'.
+        """By the peak ahead of V, as far as it lasts, where that of r is nearer to the expert's r than to others'.
 
         V is bootstrapped, and may be wrong where nearly nobody comes by; r is not.
         """
