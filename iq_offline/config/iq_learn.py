@@ -73,7 +73,7 @@ class IQLearnConfig:
     reward_learning_rate: Rate = 3e-4
     """Choosing, learned_reward: Adam's, at the start, for the reward, and the value that is regressed to it."""
     choose_every: Positive = 250
-    """Choosing: gradient steps after which all suboptimal data are gone through anew (about 4 s a million rows)."""
+    """Choosing: gradient steps after which all data are gone through anew (about 4 s a million rows)."""
     lasting: Positive = 50
     """lookahead: an episode comes to a value if it keeps it up for so many steps on average, or for all that it has."""
     relevance: Annotated[float, Field(ge=0)] = 40.0

@@ -77,29 +77,29 @@ def relevance(
 ) -> Rows:
     """exp(-sharpness (level - score) / (level - floor)), at most 1: how near to the expert's level a row's score comes.
 
-    Where these do not add up to ``least``, or to a twentieth of all rows, the nearest count in full, and the scale
-    grows until the effective number of rows, (sum w)² / sum w², is enough. A share alone would ask for more rows than
-    are good wherever these are rare.
+    Where these do not add up to ``least``, or to a twentieth of all rows, what is missing is divided among the nearest,
+    likely or not: none has more than 1, and the scale grows until there are enough. A share alone would ask for more
+    rows than are good wherever these are rare.
 
     Args:
         score: of each row.
         level: the expert's score, from which on nothing is gained.
         floor: a low score: ``exp(-sharpness)`` is its weight.
-        sharpness: positive.
+        sharpness: not negative.
         least: 0 where there may be none.
-        likely: others have weight 0, unless more are needed; default all.
+        likely: others have weight 0, but where rows are missing; default all.
     """
     behind = (level - score).clamp(min=0)
-    scale = (level - floor).clamp(min=1e-6) / sharpness
+    scale = (level - floor).clamp(min=1e-6) / max(sharpness, 1e-6)
     weights = torch.exp(-behind / scale)
     if likely is not None:
         weights = weights * likely
-    enough = min(least, len(score) / 20)
-    if weights.sum() >= enough:
+    missing = min(least, len(score) / 20) - weights.sum()
+    if missing <= 0:
         return weights
-    behind = behind - behind.min()
-    weights = torch.exp(-behind / scale)
-    while weights.sum() ** 2 < enough * weights.square().sum():
+    behind, spare = behind - behind.min(), 1 - weights
+    nearest = spare * torch.exp(-behind / scale)
+    while nearest.sum() < missing:
         scale = 1.2 * scale
-        weights = torch.exp(-behind / scale)
-    return weights
+        nearest = spare * torch.exp(-behind / scale)
+    return weights + nearest * (missing / nearest.sum())

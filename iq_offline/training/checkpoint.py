@@ -14,7 +14,7 @@ from torch import Tensor
 from iq_offline.errors import UserError
 from iq_offline.files import disk_errors, sync, write_atomically
 
-FORMAT = "iq_offline.checkpoint/2"
+FORMAT = "iq_offline.checkpoint/3"
 HEADER = "iq_offline"
 """The key of the safetensors header that holds our JSON."""
 

@@ -1,4 +1,4 @@
-"""What of the suboptimal data is imitated: gone through as a whole at intervals, while training goes on."""
+"""What of the data is imitated: gone through as a whole at intervals, while training goes on."""
 
 import torch
 from tensordict import TensorDict

@@ -43,7 +43,7 @@ class Training:
         return self.learner.update(batch, self.draw_noise(batch))
 
     def choose(self) -> None:
-        """Where it is time to, look anew at what of the suboptimal data is imitated."""
+        """Where it is time to, look anew at what of the data is imitated."""
         if self.chooser and self.learner.step % self.chooser.every == 0:
             if self.prefetcher:  # What was drawn ahead was drawn by the old weights.
                 self.prefetcher.set_state(self.prefetcher.get_state())

@@ -97,12 +97,30 @@ def test_rare_rows_are_not_diluted_for_the_sake_of_a_share():
     assert more[30:].sum() > 0.2 * more.sum()
 
 
-def test_where_nobody_comes_to_the_level_the_best_count_in_full():
-    score, level, floor = torch.tensor([4.0, 3.0]), torch.tensor(10.0), torch.tensor(0.0)
-    assert relevance(score, level, floor, 10.0, 1).tolist() == pytest.approx([1, math.exp(-1)])
-    assert relevance(score, level, floor, 10.0, 0).tolist() == pytest.approx([math.exp(-6), math.exp(-7)]), (
-        "and for what they are where there need not be any"
-    )
+def test_where_nobody_comes_to_the_level_the_nearest_are_as_many_as_are_asked_for():
+    score, level, floor = torch.tensor([4.0, 3.0] * 20), torch.tensor(10.0), torch.tensor(0.0)
+    weights = relevance(score, level, floor, 10.0, 2).unflatten(0, (20, 2))
+    assert weights.sum().item() == pytest.approx(2)
+    assert (weights[:, 1] / weights[:, 0]).tolist() == pytest.approx([math.exp(-1)] * 20, rel=1e-2)
+    none_asked_for = relevance(score[:2], level, floor, 10.0, 0)
+    assert none_asked_for.tolist() == pytest.approx([math.exp(-6), math.exp(-7)])
+
+
+@pytest.mark.parametrize("least", [1, 10, 900])
+def test_one_row_too_few_brings_in_one_and_not_thousands(least: int):
+    """A heap of rows that are all as far from the level."""
+    weights = relevance(torch.full((60_000,), 1.0), torch.tensor(10.0), torch.tensor(0.0), 40.0, least)
+    assert weights.sum().item() == pytest.approx(least, rel=1e-3)
+
+
+def test_unlikely_rows_only_fill_up():
+    """900 likely rows at the level, 20,000 others above it."""
+    score, likely = torch.full((20_900,), 11.0), torch.arange(20_900) < 900
+    arguments = score, torch.tensor(10.0), torch.tensor(0.0), 40.0
+    for least, filled in ((900, 0), (950, 50)):
+        weights = relevance(*arguments, least, likely)
+        assert (weights[likely] == 1).all()
+        assert weights[~likely].sum().item() == pytest.approx(filled, rel=1e-3)
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=200), NUMBERS, NUMBERS, st.integers(1, 20))
@@ -110,8 +128,7 @@ def test_enough_rows_are_relevant(score: list[float], level: float, floor: float
     """Also where the floor is above the level."""
     numbers = torch.tensor(score, dtype=torch.float64)
     weights = relevance(numbers, *map(torch.tensor, (level, floor)), sharpness=10.0, least=least)
-    assert weights.max() <= 1
-    assert weights.sum() ** 2 / weights.square().sum() >= 0.999999 * min(least, len(numbers) / 20)
+    assert weights.max() <= 1.000001
     assert weights.sum() >= 0.999999 * min(least, len(numbers) / 20)
     order = numbers.argsort()
     assert (weights[order].diff() >= 0).all(), "the better the more"

@@ -335,7 +335,7 @@ def test_keys_change_one_at_a_time_and_once_not_at_all() -> None:
         (f"[grid]\niq_learn.chi2_alpha = [1]\n{ALONE}", "varies iq_learn.chi2_alpha by itself and in one_at_a_time"),
         ("[grid]\none_at_a_time = 3", "must be a table of lists"),
         ("[grid.one_at_a_time]\nseed = 1", "must be a list of values"),
-        ("[grid.one_at_a_time]\niq_learn.chi2_alpah = [1]", "did you mean 'iq_learn.chi2_alpha'"),
+        ("[grid.one_at_a_time]\niq_learn.chi2_alphas = [1]", "did you mean 'iq_learn.chi2_alpha'"),
         ("[grid.one_at_a_time]", "the grid is empty"),
     ],
 )

@@ -154,7 +154,12 @@ class ChosenImitation(ABC):
             labelled: how many are the expert's, at the end.
         """
         others, expert = rows.parts(labelled)
-        return None, torch.cat([self.weigh(others, expert, last[:-labelled]), torch.ones_like(expert.reward)])
+        weights = self.weigh(others, expert, last[:-labelled])
+        return self.returns(rows, last), torch.cat([weights, torch.ones_like(expert.reward)])
+
+    def returns(self, rows: Appraisal, last: Bool[Tensor, " rows"]) -> Rows | None:
+        """What V is regressed to, of all rows; None where nothing learns one."""
+        return None
 
     @abstractmethod
     def weigh(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
@@ -166,16 +171,11 @@ class ChosenImitation(ABC):
             last: whether a suboptimal row is the last of its episode.
         """
 
-    def relevance(
-        self,
-        score: Rows,
-        level: Tensor,
-        floor: Tensor,
-        labelled: int,
-        likely: Bool[Tensor, " rows"] | None = None,
+    def near(
+        self, score: Rows, level: Tensor, floor: Tensor, expert: Appraisal, likely: Bool[Tensor, " rows"] | None = None
     ) -> Rows:
-        """:func:`relevance`, with what the labelled rows leave of ``least_rows`` to ask for."""
-        least = max(0, self.config.least_rows - labelled)
+        """Weights by :func:`relevance`; the labelled rows count for ``least_rows``."""
+        least = max(0, self.config.least_rows - len(expert.reward))
         return relevance(score, level, floor, self.config.relevance, least, likely)
 
     def _reward_of(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
@@ -196,8 +196,9 @@ class ChosenImitation(ABC):
 class LookaheadIQLearn(ChosenImitation):
     """IQ-Learn in sample: what is imitated leads to where the expert is, by the values of the implied reward.
 
-    V is learned on the data alone, from the returns of following them for as long as that pays. A row's weight is the
-    highest V that its episode keeps up for a while from there on, held against that of the labelled states.
+    V is learned on all of the data and on nothing else, from the returns of following them for as long as that pays. A
+    row's weight is the highest V that its episode keeps up for a while from there on, held against that of the labelled
+    states.
     """
 
     def more_critics(self, encoder: ObservationEncoder, hidden: Hidden) -> tuple[Phase, ...]:
@@ -235,11 +236,10 @@ class LookaheadIQLearn(ChosenImitation):
         """And V."""
         return super().diagnose(parameters, rows) | {"value": self._value(parameters, rows["observation"])}
 
-    def choose(self, rows: Appraisal, last: Bool[Tensor, " rows"], labelled: int) -> tuple[Rows, Rows]:
-        """Returns by :func:`best_ahead`."""
+    def returns(self, rows: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
+        """By :func:`best_ahead`."""
         discount = self.config.discount
-        returns = best_ahead(rows.reward + discount * rows.following, rows.reward, discount, last)
-        return returns, super().choose(rows, last, labelled)[1]
+        return best_ahead(rows.reward + discount * rows.following, rows.reward, discount, last)
 
     def weigh(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
         """By the peak ahead of V, as far as it lasts, where that of r is nearer to the expert's r than to others'.
@@ -252,7 +252,7 @@ class LookaheadIQLearn(ChosenImitation):
 
         likely = peak(rows.reward) >= (expert.reward.mean() + rows.reward.mean()) / 2
         floor = rows.value.kthvalue(1 + len(rows.value) // 20).values
-        return self.relevance(peak(rows.value), expert.value.median(), floor, len(expert.value), likely)
+        return self.near(peak(rows.value), expert.value.median(), floor, expert, likely)
 
     def _with_values(
         self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor, chi2_alpha: float
@@ -275,7 +275,7 @@ class LookaheadIQLearn(ChosenImitation):
 class SurvivalImitation(LookaheadIQLearn):
     """The control that shows how much survival explains: nothing is rewarded, an end is as bad as r can be, for ever.
 
-    The labelled transitions count for the level of V, and are imitated; what they look like is not learned.
+    The labelled transitions train V and count for its level, and are imitated; what they look like is not learned.
     """
 
     unread = (*LookaheadIQLearn.unread, "chi2_alpha", "reward_penalty")
@@ -302,7 +302,8 @@ class SurvivalImitation(LookaheadIQLearn):
 class WeightedImitation(ChosenImitation):
     """The control that does not look ahead: each row by how much likelier it is the expert's, d_E / d_S.
 
-    Of the optimal reward r that is (4 alpha + r) / (4 alpha - r): behavior cloning weighted by a discriminator.
+    Of the optimal reward r that is (4 alpha + r) / (4 alpha - r): behavior cloning weighted by a discriminator. However
+    small, the ratios of very many bad rows add up.
     """
 
     unread = (*ChosenImitation.unread, "discount", "lasting", "relevance", "least_rows")
@@ -315,7 +316,7 @@ class WeightedImitation(ChosenImitation):
 
 
 class BestEpisodesImitation(ChosenImitation):
-    """The control for data that come as whole episodes of one policy: those with the highest mean reward, whole."""
+    """The control for data that come as whole episodes of one policy: whole ones, by their mean reward."""
 
     unread = (*ChosenImitation.unread, "discount", "lasting")
 
@@ -325,7 +326,7 @@ class BestEpisodesImitation(ChosenImitation):
         total = torch.zeros(int(episode[-1]) + 1, dtype=rows.reward.dtype).index_add(0, episode, rows.reward)
         mean = total / episode.bincount()
         floor = mean.kthvalue(1 + len(mean) // 20).values
-        return self.relevance(mean[episode], expert.reward.mean(), floor, len(expert.reward))
+        return self.near(mean[episode], expert.reward.mean(), floor, expert)
 
 
 POLICIES: dict[str, type[ChosenImitation]] = {
