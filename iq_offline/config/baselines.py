@@ -14,7 +14,7 @@ class BCConfig:
 
     loss: Literal["squared_error", "robust", "likelihood"] = "squared_error"
     """Squared error of tanh(mean); the same, but hardly counting actions far off; or minus the log-likelihood."""
-    learning_rate: Rate = 1e-3
+    learning_rate: Rate = 3e-4
     """Adam's, at the start."""
     imitate: Literal["expert", "everything"] = "expert"
     """The labelled expert alone, or the suboptimal data as well, in the shares of a batch."""
