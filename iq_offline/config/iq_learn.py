@@ -79,8 +79,8 @@ class IQLearnConfig:
     relevance: Annotated[float, Field(ge=0)] = 40.0
     """lookahead, best_episodes: how sharply rows are preferred that come near the expert's value."""
     least_rows: Positive = 1_000
-    """lookahead, best_episodes: how many rows are imitated at least, the labelled ones counted, as an effective number;
-    no more is asked for than a twentieth of the suboptimal ones."""
+    """lookahead, best_episodes: what the weights of all rows add up to at least, a labelled one's being 1; no more is
+    asked for than a twentieth of the suboptimal rows."""
     outlier_error: Annotated[float, Field(gt=0)] = 0.5
     """Choosing, advantage_weighted: as bc.outlier_error, for the actor. Not all that is imitated is the expert's."""
     expert_term: Literal["implied_reward", "fixed_target"] = "implied_reward"

@@ -19,16 +19,17 @@ class Reader(ChosenImitation):
     def __init__(self) -> None:
         pass
 
-    def weigh(self, rows: Appraisal, expert: Appraisal, last: Tensor) -> Tensor:
-        raise NotImplementedError
-
     def appraise(self, parameters: TensorDict, rows: TensorDict) -> Appraisal:
         seen = rows["observation"][:, 0]
         return Appraisal(seen, seen, seen)
 
-    def choose(self, rows: Appraisal, last: Tensor, labelled: int) -> tuple[Tensor, Tensor]:
-        self.last, self.labelled = last, labelled
-        return 10 * rows.reward, rows.reward - rows.reward.min() + 1
+    def returns(self, rows: Appraisal, last: Tensor) -> Tensor:
+        self.last = last
+        return 10 * rows.reward
+
+    def weigh(self, rows: Appraisal, expert: Appraisal, last: Tensor) -> Tensor:
+        self.labelled = len(expert.reward)
+        return rows.reward - rows.reward.min() + 1
 
 
 @pytest.mark.parametrize("subsample", [1, 5])
@@ -56,7 +57,8 @@ def test_rows_get_what_is_theirs(subsample: int) -> None:
         batch = training.next_batch()
         for kind in ("expert", "suboptimal"):
             assert torch.equal(batch[kind, "planned_return"], 10 * batch[kind, "observation"][:, 0])
-    all_rows = torch.cat([batch["observation"][:, 0] for batch in training.replay.walk("imitated")])
+    others = torch.cat([batch["observation"][:, 0] for batch in training.replay.walk("suboptimal")])
+    weights = torch.cat([others - others.min() + 1, torch.ones(labelled)])
     cumulative = training.replay.piles["imitated"].cumulative
     assert cumulative is not None
-    torch.testing.assert_close(cumulative.diff().float(), (all_rows - all_rows.min() + 1)[1:])
+    torch.testing.assert_close(cumulative.diff().float(), weights[1:])

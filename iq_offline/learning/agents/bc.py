@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.config import BCConfig
+from iq_offline.config import BCConfig, IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of
@@ -18,6 +18,11 @@ from iq_offline.learning.networks import (
     network,
     squashed_log_probability,
 )
+
+
+def robust_cloning(config: IQLearnConfig) -> BCConfig:
+    """Of the actor, where IQ-Learn imitates rows that are not all the expert's."""
+    return BCConfig("robust", float(config.actor_learning_rate), outlier_error=config.outlier_error)
 
 
 class BC:

@@ -17,11 +17,11 @@ from jaxtyping import Bool
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.config import BCConfig, IQLearnConfig
+from iq_offline.config import IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, tensors
-from iq_offline.learning.agents.bc import BC
+from iq_offline.learning.agents.bc import BC, robust_cloning
 from iq_offline.learning.agents.reward_network import RewardNetwork
 from iq_offline.learning.least_squares import absorbed, value_bounds
 from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
@@ -94,8 +94,7 @@ class ChosenImitation(ABC):
         self.config = config
         self.discount = config.discount
         self.actions = actions
-        robust = BCConfig("robust", float(config.actor_learning_rate), outlier_error=config.outlier_error)
-        self.cloning = BC(robust, encoder, actions, hidden, ("expert", "imitated"))
+        self.cloning = BC(robust_cloning(config), encoder, actions, hidden, ("expert", "imitated"))
         if isinstance(actions, ActionBranches):
             self.unread = (*self.unread, "outlier_error")
         self.reward = RewardNetwork(encoder, actions, hidden)

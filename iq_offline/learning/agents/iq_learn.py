@@ -9,11 +9,11 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.func import grad
 
-from iq_offline.config import BCConfig, IQLearnConfig
+from iq_offline.config import IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.agents import Metrics, Phase, Transitions, UnitBox, call, fresh, normalized, rows_of, tensors
-from iq_offline.learning.agents.bc import BC
+from iq_offline.learning.agents.bc import BC, robust_cloning
 from iq_offline.learning.agents.soft_q import SoftQ
 from iq_offline.learning.in_sample import advantage_weights, expectile_loss
 from iq_offline.learning.least_squares import absorbed, fixed_target_loss, reward_bounds, value_bounds
@@ -82,8 +82,7 @@ class IQLearn(SoftQ):
             self.value_network = network(encoder, hidden, 1)
         if self.regressed:
             self.averaged = "actor"
-            robust = BCConfig("robust", float(config.actor_learning_rate), outlier_error=config.outlier_error)
-            self.cloning = BC(robust, encoder, actions, hidden, self.states, self.advantage_weights)
+            self.cloning = BC(robust_cloning(config), encoder, actions, hidden, self.states, self.advantage_weights)
         self.make_networks(encoder, actions, hidden)
         self.phases = self._in_turn(*self.phases)
 
