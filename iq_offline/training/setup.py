@@ -164,8 +164,8 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         mean = torch.where(measured, torch.zeros_like(mean), fixed_mean)
         std = torch.where(measured, torch.ones_like(std), fixed_std)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds["networks"])
         agent = make_agent(config, data)
+        torch.manual_seed(seeds["networks"])  # Only now: making an agent draws as often as it has networks.
         parameters = agent.initial_parameters(mean, std)
         if config.online.start and config.online.start_anchor and isinstance(agent, SoftActorCritic):
             parameters["start"] = agent.start_group(parameters)

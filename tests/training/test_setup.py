@@ -77,6 +77,20 @@ def test_no_kind_is_left_without_rows(fraction: float, batch_size: int):
     assert min(len(batch[kind, "observation"]) for kind in ("expert", "suboptimal")) >= 1
 
 
+def test_iq_learn_begins_with_the_actor_and_sees_the_rows_of_behavior_cloning() -> None:
+    """Of one seed: what is between their scores is the critic then, and no other draw of a network."""
+    trainings = []
+    for algorithm in ("bc", "iq_learn"):
+        config = configuration(algorithm)
+        trainings.append(prepare(config, choose_data(config, obtain(EXPERT), [])))
+    bc, iq_learn = (dict(training.learner.parameters["actor"].items(True, True)) for training in trainings)
+    assert bc.keys() == iq_learn.keys()
+    assert all(torch.equal(value, iq_learn[name]) for name, value in bc.items())
+    for _ in range(3):
+        rows = [training.replay.sample()["expert"] for training in trainings]
+        assert torch.equal(rows[0]["observation"], rows[1]["observation"])
+
+
 def test_observations_are_normalised_by_what_the_run_sees():
     config = configuration("bc", dtype="float64")
     data = choose_data(config, obtain(EXPERT), [])

@@ -115,9 +115,10 @@ class SoftActorCritic(SoftQ):
         )
 
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
-        """And the actor, after the critic."""
+        """And the actor, drawn before the critic: behavior cloning of the same seed begins with the same one."""
+        actor = fresh(self.actor)
         parameters = super().initial_parameters(observation_mean, observation_std)
-        parameters["actor"] = fresh(self.actor)
+        parameters["actor"] = actor
         return parameters
 
     def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
