@@ -250,9 +250,16 @@ def test_auto_with_suboptimal_data() -> None:
     assert config.iq_learn.policy == "lookahead"
 
 
-def test_the_actor_is_slower_online() -> None:
-    offline, online = RunConfig(), RunConfig(online=OnlineConfig(env_steps=20_000))
-    assert [resolved(config).iq_learn.actor_learning_rate for config in (offline, online)] == [1e-3, 3e-4]
+def test_the_actor_on_expert_data_alone_is_that_of_behavior_cloning() -> None:
+    """But for the Q-term; not so with other data, online, or without the anchor."""
+    alone = resolved(RunConfig()).iq_learn
+    assert (alone.behavior_anchor, alone.actor_learning_rate, alone.adam_beta1) == (30.0, BCConfig().learning_rate, 0.9)
+    free = resolved(RunConfig(iq_learn=IQLearnConfig(behavior_anchor=0.0))).iq_learn
+    assert (free.behavior_anchor, free.actor_learning_rate, free.adam_beta1) == (0.0, 1e-3, 0.5)
+    mixed = resolved(MIXED).iq_learn
+    assert (mixed.behavior_anchor, mixed.actor_learning_rate, mixed.adam_beta1) == (10.0, 1e-3, 0.5)
+    online = resolved(RunConfig(online=OnlineConfig(env_steps=20_000))).iq_learn
+    assert (online.behavior_anchor, online.actor_learning_rate, online.adam_beta1) == (10.0, 3e-4, 0.5)
 
 
 @pytest.mark.parametrize("suboptimal", [(), (Suboptimal("hopper/medium"),)])
@@ -266,6 +273,7 @@ def test_what_is_said_is_kept(suboptimal: tuple[Suboptimal, ...]) -> None:
         critic_learning_rate=2e-3,
         actor_learning_rate=5e-4,
         adam_beta1=0.7,
+        behavior_anchor=2.0,
         reward_penalty=3.0,
     )
     config = RunConfig(data=DataConfig(suboptimal=suboptimal), iq_learn=given)

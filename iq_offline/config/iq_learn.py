@@ -37,16 +37,19 @@ class IQLearnConfig:
     """Weight of E_E[|dQ/da|²] at the expert's actions, added to the critic's loss. 0: the paper's loss."""
     constraint_weight: Annotated[float, Field(ge=0)] = 10.0
     """total_variation, wasserstein: of E[max(0, |r| - 1/2)²] over the batch; of E_E[max(0, |dQ| - 1)²]."""
-    behavior_anchor: Annotated[float, Field(ge=0)] = 10.0
-    """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step."""
+    behavior_anchor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step. auto: 30 on expert data
+    alone; 10 where others are learned from, too."""
     actor_follows_critic: bool = True
     """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate | Literal["auto"] = "auto"
-    """Adam's, at the start. auto: 0.001; online, where data are still coming, 0.0003."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Adam's momentum for both. At the usual 0.9 critic and actor circle around the expert instead of settling."""
+    """Adam's, at the start. auto: 0.0003 where an anchored actor learns from expert data alone, behavior cloning's
+    rate, and online, where data are still coming; else 0.001."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    """Adam's momentum for both. auto: 0.9 where an anchored actor learns from expert data alone, as in behavior
+    cloning; else 0.5: without an anchor critic and actor circle around the expert at 0.9 instead of settling."""
     target_network: bool = True
     """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
     target_update_rate: Rate = 0.005
@@ -126,12 +129,16 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
         policy = "lookahead" if mixed and not online else for_q
     raised = online and policy == "soft_actor_critic" and plain and config.chi2_states != "expert"
     states = "mixture" if mixed else "expert"
+    anchor = config.behavior_anchor if config.behavior_anchor != "auto" else 10.0 if mixed else 30.0
+    cloning = anchor > 0 and not mixed  # Then what is between this and behavior cloning is the Q-term alone.
     defaults: dict[str, str | float] = {
         "value_states": "suboptimal" if config.value == "expectile" else states,
         "chi2_states": states,
         "policy": policy,
         "absorbing_value": "raised" if raised else "zero",
-        "actor_learning_rate": 3e-4 if online else 1e-3,
+        "behavior_anchor": anchor,
+        "actor_learning_rate": 3e-4 if online or cloning else 1e-3,
+        "adam_beta1": 0.9 if cloning else 0.5,
         "temperature": 0.1 if policy == "learned_reward" else 0.01 if online else 0.001,
     }
     own = {name: default for name, default in defaults.items() if getattr(config, name) == "auto"}

@@ -184,8 +184,6 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or len(name) > LONGEST_NAME:
         rule = f"at most {LONGEST_NAME} letters, digits, dots, dashes and underscores, no dot first"
         raise UserError(f"{source}: sweep = {name!r}: {rule}")
-    if ONE_AT_A_TIME in grid and TOGETHER in grid:
-        raise UserError(f"{source}: the grid has both {TOGETHER} and {ONE_AT_A_TIME}: leave one of them out")
     alone = _values(grid.pop(ONE_AT_A_TIME), source) if ONE_AT_A_TIME in grid else {}
     values = _values(grid, source) if grid or not alone else {}
     varied = varied_by(values)
@@ -209,7 +207,8 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
     if alone:
         usual = {key: fixed[key] for key in alone}
         changed = [usual | {key: value} for key, choices in alone.items() for value in choices]
-        values[TOGETHER] = [usual, *changed]
+        tables: list[dict[str, Any]] = values.get(TOGETHER, [{}])
+        values[TOGETHER] = [table | own for table in tables for own in (usual, *changed)]
     varied = varied_by(values)
     sweep = Sweep(name, question, {key: fixed[key] for key in KEYS if key not in varied}, values, published)
     together = [each["algorithm"] for each in values.get(TOGETHER, []) if "algorithm" in each]

@@ -328,10 +328,21 @@ def test_keys_change_one_at_a_time_and_once_not_at_all() -> None:
     assert len(sweep(ALONE).runs()) == 4, "nothing else need vary"
 
 
+def test_keys_change_one_at_a_time_on_each_of_several_tasks() -> None:
+    found = [run.config for run in sweep(f"[grid]\n{TASKS}{ALONE}").runs()]
+    settings = [
+        (config.data.expert, config.data.subsample, config.iq_learn.chi2_alpha, config.training.layer_norm)
+        for config in found
+    ]
+    changes = [(0.5, "none"), (0.17, "none"), (1.5, "none"), (0.5, "all")]
+    assert settings == [(*task, *change) for task in (("a/b", 5), ("c/d", 20)) for change in changes]
+    own = ALONE.replace("training.layer_norm = [", "data.subsample = [2]\ntraining.layer_norm = [")
+    assert "varies data.subsample by itself and in one_at_a_time" in refused(f"[grid]\n{TASKS}{own}")
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        (f"[grid]\n{TASKS}{ALONE}", "both together and one_at_a_time"),
         (f"[grid]\niq_learn.chi2_alpha = [1]\n{ALONE}", "varies iq_learn.chi2_alpha by itself and in one_at_a_time"),
         ("[grid]\none_at_a_time = 3", "must be a table of lists"),
         ("[grid.one_at_a_time]\nseed = 1", "must be a list of values"),

@@ -88,7 +88,7 @@ class IQLearn(SoftQ):
 
     def _in_turn(self, critic: Phase, *policy_step: Phase) -> tuple[Phase, ...]:
         """The critic's step, that of V where it is a network, and the regression or the kind's own policy step."""
-        rate, beta1 = self.config.critic_learning_rate, self.config.adam_beta1
+        rate, beta1 = self.config.critic_learning_rate, float(self.config.adam_beta1)
         value = (Phase("value", self.value_loss, rate, beta1),) if self.in_sample else ()
         return (critic, *value, *(self.cloning.phases if self.regressed else policy_step))
 
