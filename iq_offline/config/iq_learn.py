@@ -40,8 +40,6 @@ class IQLearnConfig:
     behavior_anchor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step. auto: 30 on expert data
     alone; 10 where others are learned from, too."""
-    actor_follows_critic: bool = True
-    """Off: the actor's loss is the anchor alone, the control that shows how much of a score is the anchor's."""
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate | Literal["auto"] = "auto"

@@ -23,7 +23,6 @@ VALUES: dict[str, dict[Any, str]] = {
         "weighted": "weighted",
         "best_episodes": "best episodes",
     },
-    "iq_learn.actor_follows_critic": {True: "following its critic", False: "the anchor alone"},
     "bc.imitate": {"expert": "labelled only", "everything": "everything"},
 }
 """Values that say without their key what they are, in the order of legends."""

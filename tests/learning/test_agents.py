@@ -280,11 +280,10 @@ def test_critic_losses_of_other_divergences_are_the_formula():
 
 
 @pytest.mark.parametrize("anchor", [0.0, 3.0])
-@pytest.mark.parametrize("follows", [True, False])
 @pytest.mark.parametrize("suboptimal", [False, True])
-def test_actor_loss_is_the_formula(suboptimal: bool, follows: bool, anchor: float):
+def test_actor_loss_is_the_formula(suboptimal: bool, anchor: float):
     agent = iq_learn("expert", "expert", suboptimal)
-    agent.config = replace(agent.config, behavior_anchor=anchor, actor_follows_critic=follows)
+    agent.config = replace(agent.config, behavior_anchor=anchor)
     batch, noise = draw_batch(suboptimal)
     parameters = draw_parameters(agent)
     loss, metrics = agent.actor_loss(parameters, batch, noise)
@@ -292,7 +291,7 @@ def test_actor_loss_is_the_formula(suboptimal: bool, follows: bool, anchor: floa
     expert = slow.rows("expert")
     mixture = expert + (slow.rows("suboptimal") if suboptimal else [])
     expected = {
-        "actor/loss": follows * mean_of(mixture, "policy") + anchor * mean_of(expert, "error"),
+        "actor/loss": mean_of(mixture, "policy") + anchor * mean_of(expert, "error"),
         "actor/entropy": -mean_of(mixture, "log_probability"),
         "actor/squared_error": mean_of(expert, "error"),
     }

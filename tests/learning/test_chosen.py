@@ -321,7 +321,6 @@ OTHERS: dict[str, Any] = {
     "chi2_states": "expert",
     "gradient_penalty": 0.9,
     "behavior_anchor": 3.0,
-    "actor_follows_critic": False,
     "critic_learning_rate": 1e-2,
     "actor_learning_rate": 1e-2,
     "adam_beta1": 0.8,

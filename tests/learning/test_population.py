@@ -274,7 +274,7 @@ BOUND: list[tuple[str, dict[str, Any]]] = [
     ("iq_learn", {"value_states": "initial"}),
     ("iq_learn", {"value_states": "suboptimal"}),
     ("iq_learn", {"chi2_states": "mixture"}),
-    ("iq_learn", {"actor_follows_critic": False}),
+    ("iq_learn", {"target_network": False}),
     *(("iq_learn", {name: 0.01}) for name in ("critic_learning_rate", "actor_learning_rate", "target_update_rate")),
     ("iq_learn", {"adam_beta1": 0.8}),
     *(("training", {name: 11}) for name in ("gradient_steps", "batch_size", "log_every", "checkpoint_every")),

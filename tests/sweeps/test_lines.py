@@ -34,7 +34,7 @@ def test_lines_are_the_algorithms_in_plain_words_in_a_fixed_order() -> None:
     [
         ("iq_learn.temperature", (0.1, 0.001, 10.0), ["temperature 0.001", "temperature 0.1", "temperature 10"]),
         ("data.subsample", (20, 1, 5), ["subsample 1", "subsample 5", "subsample 20"]),
-        ("iq_learn.actor_follows_critic", (False, True), ["following its critic", "the anchor alone"]),
+        ("iq_learn.policy", ("best_episodes", "lookahead"), ["looking ahead", "best episodes"]),
         ("training.cosine_schedule", (True, False), ["no cosine schedule", "cosine schedule"]),
         ("iq_learn.value_states", ("initial", "expert"), ["value states expert", "value states initial"]),
         ("evaluation.seed", (10, 9), ["evaluation seed 9", "evaluation seed 10"]),

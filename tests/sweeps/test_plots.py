@@ -457,12 +457,10 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "varied": lambda: expert_counts(
         make_runs(
             changes=[
-                {"iq_learn.temperature": t, "iq_learn.actor_follows_critic": f}
-                for t in (0.1, 1.0)
-                for f in (True, False)
+                {"iq_learn.temperature": t, "iq_learn.target_network": f} for t in (0.1, 1.0) for f in (True, False)
             ]
         ),
-        ["iq_learn.temperature", "iq_learn.actor_follows_critic"],
+        ["iq_learn.temperature", "iq_learn.target_network"],
         width=COLUMN,
     ),
     "learning_curves": lambda: learning_curves(make_curves(make_runs(counts=(1, 3, 10))), width=COLUMN),

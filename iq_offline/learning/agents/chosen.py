@@ -77,7 +77,6 @@ class ChosenImitation(ABC):
             "chi2_states",
             "gradient_penalty",
             "behavior_anchor",
-            "actor_follows_critic",
         ),
         *("critic_learning_rate", "adam_beta1", "target_network", "target_update_rate"),
         *("expert_term", "clip_targets", "absorbing_value", "value", "expectile", "advantage_temperature"),

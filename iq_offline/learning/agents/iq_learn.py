@@ -272,7 +272,6 @@ class IQLearn(SoftQ):
             "constraint_weight": config.divergence not in ("total_variation", "wasserstein"),
             "gradient_penalty": finite,
             "behavior_anchor": finite or regressed,
-            "actor_follows_critic": finite or regressed,
             "actor_learning_rate": finite and not regressed,
             "temperature": (in_sample or not finite) if regressed else in_sample and finite,
             "target_update_rate": not config.target_network,

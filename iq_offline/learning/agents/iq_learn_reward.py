@@ -99,4 +99,4 @@ class ContinuousRewardIQLearn(RewardIQLearn, AnchoredActorCritic):
 class DiscreteRewardIQLearn(RewardIQLearn, SoftmaxOfQ):
     """For finitely many actions."""
 
-    unread = (*RewardIQLearn.unread, "behavior_anchor", "actor_follows_critic", "actor_learning_rate", "critics")
+    unread = (*RewardIQLearn.unread, "behavior_anchor", "actor_learning_rate", "critics")

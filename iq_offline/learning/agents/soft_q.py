@@ -209,17 +209,15 @@ class SoftActorCritic(SoftQ):
 class AnchoredActorCritic(SoftActorCritic):
     """The actor is held to the expert's actions if asked for, as TD3+BC's (Fujimoto and Gu, 2021) to all of the data.
 
-    Reads ``behavior_anchor`` of the coefficients, and ``actor_follows_critic``.
+    Reads ``behavior_anchor`` of the coefficients.
     """
 
     def policy_loss(
         self, parameters: TensorDict, state: Tensor, action: Tensor, log_probability: Tensor, error: Tensor
     ) -> Tensor:
         """And the squared error from the expert's actions."""
-        anchor = parameters["coefficients", "behavior_anchor"] * error
-        if not self.config.actor_follows_critic:
-            return anchor
-        return anchor + super().policy_loss(parameters, state, action, log_probability, error)
+        free = super().policy_loss(parameters, state, action, log_probability, error)
+        return parameters["coefficients", "behavior_anchor"] * error + free
 
 
 class SoftmaxOfQ(SoftQ):
