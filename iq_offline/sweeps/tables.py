@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS, label
+from iq_offline.config import label
 from iq_offline.files import write_atomically
 from iq_offline.sweeps.answers import number_with_interval
 from iq_offline.sweeps.words import (
@@ -19,6 +19,7 @@ from iq_offline.sweeps.words import (
     as_words,
     by_numbers,
     key_in_words,
+    keys_in_names,
     kinds_in_words,
     with_lines,
 )
@@ -75,7 +76,7 @@ def _named(frame: pl.DataFrame) -> pl.DataFrame:
         frame = frame.with_columns(pl.Series(SUBOPTIMAL, kinds_in_words(frame), pl.String))
     if "algorithm" not in frame.columns:
         return frame
-    own = [name for name in frame.columns if name.split(".")[0] in ALGORITHMS and "." in name]
+    own = keys_in_names(frame)
     return with_lines(frame, own).with_columns(algorithm=pl.col("line").cast(pl.String)).drop("line", *own)
 
 

@@ -100,11 +100,7 @@ def with_lines(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         The rows as they were; ``line`` is an enumeration in the order of legends.
     """
     keys = sorted(keys, key=lambda key: not any(is_others(key, other) for other in LABELS))
-    kinds = kinds_in_words(frame) if SUBOPTIMAL in keys else []
-    rows = []
-    for index, row in enumerate(frame.select("algorithm", *keys).rows(named=True)):
-        row |= {SUBOPTIMAL: kinds[index]} if kinds else {}
-        rows.append((row["algorithm"], *(None if is_others(key, row["algorithm"]) else row[key] for key in keys)))
+    rows = _settings(frame, keys)
     apart = [place for place in range(1, 1 + len(keys)) if len({repr(row[place]) for row in rows} - {"None"}) > 1]
     rows = [*_unsaid_where_usual(rows)]
     names = [
@@ -114,11 +110,37 @@ def with_lines(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     return frame.with_columns(pl.Series("line", names, pl.Enum(list(dict.fromkeys(name for _, name in ranks)))))
 
 
-def _unsaid_where_usual(rows: Sequence[tuple]) -> Iterator[tuple]:
-    """Settings with None in the place of the usual value, of algorithms whose settings differ from it one at a time.
+def keys_in_names(frame: pl.DataFrame) -> list[str]:
+    """Those of a frame's keys that :func:`with_lines` is to tell: the algorithms' own, and one-at-a-time ones.
 
-    The usual value is the commonest. Settings that differ in two places are no such ones: all are said.
+    A table of settings that differ in one place would be columns of usual values else.
     """
+    own = [name for name in frame.columns if name.split(".")[0] in ALGORITHMS and "." in name]
+    more = [name for name in frame.columns if name.startswith("training.")]
+    one_at_a_time = more and any(_usual(_settings(frame, [*own, *more])).values())
+    return [*own, *more] if one_at_a_time else own
+
+
+def _settings(frame: pl.DataFrame, keys: Sequence[str]) -> list[tuple]:
+    """Of each row its algorithm and its values, None for keys of other algorithms."""
+    kinds = kinds_in_words(frame) if SUBOPTIMAL in keys else []
+    rows = []
+    for index, row in enumerate(frame.select("algorithm", *keys).rows(named=True)):
+        row |= {SUBOPTIMAL: kinds[index]} if kinds else {}
+        rows.append((row["algorithm"], *(None if is_others(key, row["algorithm"]) else row[key] for key in keys)))
+    return rows
+
+
+def _unsaid_where_usual(rows: Sequence[tuple]) -> Iterator[tuple]:
+    """Settings with None in the place of the usual value, of algorithms whose settings differ from it one at a time."""
+    usual = _usual(rows)
+    for row in rows:
+        common = usual[row[0]] or [""] * len(row)
+        yield (row[0], *(None if repr(value) == one else value for value, one in zip(row[1:], common[1:], strict=True)))
+
+
+def _usual(rows: Sequence[tuple]) -> dict[str, list[str] | None]:
+    """Of each algorithm the commonest values, in the order of a row; None if some settings differ in two places."""
     usual: dict[str, list[str] | None] = {}
     for algorithm in {row[0] for row in rows}:
         distinct = {tuple(map(repr, row)) for row in rows if row[0] == algorithm}
@@ -126,9 +148,7 @@ def _unsaid_where_usual(rows: Sequence[tuple]) -> Iterator[tuple]:
         changes = [sum(map(ne, each, commonest)) for each in distinct]
         varied = sum(len(set(column)) > 1 for column in zip(*distinct, strict=True))
         usual[algorithm] = commonest if varied > 1 and max(changes) == 1 else None
-    for row in rows:
-        common = usual[row[0]] or [""] * len(row)
-        yield (row[0], *(None if repr(value) == one else value for value, one in zip(row[1:], common[1:], strict=True)))
+    return usual
 
 
 def _learner(algorithm: str, settings: list[str]) -> str:

@@ -90,6 +90,25 @@ def test_settings_are_told_in_the_learners_names() -> None:
     assert rows[3] == ["IQ-Learn", "c/trips-v0 (3 episodes)", "expert", "best_episodes", "0.400", "x"]
 
 
+def test_settings_that_differ_one_at_a_time_make_no_columns() -> None:
+    """Neither those of the learner nor those of the training; where they are crossed, the training's do."""
+    frame = pl.DataFrame(
+        {
+            "algorithm": ["iq_learn"] * 3 + ["bc"],
+            "iq_learn.chi2_alpha": [0.5, 0.17, 0.5, 0.5],
+            "training.layer_norm": ["none", "none", "all", "none"],
+            "iqm": [0.1, 0.2, 0.3, 0.4],
+        }
+    )
+    headings, rows, _ = as_table(frame)
+    assert headings == ["learner", "IQM"]
+    assert [row[0] for row in rows][:3] == ["IQ-Learn", "IQ-Learn, chi2 alpha 0.17", "IQ-Learn, layer norm all"]
+    crossed = frame.with_columns(pl.Series("training.layer_norm", ["none", "all", "all", "none"]))
+    headings, rows, _ = as_table(crossed)
+    assert headings == ["learner", "layer norm", "IQM"]
+    assert rows[1] == ["IQ-Learn, chi2 alpha 0.17", "all", "0.200"]
+
+
 def test_an_overview_has_a_row_a_learner_and_a_column_a_kind_of_data() -> None:
     kinds = [f'[{{"dataset": "ant/{name}", "episodes": {count}}}]' for name, count in (("x", 100), ("x", 20))]
     summary = pl.DataFrame(
