@@ -29,6 +29,7 @@ class Learner:
         population: whether the parameters are stacked.
         weight_decay: decoupled, of all that is trained.
         actor_held: steps at the beginning in which the group that acts does not move.
+        input_decay: as ``weight_decay``, of the first layer of the group that acts; ``(learners,)`` in a population.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Learner:
         population: bool = False,
         weight_decay: float = 0.0,
         actor_held: int = 0,
+        input_decay: Tensor | None = None,
     ) -> None:
         self.agent = agent
         self.parameters = parameters
@@ -50,6 +52,7 @@ class Learner:
         self.cosine_schedule = cosine_schedule
         self.weight_decay = weight_decay
         self.actor_held = actor_held
+        self.input_decay = torch.tensor(0.0) if input_decay is None else input_decay
         self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
         at_once = CACHED if self._leaves[0][0].device.type == "cpu" else None
         self._losses = [
@@ -68,6 +71,10 @@ class Learner:
         self._targets = [leaf for name in names for leaf in leaves_of(parameters[name])]
         self._followed = [leaf for name in names for leaf in leaves_of(parameters[name.removeprefix("target_")])]
         self._averages = leaves_of(self.average)
+        first = parameters[agent.averaged].get("0.weight", None)
+        decays = first is not None and bool((self.input_decay > 0).any())
+        self._first = first if decays else None
+        self._shrinking = self.input_decay.to(first)[..., None, None] if decays else self.input_decay
         self._averaged = leaves_of(parameters[agent.averaged])
         self._step = torch.tensor(0)
         self._tensors = {f"parameters/{name}": leaf for name, leaf in named_leaves(parameters)}
@@ -95,6 +102,7 @@ class Learner:
             first.cosine_schedule,
             population=True,
             weight_decay=first.weight_decay,
+            input_decay=torch.stack([member.input_decay for member in members]),
         )
         for index, member in enumerate(members):
             for name, tensor in whole.state().items():
@@ -126,7 +134,10 @@ class Learner:
             gradients = torch.autograd.grad(loss.sum(), leaves)
             for leaf, gradient in zip(leaves, gradients, strict=True):
                 leaf.grad = gradient.contiguous()  # vmap's are transposed, and fused Adam reads memory as it lies.
-            optimizer.param_groups[0]["lr"] = phase.learning_rate * factor
+            rate = phase.learning_rate * factor
+            if self._first is not None and phase.group == self.agent.averaged:
+                self._first.detach().mul_(1 - rate * self._shrinking)
+            optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
         self._step += 1
         step += 1

@@ -41,6 +41,8 @@ FACTORS = {
     "gail": GAIL_COEFFICIENTS,
 }
 """For each algorithm the keys of its section that are factors in a loss: they may differ within a population."""
+DECAY_A_FEATURE = 30.0
+"""``training.input_decay`` for each feature of an observation and each recorded step."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         cosine_schedule=options.cosine_schedule,
         weight_decay=options.weight_decay,
         actor_held=config.online.critic_warmup if config.online.start and agent.averaged == "actor" else 0,
+        input_decay=torch.tensor(input_decay_of(config, data, agent.kinds), dtype=torch.float64),
     )
     rows = rows_in_batch(config)
     sizes = {kind: rows[kind] for kind in agent.kinds}
@@ -208,6 +211,27 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         Chooser(agent, replay, data.suboptimal, data.expert, every) if isinstance(agent, ChosenImitation) else None
     )
     return Training(learner, replay, noise, prefetcher, chooser)
+
+
+def input_decay_of(config: RunConfig, data: Data, kinds: Sequence[str]) -> float:
+    """The decay of the first layer that acts: ``training.input_decay``, or what many features and few steps ask for.
+
+    As ridge regression's, whose best penalty grows with the features for each observation. Of a trajectory all recorded
+    steps count, those that were left out, too: neighbours say little more than one of them.
+
+    Args:
+        config: of the run.
+        data: chosen for it.
+        kinds: of the data that the agent learns from.
+    """
+    given = config.training.input_decay
+    if given != "auto":
+        return given
+    if config.is_online:
+        return 0.0
+    parts = [part for kind in ("expert", "suboptimal") if kind in kinds for part in data.kinds[kind]]
+    steps = sum(int(part.data.lengths[part.trajectories].sum()) for part in parts)
+    return DECAY_A_FEATURE * data.observations.size / steps
 
 
 def rows_in_batch(config: RunConfig) -> dict[str, int]:

@@ -327,13 +327,15 @@ def adam_first_step(leaf: Tensor, gradient: Tensor, rate: float) -> Tensor:
     return leaf.detach() - rate * gradient / (gradient.abs() + 1e-8)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else(weight_decay: float):
+@pytest.mark.parametrize(("weight_decay", "input_decay"), [(0.0, 0.0), (0.3, 0.0), (0.0, 20.0), (0.3, 20.0)])
+def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else(weight_decay: float, input_decay: float):
+    """And shrinks all by the one decay, the first layer that acts by the other."""
     agent = iq_learn("mixture", "mixture", True)
     batch, noise = draw_batch(True)
     parameters = draw_parameters(agent)
     before = parameters.clone()
-    learner = Learner(agent, parameters, 10, 0.9, weight_decay=weight_decay)
+    decays = {"weight_decay": weight_decay, "input_decay": torch.tensor(input_decay)}
+    learner = Learner(agent, parameters, 10, 0.9, **decays)  # type: ignore[arg-type]
     learner.update(batch, noise)
 
     def gradients(of: TensorDict, group: str) -> list[Tensor]:
@@ -350,7 +352,8 @@ def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else(weight_deca
         for (name, leaf), old, gradient in zip(
             named_leaves(learner.parameters[group]), named_leaves(before[group]), gradients(start, group), strict=True
         ):
-            expected = adam_first_step(old[1] * (1 - rate * weight_decay), gradient, rate)
+            kept = (1 - rate * weight_decay) * (1 - rate * input_decay * ((group, name) == ("actor", "0.weight")))
+            expected = adam_first_step(old[1] * kept, gradient, rate)
             torch.testing.assert_close(leaf.detach(), expected, rtol=0, atol=1e-9, msg=f"{group}/{name}")
     for (_, target), (_, old), (_, critic) in zip(
         *map(

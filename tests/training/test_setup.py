@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iq_offline.config import Activation, DataConfig, Normed, RunConfig, Suboptimal
+from iq_offline.config import Activation, DataConfig, Normed, OnlineConfig, RunConfig, Suboptimal
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.replay import Selection
 from iq_offline.data.stream import Source
@@ -20,7 +20,7 @@ from iq_offline.experiment import obtain
 from iq_offline.learning.agents import call, normalized
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.networks import gaussian
-from iq_offline.training.setup import choose_data, policy_of, prepare
+from iq_offline.training.setup import choose_data, input_decay_of, policy_of, prepare
 from tests.data_helpers import counting_episodes, source_of
 from tests.helpers import write_dataset
 from tests.training.program import EXPERT, OTHER, configuration, write_datasets
@@ -89,6 +89,24 @@ def test_iq_learn_begins_with_the_actor_and_sees_the_rows_of_behavior_cloning() 
     for _ in range(3):
         rows = [training.replay.sample()["expert"] for training in trainings]
         assert torch.equal(rows[0]["observation"], rows[1]["observation"])
+
+
+def test_the_first_layer_decays_by_features_and_recorded_steps() -> None:
+    """Of trajectories of 25 steps: 2 labelled ones; 3 others where these are learned from, too."""
+
+    def decay(config: RunConfig) -> float:
+        data = choose_data(config, obtain(EXPERT), [obtain(part.dataset) for part in config.data.suboptimal])
+        return float(prepare(config, data).learner.input_decay)
+
+    alone = configuration()
+    whole = 30 * choose_data(alone, obtain(EXPERT), []).observations.size
+    assert decay(alone) == pytest.approx(whole / 50)
+    assert decay(replace(alone, data=replace(alone.data, subsample=5))) == pytest.approx(whole / 50)
+    assert decay(configuration("iq_learn", suboptimal=True)) == pytest.approx(whole / 125)
+    assert decay(configuration("bc", suboptimal=True)) == pytest.approx(whole / 50), "which imitates the expert alone"
+    assert decay(configuration(input_decay=0.25)) == 0.25
+    online = replace(alone, online=OnlineConfig(env_steps=100))
+    assert input_decay_of(online, choose_data(online, obtain(EXPERT), []), ("expert", "online")) == 0
 
 
 def test_observations_are_normalised_by_what_the_run_sees():
