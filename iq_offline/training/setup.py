@@ -41,8 +41,8 @@ FACTORS = {
     "gail": GAIL_COEFFICIENTS,
 }
 """For each algorithm the keys of its section that are factors in a loss: they may differ within a population."""
-DECAY_A_FEATURE = 30.0
-"""``training.input_decay`` for each feature of an observation and each recorded step."""
+DECAY_A_FEATURE, LARGEST_DECAY = 30.0, 10.0
+"""``training.input_decay`` for each feature that is a number and each recorded step, and what it is at most."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,9 @@ def input_decay_of(config: RunConfig, data: Data, kinds: Sequence[str]) -> float
     """The decay of the first layer that acts: ``training.input_decay``, or what many features and few steps ask for.
 
     As ridge regression's, whose best penalty grows with the features for each observation. Of a trajectory all recorded
-    steps count, those that were left out, too: neighbours say little more than one of them.
+    steps count, those that were left out, too: neighbours say little more than one of them. Of discrete observations
+    each feature stands for one value, and is there for it. Online the data grow, and what comes out of convolutions is
+    learned, so there it is 0.
 
     Args:
         config: of the run.
@@ -227,11 +229,12 @@ def input_decay_of(config: RunConfig, data: Data, kinds: Sequence[str]) -> float
     given = config.training.input_decay
     if given != "auto":
         return given
-    if config.is_online:
+    if config.is_online or data.observations.has_images:
         return 0.0
     parts = [part for kind in ("expert", "suboptimal") if kind in kinds for part in data.kinds[kind]]
     steps = sum(int(part.data.lengths[part.trajectories].sum()) for part in parts)
-    return DECAY_A_FEATURE * data.observations.size / steps
+    numbers = int(data.observations.constants()[0].sum())
+    return min(LARGEST_DECAY, DECAY_A_FEATURE * numbers / steps)
 
 
 def rows_in_batch(config: RunConfig) -> dict[str, int]:
