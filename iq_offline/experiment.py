@@ -140,7 +140,7 @@ def run_together(
         run.step = step_reached(run.folder)
 
     def score(run: Run) -> None:
-        run.outcome = evaluate_run(run.config, run.policy(), run.data, run.folder, options)
+        run.outcome = evaluate_run(run, options)
 
     source, say_once = cache(lambda name: obtain(name, options)), cache(options.say)
     waiting = _each(load, _each(finish, runs))
@@ -269,8 +269,9 @@ def train_policies(runs: Sequence[Run], options: Options) -> None:
             watch.append(run.folder)
 
 
-def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, options: Options) -> Summary:
+def evaluate_run(run: Run, options: Options) -> Summary:
     """Score the final policy, and the snapshots for the curve; write the summary and the picture."""
+    config, policy, data, folder = run.config, run.policy(), run.data, run.folder
     source = data.expert.data.source
     started = time.monotonic()
     returns: list[float] = []
@@ -308,6 +309,7 @@ def evaluate_run(config: RunConfig, policy: Policy, data: Data, folder: Path, op
         "seed": config.seed,
         "gradient_steps": config.stage.gradient_steps,
         "fast": config.fast,
+        "input_decay": float(run.training.learner.input_decay),
         "seconds": round(seconds_trained(folder), 2),
         "evaluation_seconds": round(time.monotonic() - started, 2),
         "returns": returns,
