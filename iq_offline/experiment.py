@@ -309,7 +309,6 @@ def evaluate_run(run: Run, options: Options) -> Summary:
         "seed": config.seed,
         "gradient_steps": config.stage.gradient_steps,
         "fast": config.fast,
-        "input_decay": float(run.training.learner.input_decay),
         "seconds": round(seconds_trained(folder), 2),
         "evaluation_seconds": round(time.monotonic() - started, 2),
         "returns": returns,

@@ -131,10 +131,8 @@ class TrainingConfig:
     """Where hidden layers are normalised: in all networks, or in those that do not act."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Adam's, decoupled: all weights shrink by this share of the learning rate at every step."""
-    input_decay: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """The same for the first layer of the network that acts alone, so that it forgets features which tell it nothing.
-    auto: 30 times the features that are numbers for each recorded step of the trajectories that are learned from, at
-    most 10; 0 online, and with images, whose layer it is that follows the convolutions."""
+    input_decay: Annotated[float, Field(ge=0)] = 0.0
+    """The same for the first layer alone of the network that acts: it forgets features which tell it nothing."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the actor's weights."""
     cosine_schedule: bool = True

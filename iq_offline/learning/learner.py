@@ -29,7 +29,7 @@ class Learner:
         population: whether the parameters are stacked.
         weight_decay: decoupled, of all that is trained.
         actor_held: steps at the beginning in which the group that acts does not move.
-        input_decay: as ``weight_decay``, of the first layer of the group that acts; ``(learners,)`` in a population.
+        input_decay: as ``weight_decay``, of the first layer of the group that acts.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Learner:
         population: bool = False,
         weight_decay: float = 0.0,
         actor_held: int = 0,
-        input_decay: Tensor | None = None,
+        input_decay: float = 0.0,
     ) -> None:
         self.agent = agent
         self.parameters = parameters
@@ -52,7 +52,7 @@ class Learner:
         self.cosine_schedule = cosine_schedule
         self.weight_decay = weight_decay
         self.actor_held = actor_held
-        self.input_decay = torch.tensor(0.0) if input_decay is None else input_decay
+        self.input_decay = input_decay
         self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
         at_once = CACHED if self._leaves[0][0].device.type == "cpu" else None
         self._losses = [
@@ -71,10 +71,6 @@ class Learner:
         self._targets = [leaf for name in names for leaf in leaves_of(parameters[name])]
         self._followed = [leaf for name in names for leaf in leaves_of(parameters[name.removeprefix("target_")])]
         self._averages = leaves_of(self.average)
-        first = parameters[agent.averaged].get("0.weight", None)
-        decays = first is not None and bool((self.input_decay > 0).any())
-        self._first = first if decays else None
-        self._shrinking = self.input_decay.to(first)[..., None, None] if decays else self.input_decay
         self._averaged = leaves_of(parameters[agent.averaged])
         self._step = torch.tensor(0)
         self._tensors = {f"parameters/{name}": leaf for name, leaf in named_leaves(parameters)}
@@ -102,7 +98,7 @@ class Learner:
             first.cosine_schedule,
             population=True,
             weight_decay=first.weight_decay,
-            input_decay=torch.stack([member.input_decay for member in members]),
+            input_decay=first.input_decay,
         )
         for index, member in enumerate(members):
             for name, tensor in whole.state().items():
@@ -135,8 +131,8 @@ class Learner:
             for leaf, gradient in zip(leaves, gradients, strict=True):
                 leaf.grad = gradient.contiguous()  # vmap's are transposed, and fused Adam reads memory as it lies.
             rate = phase.learning_rate * factor
-            if self._first is not None and phase.group == self.agent.averaged:
-                self._first.detach().mul_(1 - rate * self._shrinking)
+            if self.input_decay and phase.group == self.agent.averaged:
+                self.parameters[phase.group, "0.weight"].detach().mul_(1 - rate * self.input_decay)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
         self._step += 1

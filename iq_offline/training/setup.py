@@ -41,8 +41,6 @@ FACTORS = {
     "gail": GAIL_COEFFICIENTS,
 }
 """For each algorithm the keys of its section that are factors in a loss: they may differ within a population."""
-DECAY_A_FEATURE, LARGEST_DECAY = 30.0, 10.0
-"""``training.input_decay`` for each feature that is a number and each recorded step, and what it is at most."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         cosine_schedule=options.cosine_schedule,
         weight_decay=options.weight_decay,
         actor_held=config.online.critic_warmup if config.online.start and agent.averaged == "actor" else 0,
-        input_decay=torch.tensor(input_decay_of(config, data, agent.kinds), dtype=torch.float64),
+        input_decay=options.input_decay,
     )
     rows = rows_in_batch(config)
     sizes = {kind: rows[kind] for kind in agent.kinds}
@@ -211,30 +209,6 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         Chooser(agent, replay, data.suboptimal, data.expert, every) if isinstance(agent, ChosenImitation) else None
     )
     return Training(learner, replay, noise, prefetcher, chooser)
-
-
-def input_decay_of(config: RunConfig, data: Data, kinds: Sequence[str]) -> float:
-    """The decay of the first layer that acts: ``training.input_decay``, or what many features and few steps ask for.
-
-    As ridge regression's, whose best penalty grows with the features for each observation. Of a trajectory all recorded
-    steps count, those that were left out, too: neighbours say little more than one of them. Of discrete observations
-    each feature stands for one value, and is there for it. Online the data grow, and what comes out of convolutions is
-    learned, so there it is 0.
-
-    Args:
-        config: of the run.
-        data: chosen for it.
-        kinds: of the data that the agent learns from.
-    """
-    given = config.training.input_decay
-    if given != "auto":
-        return given
-    if config.is_online or data.observations.has_images:
-        return 0.0
-    parts = [part for kind in ("expert", "suboptimal") if kind in kinds for part in data.kinds[kind]]
-    steps = sum(int(part.data.lengths[part.trajectories].sum()) for part in parts)
-    numbers = int(data.observations.constants()[0].sum())
-    return min(LARGEST_DECAY, DECAY_A_FEATURE * numbers / steps)
 
 
 def rows_in_batch(config: RunConfig) -> dict[str, int]:

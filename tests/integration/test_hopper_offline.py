@@ -23,7 +23,6 @@ KEYS = {
     "seed",
     "gradient_steps",
     "fast",
-    "input_decay",
     "seconds",
     "evaluation_seconds",
     "returns",
@@ -125,7 +124,6 @@ def test_fast(tmp_path: Path) -> None:
         assert summary["algorithm"] == algorithm
         assert summary["dataset_ids"] == ["iq-offline/hopper/expert-v0"]
         assert (summary["fast"], summary["gradient_steps"], summary["seed"]) == (True, 200, 0)
-        assert summary["input_decay"] == pytest.approx(30 * 11 / 1000)
         assert len(summary["returns"]) == config.evaluation.episodes == 2
         assert summary["return_mean"] == pytest.approx(np.mean(summary["returns"]))
         assert summary["return_std"] == pytest.approx(np.std(summary["returns"]))

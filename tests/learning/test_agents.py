@@ -334,8 +334,7 @@ def test_an_update_moves_each_group_by_its_own_loss_and_nothing_else(weight_deca
     batch, noise = draw_batch(True)
     parameters = draw_parameters(agent)
     before = parameters.clone()
-    decays = {"weight_decay": weight_decay, "input_decay": torch.tensor(input_decay)}
-    learner = Learner(agent, parameters, 10, 0.9, **decays)  # type: ignore[arg-type]
+    learner = Learner(agent, parameters, 10, 0.9, weight_decay=weight_decay, input_decay=input_decay)
     learner.update(batch, noise)
 
     def gradients(of: TensorDict, group: str) -> list[Tensor]:

@@ -33,7 +33,7 @@ from tests.data_helpers import write_spaces_dataset
 from tests.helpers import point_mass_dataset
 
 STEPS, LEARNERS = 50, 4
-NETWORKS = ("activation", "layer_norm", "weight_decay")
+NETWORKS = ("activation", "layer_norm", "weight_decay", "input_decay")
 Sources = dict[str, CachedSource]
 
 EXPERT, OTHER, THIRD = "test/expert-v0", "test/other-v0", "test/third-v0"
@@ -110,7 +110,7 @@ CASES = [
     ("valuedice", False, {}),
     ("valuedice", True, {"start_states": "initial"}),
     ("sqil", True, {}),
-    ("iq_learn", False, {"layer_norm": "all", "activation": "elu", "weight_decay": 0.1}),
+    ("iq_learn", False, {"layer_norm": "all", "activation": "elu", "weight_decay": 0.1, "input_decay": 2.0}),
     ("iq_learn", True, {"policy": "soft_actor_critic", **LS_IQ}),
     ("iq_learn", True, {"policy": "advantage_weighted", "value": "expectile", **LS_IQ}),
 ]

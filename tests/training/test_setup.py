@@ -7,12 +7,11 @@ import minari
 import numpy as np
 import pytest
 import torch
-from gymnasium import Space
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iq_offline.config import Activation, DataConfig, Normed, OnlineConfig, RunConfig, Suboptimal
+from iq_offline.config import Activation, DataConfig, Normed, RunConfig, Suboptimal
 from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.replay import Selection
 from iq_offline.data.stream import Source
@@ -21,8 +20,8 @@ from iq_offline.experiment import obtain
 from iq_offline.learning.agents import call, normalized
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.networks import gaussian
-from iq_offline.training.setup import choose_data, input_decay_of, policy_of, prepare
-from tests.data_helpers import counting_episodes, source_of, write_spaces_dataset
+from iq_offline.training.setup import choose_data, policy_of, prepare
+from tests.data_helpers import counting_episodes, source_of
 from tests.helpers import write_dataset
 from tests.training.program import EXPERT, OTHER, configuration, write_datasets
 
@@ -90,43 +89,6 @@ def test_iq_learn_begins_with_the_actor_and_sees_the_rows_of_behavior_cloning() 
     for _ in range(3):
         rows = [training.replay.sample()["expert"] for training in trainings]
         assert torch.equal(rows[0]["observation"], rows[1]["observation"])
-
-
-def decay_of(config: RunConfig) -> float:
-    """Of a training of this configuration, of the first layer that acts."""
-    data = choose_data(config, obtain(config.data.expert), [obtain(part.dataset) for part in config.data.suboptimal])
-    return float(prepare(config, data).learner.input_decay)
-
-
-def test_the_first_layer_decays_by_features_and_recorded_steps() -> None:
-    """Of trajectories of 25 steps: 2 labelled ones; 3 others where these are learned from, too."""
-    alone = configuration()
-    data = choose_data(alone, obtain(EXPERT), [])
-    whole = 30 * data.observations.size
-    assert decay_of(alone) == pytest.approx(whole / 50)
-    assert decay_of(replace(alone, data=replace(alone.data, subsample=5))) == pytest.approx(whole / 50)
-    assert decay_of(configuration("iq_learn", suboptimal=True)) == pytest.approx(whole / 125)
-    assert decay_of(configuration("bc", suboptimal=True)) == pytest.approx(whole / 50), "it sees the expert alone"
-    assert decay_of(configuration(input_decay=0.25)) == 0.25
-    online = replace(alone, online=OnlineConfig(env_steps=100))
-    assert input_decay_of(online, data, ("expert", "online")) == 0
-
-
-@pytest.mark.parametrize(
-    ("space", "length", "expected"),
-    [
-        (Box(0, 255, (8, 8, 3), np.uint8), 25, 0.0),
-        (Dict({"a": Box(-1, 1, (40,)), "b": Discrete(30)}), 1000, 30 * 40 / 1000),
-        (Box(-1, 1, (40,)), 10, 10.0),
-        (Discrete(30), 25, 0.0),
-    ],
-    ids=["images", "numbers and others", "few steps", "no numbers"],
-)
-def test_what_is_no_number_adds_nothing_to_the_decay(space: Space, length: int, expected: float) -> None:
-    write_spaces_dataset("test/any-v0", space, Box(-1, 1, (2,)), lengths=(length,))
-    config = configuration()
-    data = DataConfig("test/any-v0", num_expert_trajectories=1, held_out_trajectories=0)
-    assert decay_of(replace(config, data=data)) == pytest.approx(expected)
 
 
 def test_observations_are_normalised_by_what_the_run_sees():
