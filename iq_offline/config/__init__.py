@@ -132,7 +132,8 @@ class TrainingConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Adam's, decoupled: all weights shrink by this share of the learning rate at every step."""
     input_decay: Annotated[float, Field(ge=0)] = 0.0
-    """The same for the first layer alone of the network that acts: it forgets features which tell it nothing."""
+    """The same for the first layer alone of the network that acts (behind the convolutions, where there are images): it
+    forgets features which tell it nothing."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of the actor's weights."""
     cosine_schedule: bool = True

@@ -207,8 +207,8 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
     if alone:
         usual = {key: fixed[key] for key in alone}
         changed = [usual | {key: value} for key, choices in alone.items() for value in choices]
-        tables: list[dict[str, Any]] = values.get(TOGETHER, [{}])
-        values[TOGETHER] = [table | own for table in tables for own in (usual, *changed)]
+        tasks: list[dict[str, Any]] = values.get(TOGETHER, [{}])
+        values[TOGETHER] = [task | setting for task in tasks for setting in (usual, *changed)]
     varied = varied_by(values)
     sweep = Sweep(name, question, {key: fixed[key] for key in KEYS if key not in varied}, values, published)
     together = [each["algorithm"] for each in values.get(TOGETHER, []) if "algorithm" in each]

@@ -92,7 +92,7 @@ def test_every_run_is_in_the_table(sweep: Path) -> None:
 
 def test_it_says_how_it_was_made(sweep: Path) -> None:
     page = read(sweep)
-    for words in ("torch 2.13.0", "0123456789abcdef", "iq_learn.chi2_alpha 0.5", "seed 0, 1, 2", "1: expert"):
+    for words in ("torch 2.13.0", "0123456789abcdef", "iq_learn.behavior_anchor 30.0", "seed 0, 1, 2", "1: expert"):
         assert words in page.text
     assert "iq-offline sweep sweep.toml --output runs/again" in page.text
     assert (sweep / "sweep.toml").read_text().strip() in "".join(page.words)
