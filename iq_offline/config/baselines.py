@@ -31,7 +31,8 @@ class ValueDICEConfig:
     start_states: Literal["expert", "initial"] = "expert"
     """States in the place of s0: all of the expert's, as in the authors' experiments, or the first of each episode."""
     replay_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """The paper's alpha: share of the suboptimal data, where there are any, in both distributions compared."""
+    """The paper's alpha: share of the suboptimal and the online data, where there are any, in both distributions
+    compared."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
     """Weight of E[(|dnu| - 1)²] between the data and the policy's actions in other states."""
     orthogonal_penalty: Annotated[float, Field(ge=0)] = 1e-4

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from iq_offline.config.iq_learn import STRICT, Positive
 from iq_offline.errors import UserError
 
-MEETS_ENVIRONMENTS = ("iq_learn", "sqil", "gail")
+MEETS_ENVIRONMENTS = ("iq_learn", "valuedice", "sqil", "gail")
 """The algorithms that have an online stage."""
 
 

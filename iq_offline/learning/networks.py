@@ -129,6 +129,20 @@ def chosen_branches(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     return log_probability, (logits.argmax(-1) != action).any(-1).to(logits.dtype)
 
 
+def drawn_branches(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices ``(batch, branches)`` drawn from the softmax of each branch; logits from :func:`branch_values`."""
+    probability = torch.softmax(logits, -1)
+    drawn = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
+    return drawn.reshape(probability.shape[:-1])
+
+
+def drawn_squashed(outputs: Float[Tensor, "batch twice"], generator: torch.Generator) -> Batch:
+    """Actions in the unit box drawn from the squashed Gaussian that an actor's outputs describe."""
+    mean, std = gaussian(outputs)
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    return sample_squashed(mean, std, noise)[0]
+
+
 def gaussian(outputs: Float[Tensor, "batch twice"]) -> tuple[Batch, Batch]:
     """Mean and standard deviation, before the squashing, from an actor's outputs; log std in [-5, 2]."""
     mean, raw = outputs.chunk(2, dim=-1)

@@ -268,8 +268,8 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
         return BC(config.bc, observations, taken, hidden, ("expert", "suboptimal") if both else ("expert",))
     if config.algorithm == "valuedice":
         if isinstance(taken, ActionBranches):
-            return DiscreteValueDICE(config.valuedice, observations, taken, hidden, mixed)
-        return ContinuousValueDICE(config.valuedice, observations, taken, hidden, mixed)
+            return DiscreteValueDICE(config.valuedice, observations, taken, hidden, others)
+        return ContinuousValueDICE(config.valuedice, observations, taken, hidden, others)
     if config.algorithm == "sqil":
         if isinstance(taken, ActionBranches):
             return DiscreteSQIL(config.sqil, observations, taken, hidden, others)

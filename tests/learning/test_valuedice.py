@@ -23,23 +23,27 @@ from tests.learning.gradients import slopes
 from tests.learning.test_agents import ENCODER, HIDDEN, MEAN, STD
 
 CONFIG = ValueDICEConfig(discount=0.9, replay_alpha=0.2, gradient_penalty=0.7, orthogonal_penalty=0.03)
-CASES = [(start, suboptimal) for start in ("expert", "initial") for suboptimal in (False, True)]
+OTHERS: list[tuple[str, ...]] = [(), ("suboptimal",), ("suboptimal", "online")]
+CASES = [(start, others) for start in ("expert", "initial") for others in OTHERS]
 COUNTS = [None, (4,), (3, 1, 4)]
 """Of finitely many actions; None: a box."""
 
 
-def made(counts: tuple[int, ...] | None, start: str, suboptimal: bool, **changes: Any) -> ValueDICE:
+def made(counts: tuple[int, ...] | None, start: str, others: tuple[str, ...], **changes: Any) -> ValueDICE:
     config = replace(CONFIG, start_states=start, **changes)
     if counts is None:
-        return ContinuousValueDICE(config, ENCODER, box.UNIT_BOX, HIDDEN, suboptimal)
-    return DiscreteValueDICE(config, ENCODER, ActionBranches(finite.SPACES[counts]), HIDDEN, suboptimal)
+        return ContinuousValueDICE(config, ENCODER, box.UNIT_BOX, HIDDEN, others)
+    return DiscreteValueDICE(config, ENCODER, ActionBranches(finite.SPACES[counts]), HIDDEN, others)
 
 
-def draw(counts: tuple[int, ...] | None, suboptimal: bool) -> tuple[TensorDict, TensorDict]:
-    """Batch and noise; of finitely many actions the noise is one number a draw."""
+def draw(counts: tuple[int, ...] | None, others: tuple[str, ...]) -> tuple[TensorDict, TensorDict]:
+    """Batch and noise; of finitely many actions the noise is one number a draw. Online rows are the last others."""
+    batch, noise = box.draw_batch(bool(others)) if counts is None else finite.draw_batch(counts, bool(others))
+    if "online" in others:
+        batch["online"], batch["suboptimal"] = batch["suboptimal"][-2:], batch["suboptimal"][:-2]
+        noise["online"], noise["suboptimal"] = noise["suboptimal"][-2:], noise["suboptimal"][:-2]
     if counts is None:
-        return box.draw_batch(suboptimal)
-    batch, _ = finite.draw_batch(counts, suboptimal)
+        return batch, noise
     torch.manual_seed(5)
     kinds = {kind: torch.randn(len(batch[kind, "observation"]), 3, 1).double() for kind in map(str, batch.keys())}
     return batch, TensorDict(kinds)
@@ -126,21 +130,25 @@ def slow_objective(
 ) -> tuple[float, dict[str, list[float]]]:
     """The objective from the log ratios, an absorbing state after each terminated row counted 9 times."""
     discount, alpha, absorbed = 0.9, 0.2 if len(agent.states) > 1 else 0.0, 0.9 / (1 - 0.9)
+    parts = ("expert",), agent.states[1:]
     ratios: dict[str, list[float]] = {}
-    inside, linear = 0.0, {}
-    for kind in agent.states:
+    inside, linear = 0.0, 0.0
+    for part in parts:
         values, ends = [], []
-        for row, draws in zip(batch[kind], noise[kind].numpy(), strict=True):
+        both = [pair for kind in part for pair in zip(batch[kind], noise[kind].numpy(), strict=True)]
+        for row, draws in both:
             state, following = whitened(row["observation"]), whitened(row["next", "observation"])
             ended = float(row["next", "terminated"])
             next_nu = slow.expected_nu(following, draws[0])
             values.append(slow.nu(state, row["action"].numpy()) - discount * (1 - ended) * next_nu)
             ends.append(ended)
+        if not part:
+            continue
         total = len(values) + absorbed * sum(ends)
-        weight = (1 - alpha) if kind == "expert" else alpha
+        weight = (1 - alpha) if part == ("expert",) else alpha
         inside += weight * (sum(map(math.exp, values)) + absorbed * sum(ends)) / total
-        linear[kind] = weight * sum(values) / total
-        ratios[kind] = values
+        linear += 0.0 if part == ("expert",) else weight * sum(values) / total
+        ratios["expert" if part == ("expert",) else "others"] = values
     if agent.config.start_states == "initial":
         rows = zip(batch["initial", "observation"], noise["initial"].numpy(), strict=True)
         starts = [slow.expected_nu(whitened(observation), draws[1]) for observation, draws in rows]
@@ -149,15 +157,16 @@ def slow_objective(
         rows = zip(batch["expert", "observation"], noise["expert"].numpy(), strict=True)
         starts = [slow.expected_nu(whitened(observation), draws[1]) for observation, draws in rows]
         at_start = sum(starts) / (len(starts) + absorbed * float(batch["expert", "next", "terminated"].sum()))
-    objective = math.log(inside) - (1 - alpha) * (1 - discount) * at_start - linear.get("suboptimal", 0.0)
+    objective = math.log(inside) - (1 - alpha) * (1 - discount) * at_start - linear
     return objective, ratios | {"start": [at_start]}
 
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
-@pytest.mark.parametrize(("start", "suboptimal"), CASES)
-def test_both_losses_are_the_formula(counts: tuple[int, ...] | None, start: str, suboptimal: bool):
-    agent = made(counts, start, suboptimal)
-    batch, noise = draw(counts, suboptimal)
+@pytest.mark.parametrize(("start", "others"), CASES)
+def test_both_losses_are_the_formula(counts: tuple[int, ...] | None, start: str, others: tuple[str, ...]):
+    """Suboptimal and online rows are one distribution, that of the other data."""
+    agent = made(counts, start, others)
+    batch, noise = draw(counts, others)
     parameters = draw_parameters(agent)
     slow = Slow(parameters, counts)
     objective, found = slow_objective(slow, agent, batch, noise)
@@ -218,11 +227,11 @@ def test_both_losses_are_the_formula(counts: tuple[int, ...] | None, start: str,
 
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
-@pytest.mark.parametrize(("start", "suboptimal"), [("expert", True), ("initial", False)])
-def test_gradients_are_finite_differences(counts: tuple[int, ...] | None, start: str, suboptimal: bool):
+@pytest.mark.parametrize(("start", "others"), [("expert", ("suboptimal",)), ("initial", ())])
+def test_gradients_are_finite_differences(counts: tuple[int, ...] | None, start: str, others: tuple[str, ...]):
     """Of nu's loss with its penalty, and of the actor's through a' and a0."""
-    agent = made(counts, start, suboptimal)
-    batch, noise = draw(counts, suboptimal)
+    agent = made(counts, start, others)
+    batch, noise = draw(counts, others)
     parameters = draw_parameters(agent)
     for phase in agent.phases:
         leaves = [leaf.requires_grad_() for _, leaf in named_leaves(parameters[phase.group])]
@@ -232,12 +241,12 @@ def test_gradients_are_finite_differences(counts: tuple[int, ...] | None, start:
 
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
-@pytest.mark.parametrize(("start", "suboptimal"), CASES)
-def test_each_loss_moves_its_own_group_alone(counts: tuple[int, ...] | None, start: str, suboptimal: bool):
-    agent = made(counts, start, suboptimal)
+@pytest.mark.parametrize(("start", "others"), CASES)
+def test_each_loss_moves_its_own_group_alone(counts: tuple[int, ...] | None, start: str, others: tuple[str, ...]):
+    agent = made(counts, start, others)
     parameters = draw_parameters(agent)
     groups = {name: [leaf.requires_grad_() for _, leaf in named_leaves(parameters[name])] for name in ("nu", "actor")}
-    batch, noise = draw(counts, suboptimal)
+    batch, noise = draw(counts, others)
     for phase in agent.phases:
         loss = phase.loss(parameters, batch, noise)[0]
         for name, leaves in groups.items():
@@ -250,8 +259,8 @@ def test_each_loss_moves_its_own_group_alone(counts: tuple[int, ...] | None, sta
 
 
 def test_without_penalties_they_are_not_there():
-    agent = made(None, "expert", False, gradient_penalty=0.0, orthogonal_penalty=0.0)
-    batch, noise = draw(None, False)
+    agent = made(None, "expert", (), gradient_penalty=0.0, orthogonal_penalty=0.0)
+    batch, noise = draw(None, ())
     parameters = draw_parameters(agent)
     loss, metrics = agent.nu_loss(parameters, batch, noise)
     assert metrics["critic/penalty"] == 0
@@ -261,8 +270,8 @@ def test_without_penalties_they_are_not_there():
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
 def test_diagnoses_are_the_log_ratio_with_its_sign_turned(counts: tuple[int, ...] | None):
-    agent = made(counts, "expert", False)
-    batch, _ = draw(counts, False)
+    agent = made(counts, "expert", ())
+    batch, _ = draw(counts, ())
     parameters = draw_parameters(agent)
     found = agent.diagnose(parameters, batch["expert"])
     slow, silence = Slow(parameters, counts), np.zeros(box.ACTION_SIZE)
@@ -305,6 +314,31 @@ def test_a_table_is_matched():
     for _ in range(199):
         learner.update(batch, noise)
     metrics = learner.update(batch, noise)
-    policy = agent.act(learner.parameters["actor"], torch.eye(2).double(), torch.zeros(2, 1)).detach()
+    policy = agent.policy_actions(learner.parameters["actor"], torch.eye(2).double(), torch.zeros(2, 1)).detach()
     np.testing.assert_allclose(policy.numpy(), [[2 / 3, 1 / 3], [2 / 3, 1 / 3]], atol=0.01)
     assert metrics["critic/divergence"].item() == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+def test_what_is_drawn_is_by_the_policy(counts: tuple[int, ...] | None):
+    """10,000 actions in one state: their mean and deviation, or how often each of finitely many is drawn."""
+    agent = made(counts, "expert", ("online",))
+    parameters = draw_parameters(agent)
+    slow, generator = Slow(parameters, counts), torch.Generator().manual_seed(3)
+    observation = torch.from_numpy(MEAN + 0.5 * STD)
+    state = whitened(observation)
+    drawn = agent.act(parameters, observation.expand(10_000, -1), generator)
+    if counts is None:
+        assert drawn.abs().max() <= 1
+        before = torch.atanh(drawn).numpy()
+        outputs = slow.network("actor", state)
+        std = np.exp(-5 + 7 * (np.tanh(outputs[box.ACTION_SIZE :]) + 1) / 2)
+        np.testing.assert_allclose((before.mean(0) - outputs[: box.ACTION_SIZE]) / std, 0, atol=0.05)
+        np.testing.assert_allclose(before.std(0) / std, 1, atol=0.05)
+    else:
+        chances = np.split(slow.policy(state, np.zeros(1)), np.cumsum(counts)[:-1])
+        for branch, chance in enumerate(chances):
+            shares = np.bincount(drawn[:, branch].numpy(), minlength=len(chance)) / 10_000
+            np.testing.assert_allclose(shares, chance, atol=0.02)
+    again = agent.act(parameters, observation.expand(10_000, -1), torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, again)

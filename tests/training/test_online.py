@@ -136,7 +136,7 @@ def test_every_batch_has_exact_fractions(suboptimal: bool, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("actions", "algorithm"),
-    [(actions, algorithm) for actions in ("continuous", "discrete") for algorithm in ("iq_learn", "sqil")]
+    [(actions, algorithm) for actions in ("continuous", "discrete") for algorithm in ("iq_learn", "sqil", "valuedice")]
     + [("continuous", "gail")],
 )
 def test_rewards_reach_nothing(actions: str, algorithm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -397,7 +397,10 @@ def test_the_schedule_of_steps():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"algorithm": "bc"}, "algorithm 'bc' has no online stage: use 'iq_learn' or 'sqil' or 'gail', or"),
+        (
+            {"algorithm": "bc"},
+            "algorithm 'bc' has no online stage: use 'iq_learn' or 'valuedice' or 'sqil' or 'gail', or",
+        ),
         ({"online": OnlineConfig(1000)}, "env_steps = 1000 leaves no updates after online.start_steps = 1000"),
         ({"online": OnlineConfig(3001, environments=2)}, "is no multiple of online.environments = 2"),
         ({"training": {"prefetch": 2}}, "prefetch must be 0"),

@@ -18,6 +18,8 @@ from iq_offline.learning.networks import (
     Hidden,
     branch_values,
     chosen_branches,
+    drawn_branches,
+    drawn_squashed,
     gaussian,
     network,
     sample_squashed,
@@ -174,9 +176,7 @@ class SoftActorCritic(SoftQ):
 
     def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
         """From the squashed Gaussian."""
-        mean, std = gaussian(call(self.actor, parameters["actor"], normalized(parameters, observation)))
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return sample_squashed(mean, std, noise)[0]
+        return drawn_squashed(call(self.actor, parameters["actor"], normalized(parameters, observation)), generator)
 
     def as_input(self, action: Tensor) -> Tensor:
         """In the unit box."""
@@ -255,9 +255,7 @@ class SoftmaxOfQ(SoftQ):
     def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
         """From the softmax of Q, a branch at a time."""
         logits = self._branches(parameters["critic"], normalized(parameters, observation))
-        probability = torch.softmax(logits / parameters["coefficients", "temperature"], -1)
-        drawn = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
-        return drawn.reshape(probability.shape[:-1])
+        return drawn_branches(logits / parameters["coefficients", "temperature"], generator)
 
     def as_input(self, action: Tensor) -> Tensor:
         """Indices as they are."""

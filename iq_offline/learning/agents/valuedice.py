@@ -25,7 +25,15 @@ from iq_offline.learning.agents import (
 )
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.dice import mean, off_orthogonal, valuedice_objective, with_absorbing_state
-from iq_offline.learning.networks import Hidden, gaussian, network, sample_squashed
+from iq_offline.learning.networks import (
+    Hidden,
+    branch_values,
+    drawn_branches,
+    drawn_squashed,
+    gaussian,
+    network,
+    sample_squashed,
+)
 from iq_offline.learning.objective import away_from_one, implied_reward
 
 VALUEDICE_COEFFICIENTS = ("discount", "replay_alpha", "gradient_penalty", "orthogonal_penalty")
@@ -40,7 +48,8 @@ class ValueDICE(ABC):
         encoder: of the observations.
         actions: the box that continuous actions are in, or the branches of finitely many.
         hidden: of the actor and of nu.
-        suboptimal: whether batches hold the kind ``suboptimal`` beside ``expert``.
+        others: the kinds of a batch beside ``expert``, which both distributions have in common in the share
+            ``replay_alpha``. Online the policy's own transitions are one of them.
     """
 
     averaged = "actor"
@@ -54,16 +63,16 @@ class ValueDICE(ABC):
         encoder: ObservationEncoder,
         actions: UnitBox | ActionBranches,
         hidden: Hidden,
-        suboptimal: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
         self.config = config
         self.actions = actions
         self.discount = config.discount
         self.cloning = BC(BCConfig("likelihood"), encoder, actions, hidden)
-        self.states: tuple[str, ...] = ("expert", "suboptimal") if suboptimal else ("expert",)
+        self.states: tuple[str, ...] = ("expert", *others)
         starts = ("initial",) if config.start_states == "initial" else ()
         self.kinds: tuple[str, ...] = (*self.states, *starts)
-        self.unread: tuple[str, ...] = () if suboptimal else ("replay_alpha",)
+        self.unread: tuple[str, ...] = () if others else ("replay_alpha",)
         self.phases: tuple[Phase, ...] = (
             Phase("nu", self.nu_loss, config.nu_learning_rate, config.adam_beta1),
             Phase("actor", self.actor_loss, config.actor_learning_rate, config.adam_beta1),
@@ -110,14 +119,22 @@ class ValueDICE(ABC):
             normalized(parameters, rows["next", "observation"]),
         )
         nu = self.nu(parameters["nu"], state, action_inputs(self.actions, rows["action"]))
-        next_action = self.act(parameters["actor"], next_state, state.new_zeros(len(nu), self.noise_shape[-1]))
+        silence = state.new_zeros(len(nu), self.noise_shape[-1])
+        next_action = self.policy_actions(parameters["actor"], next_state, silence)
         next_nu = self.nu(parameters["nu"], next_state, next_action)
         log_ratio = implied_reward(nu, next_nu, rows["next", "terminated"], self.discount)
         return self.cloning.diagnose(parameters, rows) | {"reward": -log_ratio, "value": -nu}
 
+    def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """Drawn from the policy: points of the unit box ``(n, size)``, or indices ``(n, branches)``."""
+        outputs = call(self.cloning.actor, parameters["actor"], normalized(parameters, observation))
+        if isinstance(self.actions, ActionBranches):
+            return drawn_branches(branch_values(outputs, self.actions.counts), generator)
+        return drawn_squashed(outputs, generator)
+
     @abstractmethod
-    def act(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
-        """The policy's actions as :meth:`nu` takes them, with gradients."""
+    def policy_actions(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
+        """As :meth:`nu` takes them, with gradients."""
 
     @abstractmethod
     def nu(self, nu: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
@@ -129,17 +146,17 @@ class ValueDICE(ABC):
         """The objective for these groups of parameters, and the policy's actions in the next states."""
         discount, alpha = parameters["coefficients", "discount"], parameters["coefficients", "replay_alpha"]
         rows, draws = Transitions.of(parameters, batch, self.states), rows_of(noise, self.states)
-        next_action = self.act(actor, rows.next_state, draws[:, 0])
+        next_action = self.policy_actions(actor, rows.next_state, draws[:, 0])
         of_data = self.nu(nu, rows.state, action_inputs(self.actions, rows.action).to(rows.state.dtype))
         log_ratio = implied_reward(of_data, self.nu(nu, rows.next_state, next_action), rows.terminated, discount)
 
         experts = len(batch["expert", "action"])
         if self.config.start_states == "initial":
             start = normalized(parameters, batch["initial", "observation"])
-            start_nu = self.nu(nu, start, self.act(actor, start, noise["initial"][:, 1])).mean()
+            start_nu = self.nu(nu, start, self.policy_actions(actor, start, noise["initial"][:, 1])).mean()
         else:
             start = rows.state[:experts]
-            at_start = self.nu(nu, start, self.act(actor, start, draws[:experts, 1]))
+            at_start = self.nu(nu, start, self.policy_actions(actor, start, draws[:experts, 1]))
             start_nu = mean(with_absorbing_state(at_start, rows.terminated[:experts], discount))
         expert = with_absorbing_state(log_ratio[:experts], rows.terminated[:experts], discount)
         other = None
@@ -174,14 +191,14 @@ class ContinuousValueDICE(ValueDICE):
         encoder: ObservationEncoder,
         actions: UnitBox,
         hidden: Hidden,
-        suboptimal: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(config, encoder, actions, hidden, suboptimal)
+        super().__init__(config, encoder, actions, hidden, others)
         size = len(actions.center)
         self.nu_network = network(encoder, hidden, 1, extra=size)
         self.noise_shape: tuple[int, ...] = (3, size)
 
-    def act(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
+    def policy_actions(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
         """A sample, reparameterised."""
         centre, std = gaussian(call(self.cloning.actor, actor, state))
         return sample_squashed(centre, std, noise)[0]
@@ -200,14 +217,14 @@ class DiscreteValueDICE(ValueDICE):
         encoder: ObservationEncoder,
         actions: ActionBranches,
         hidden: Hidden,
-        suboptimal: bool = False,
+        others: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(config, encoder, actions, hidden, suboptimal)
+        super().__init__(config, encoder, actions, hidden, others)
         self.counts = actions.counts
         self.nu_network = network(encoder, hidden, sum(actions.counts))
         self.noise_shape: tuple[int, ...] = (3, 1)
 
-    def act(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
+    def policy_actions(self, actor: TensorDict, state: Tensor, noise: Tensor) -> Tensor:
         """The probabilities of each branch's actions, side by side; no noise is needed."""
         branches = call(self.cloning.actor, actor, state).split(self.counts, -1)
         return torch.cat([torch.softmax(branch, -1) for branch in branches], -1)
