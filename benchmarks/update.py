@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,12 @@ def measure(name: str, table: dict[str, Any], rounds: int) -> dict[str, Any]:
     """Turns of both, after one of each to warm up. What is chosen from suboptimal data is chosen once, outside."""
     config = resolved(from_table(RunConfig, nested(table), name))
     parts = [dataset(part.dataset) for part in config.data.suboptimal]
-    training = prepare(config, choose_data(config, dataset(config.data.expert), parts))
+    data = choose_data(config, dataset(config.data.expert), parts)
+    plain = prepare(replace(config, training=replace(config.training, compile=False)), data)
+    plain.update()
+    multiply, operations = products_of(plain)
+    training = prepare(config, data)
     training.update()
-    multiply, operations = products_of(training)
     turns = [(seconds(training.update), seconds(multiply)) for _ in range(rounds + 1)][1:]
     update, bare = (statistics.median(column) for column in zip(*turns, strict=True))
     return {
@@ -109,10 +113,11 @@ def main() -> None:
         "IQ-Learn, no gradient penalty": {"algorithm": "iq_learn", "iq_learn.gradient_penalty": 0.0},
         "IQ-Learn, looking ahead": {"algorithm": "iq_learn", **mixed},
     }
+    learners |= {f"{learner}, compiled": table | {"training.compile": True} for learner, table in learners.items()}
     with RESULTS.open("a") as file:
         for learner, table in learners.items():
             row = measure(learner, {"data.expert": name, **table}, arguments.rounds)
-            print(f"{learner:32} {row['ratio']:.2f}  ({row['update_ms']:.2f} ms, products {row['products_ms']:.2f} ms)")
+            print(f"{learner:40} {row['ratio']:.2f}  ({row['update_ms']:.2f} ms, products {row['products_ms']:.2f} ms)")
             about = {"dataset": name, "threads": 1, "torch": torch.__version__, "git_commit": git_commit()}
             file.write(json.dumps(row | about) + "\n")
 

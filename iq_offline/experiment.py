@@ -130,7 +130,9 @@ def run_together(
             options.say(f"{run.folder} is finished already: nothing to train")
 
     def load(run: Run) -> None:
-        require_device(run.config.training.device)
+        if run.config.training.compile:
+            say_once("note: the first update waits for the compiler, up to a minute; the next run finds what it made")
+        require_device(run.config.training.device, run.config.training.compile)
         parts = [source(part.dataset) for part in run.config.data.suboptimal]
         run.data = choose_data(run.config, source(run.config.data.expert), parts)
         say_what_is_special(run.data, say_once)

@@ -59,7 +59,7 @@ DIFFERENT = RunConfig(
         (0.25, 0.5),
     ),
     training=TrainingConfig(
-        11, 12, (13, 14, 15), "tanh", "all", 0.25, 0.35, 0.5, False, False, 16, 17, 18, 19, "float64", "cuda:1", 2
+        11, 12, (13, 14, 15), "tanh", "all", 0.25, 0.35, 0.5, False, False, 16, 17, 18, 19, "float64", True, "cuda:1", 2
     ),
     iq_learn=IQLearnConfig(
         *(0.9, "kl", 0.1, 0.2, "initial", "mixture", 0.7, 11.0, 0.6, 2e-3, 3e-3, 0.4, False, 0.123),

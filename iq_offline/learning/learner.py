@@ -30,6 +30,7 @@ class Learner:
         weight_decay: decoupled, of all that is trained.
         actor_held: steps at the beginning in which the group that acts does not move.
         input_decay: as ``weight_decay``, of the first layer of the group that acts.
+        compiled: whether the losses go through ``torch.compile``, when they are called first. Not in a population.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Learner:
         weight_decay: float = 0.0,
         actor_held: int = 0,
         input_decay: float = 0.0,
+        compiled: bool = False,
     ) -> None:
         self.agent = agent
         self.parameters = parameters
@@ -55,9 +57,11 @@ class Learner:
         self.input_decay = input_decay
         self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
         at_once = CACHED if self._leaves[0][0].device.type == "cpu" else None
-        self._losses = [
-            torch.vmap(phase.loss, chunk_size=at_once) if population else phase.loss for phase in agent.phases
-        ]
+        self._losses = [phase.loss for phase in agent.phases]
+        if population:
+            self._losses = [torch.vmap(loss, chunk_size=at_once) for loss in self._losses]
+        elif compiled:
+            self._losses = [torch.compile(loss) for loss in self._losses]
         for leaves in self._leaves:
             for leaf in leaves:
                 leaf.requires_grad_()

@@ -49,8 +49,10 @@ def check_runs(runs: Sequence[PlannedRun], folder: Path, options: Options, here:
 
 
 def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: bool) -> None:
-    for device in dict.fromkeys(run.config.training.device for run in runs if here):
-        require_device(device)
+    for device, compiled in dict.fromkeys(
+        (run.config.training.device, run.config.training.compile) for run in runs if here
+    ):
+        require_device(device, compiled)
     configs = [run.config for run in runs]
     names = [name for config in configs for name in (config.data.expert, *(p.dataset for p in config.data.suboptimal))]
     sources = {name: obtain(name, options) for name in dict.fromkeys(names)}

@@ -1,5 +1,7 @@
 """From a configuration and cached data to a training that is ready to run. Every draw comes from the run's seed."""
 
+import os
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
 
@@ -15,6 +17,7 @@ from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay, Selection, Table, feature_statistics, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, check_compatible, chosen_leaves
 from iq_offline.errors import UserError
+from iq_offline.files import cache_folder
 from iq_offline.learning.agents import Agent, UnitBox, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS, POLICIES, ChosenImitation
@@ -157,7 +160,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
     """
     seeds, options = _seeds(config.seed), config.stage
     dtype = getattr(torch, options.dtype)
-    require_device(options.device)
+    require_device(options.device, options.compile)
     mean, std = feature_statistics(data.seen, data.observations)
     if not options.normalize_observations:
         measured, fixed_mean, fixed_std = data.observations.constants()
@@ -179,6 +182,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         weight_decay=options.weight_decay,
         actor_held=config.online.critic_warmup if config.online.start and agent.averaged == "actor" else 0,
         input_decay=options.input_decay,
+        compiled=options.compile,
     )
     rows = rows_in_batch(config)
     sizes = {kind: rows[kind] for kind in agent.kinds}
@@ -238,17 +242,29 @@ def rows_in_batch(config: RunConfig) -> dict[str, int]:
     return rows | {"initial": whole, "online": online}
 
 
-def require_device(device: str) -> None:
-    """Whether torch can use a device here.
+def require_device(device: str, compiled: bool = False) -> None:
+    """Whether torch can use a device here, and compile for it.
+
+    What compiling leaves for the next time goes into the cache folder.
 
     Raises:
         UserError: it cannot.
     """
     try:
-        torch.empty(0, device=device)
+        zeros = torch.zeros(8, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device = {device!r} cannot be used here: {reason}") from error
+    if compiled:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # Its own, of its own parts.
+        try:
+            torch.compile(torch.abs)(zeros)
+        except RuntimeError as error:
+            reason = next(line for line in str(error).splitlines() if not line.endswith("raised:"))
+            raise UserError(
+                f"training.compile cannot be used here, it needs a C++ compiler such as g++ or clang++: {reason}"
+            ) from error
 
 
 def make_agent(config: RunConfig, data: Data) -> Agent:
@@ -321,8 +337,8 @@ def program_of(config: RunConfig) -> tuple[tuple[str, Hashable], ...]:
     free = FACTORS[config.algorithm]
     own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in free}
     common |= {f"{config.algorithm}.{name}": value for name, value in own.items()}
-    if config.is_online:
-        common["online"] = hash(config)  # Each meets environments of its own: one at a time.
+    if config.is_online or config.training.compile:
+        common["run"] = hash(config)  # One at a time: with environments of its own, or compiled by itself.
     for penalty in (name for name in free if name.endswith("_penalty")):
         common[f"{config.algorithm}.{penalty} > 0"] = getattr(options, penalty) > 0
     return tuple(common.items())

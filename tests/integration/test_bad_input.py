@@ -417,6 +417,18 @@ def test_recipe_files_are_followed(
 # ---------------------------------------------------------------------------------------------- output folders
 
 
+def test_without_a_compiler_nothing_is_compiled(root: Path, output: Path) -> None:
+    """One line before anything is trained, in a process of its own: what torch finds once it remembers."""
+    given = train("--compile", "--gradient-steps", "20", "--algorithms", "bc")
+    without = os.environ | {"CXX": "no-such-compiler", "MINARI_DATASETS_PATH": str(root)}
+    done = python("-m", "iq_offline", *given, "--output", str(output), env=without)
+    assert done.returncode == 2, done.stderr
+    assert "training.compile cannot be used here, it needs a C++ compiler such as g++ or clang++: " in the_error(
+        done.stderr
+    )
+    assert not list(output.rglob("*.safetensors"))
+
+
 def test_a_finished_run_is_not_trained_again(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = random_episodes(np.random.default_rng(0), [20, 30], (3,), (1,))
     folder = write_dataset("test/pendulum-v0", written, low=-2, high=2, env_spec_id="Pendulum-v1")

@@ -281,6 +281,7 @@ BOUND: list[tuple[str, dict[str, Any]]] = [
     ("training", {"hidden_sizes": (8,)}),
     ("training", {"dtype": "float32"}),
     ("training", {"cosine_schedule": False}),
+    ("training", {"compile": True}),
 ]
 
 

@@ -19,6 +19,7 @@ from tensordict import TensorDict
 from iq_offline.config import RunConfig
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
+from iq_offline.files import cache_folder
 from iq_offline.learning.learner import named_leaves
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import InterruptedTrainingError, Training, seconds_trained, train
@@ -75,6 +76,30 @@ def test_the_same_seed_twice_is_the_same_run(algorithm: str, suboptimal: bool, t
         torch.rand(random.randrange(10))
         run_training(config, tmp_path / name)
     assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "suboptimal"), [("bc", False), ("iq_learn", False), ("iq_learn", True)])
+def test_compiled_is_the_same_but_for_rounding(algorithm: str, suboptimal: bool, tmp_path: Path):
+    """And bit for bit where it was cut off. In processes of their own: the tests' checks of types are not compiled."""
+
+    def trained(config: RunConfig, name: str, cut: bool = False) -> Path:
+        program = start(write_config(config, tmp_path / f"{name}.toml"), tmp_path / name)
+        if cut:
+            wait_for_checkpoint(program, tmp_path / name / LATEST)
+            program.send_signal(signal.SIGINT)
+        errors = program.communicate(timeout=300)[1]
+        assert program.returncode == (INTERRUPTED if cut else 0), errors
+        return tmp_path / name
+
+    plain = configuration(algorithm, suboptimal=suboptimal, dtype="float64")
+    compiled = replace(plain, training=replace(plain.training, compile=True))
+    expected, found = weights(trained(plain, "plain") / LATEST), weights(trained(compiled, "compiled") / LATEST)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
+    assert any((cache_folder() / "compiled").rglob("*.so")), "what was compiled is kept in the user's cache"
+    trained(compiled, "cut", cut=True)
+    assert_same_run(tmp_path / "compiled", trained(compiled, "cut"))
 
 
 @pytest.mark.parametrize("algorithm", ["iq_learn", "bc", "valuedice", "sqil"])
