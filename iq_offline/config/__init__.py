@@ -139,7 +139,7 @@ class TrainingConfig:
     cosine_schedule: bool = True
     """Let the learning rates fall to zero along a cosine."""
     normalize_observations: bool = True
-    """Shift and scale observations by the mean and deviation of the chosen data."""
+    """Shift and scale observations by the mean and deviation of the labelled expert's, none further than 4 from 0."""
     log_every: Positive = 100
     """Steps between rows of metrics."""
     checkpoint_every: Positive = 2_000

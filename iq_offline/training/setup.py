@@ -161,7 +161,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
     seeds, options = _seeds(config.seed), config.stage
     dtype = getattr(torch, options.dtype)
     require_device(options.device, options.compile)
-    mean, std = feature_statistics(data.seen, data.observations)
+    mean, std = feature_statistics(data.expert, data.observations)  # Others' states may be far from where it acts.
     if not options.normalize_observations:
         measured, fixed_mean, fixed_std = data.observations.constants()
         mean = torch.where(measured, torch.zeros_like(mean), fixed_mean)

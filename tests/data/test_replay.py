@@ -1,5 +1,7 @@
 """Which transitions are chosen, and what the batches drawn from them hold."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -22,6 +24,7 @@ from iq_offline.errors import UserError
 from iq_offline.training.setup import choose_data
 from tests.data_helpers import cached_dataset, counting_episodes, random_episodes
 
+NUMBERS = itertools.count()
 LENGTHS = [7, 1, 12, 5, 30, 9, 3, 11]
 
 
@@ -48,8 +51,8 @@ def replay_of(
     return Replay(kinds, batch_sizes, seed, tables_of([kinds], encoder, dtype))
 
 
-def statistics_of(selections: Sequence[Selection]) -> tuple[torch.Tensor, torch.Tensor]:
-    return feature_statistics(selections, encoder_of(selections[0]))
+def statistics_of(selection: Selection) -> tuple[torch.Tensor, torch.Tensor]:
+    return feature_statistics(selection, encoder_of(selection))
 
 
 def times(selection: Selection) -> dict[int, list[int]]:
@@ -426,17 +429,50 @@ def test_float64_batches(data: CachedSource) -> None:
 
 def test_observation_statistics_are_numpys() -> None:
     written = random_episodes(np.random.default_rng(1), [50, 70, 31], (4,), (1,))
-    other = random_episodes(np.random.default_rng(2), [90], (4,), (1,))
-    for episode in other:
+    for episode in written:
         episode[0][:] = episode[0] * 100 + 1000
-    one, two = cached_dataset("test/one-v0", written), cached_dataset("test/two-v0", other)
-    selections = [select(one, 2, 3, generator()), select(two, None, 1, generator())]
-    mean, std = statistics_of(selections)
-    values = np.concatenate([s.data.steps["observation_0"].numpy()[s.rows] for s in selections]).astype(np.float64)
-    assert len(values) == 90 + sum(len(chosen) for chosen in times_of_rows(selections[0]).values())
+    selection = select(cached_dataset("test/one-v0", written), 2, 3, generator())
+    mean, std = statistics_of(selection)
+    values = selection.data.steps["observation_0"].numpy()[selection.rows].astype(np.float64)
+    assert len(values) == sum(len(chosen) for chosen in times_of_rows(selection).values())
     np.testing.assert_allclose(mean.numpy(), values.mean(0), rtol=1e-12)
     np.testing.assert_allclose(std.numpy(), values.std(0), rtol=1e-9)
     assert mean.dtype == std.dtype == torch.float64
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rests=st.integers(0, 250), jump=st.floats(-1e4, 1e4).filter(lambda jump: abs(jump) > 0.5), other=st.integers(2, 60)
+)
+def test_no_feature_is_further_than_four_from_zero(rests: int, jump: float, other: int) -> None:
+    """One that rests and then jumps is scaled by its jumps; one without a tail is scaled by its deviation."""
+    count = rests + other
+    observations = np.zeros((count + 1, 2))
+    observations[:count, 0] = jump * (np.arange(count) == rests)
+    observations[:count, 1] = np.arange(count) % 2
+    still = np.zeros(count, bool)
+    episode = observations, np.zeros((count, 1), np.float32), np.zeros(count), still, np.arange(count) == count - 1
+    selection = select(cached_dataset(f"test/jump{next(NUMBERS)}-v0", [episode]), None, 1, generator())
+    std = statistics_of(selection)[1]
+    values = selection.data.steps["observation_0"].double().numpy()[selection.rows]
+    far = np.abs((values - values.mean(0)) / std.numpy()).max(0)
+    assert far.max() <= 4 + 1e-9
+    share = 1 / count
+    expected = max(math.sqrt(share * (1 - share)), (1 - share) / 4)
+    assert std[0].item() == pytest.approx(abs(np.float32(jump)) * expected)
+    assert std[1].item() == pytest.approx(values[:, 1].std())
+
+
+def test_the_largest_is_looked_for_in_all_of_the_data() -> None:
+    """Which is gone through in parts."""
+    values = np.sin(np.arange(250_001.0))[:, None]
+    values[[3, 170_000]] = [[-30.0], [50.0]]
+    ends = np.arange(250_000) == 249_999
+    zeros = np.zeros(250_000)
+    episode = (values, zeros.astype(np.float32)[:, None], zeros, np.zeros(250_000, bool), ends)
+    mean, std = statistics_of(select(cached_dataset("test/long-v0", [episode]), None, 1, generator()))
+    assert std.item() == pytest.approx((50 - mean.item()) / 4)
+    assert mean.item() == pytest.approx(values[:-1].mean(), abs=1e-6)
 
 
 def times_of_rows(selection: Selection) -> dict[int, np.ndarray]:
@@ -450,7 +486,7 @@ def test_statistics_do_not_see_unchosen_data() -> None:
     written = counting_episodes([10, 10])
     data = cached_dataset("test/two-v0", written)
     selection = select(data, 1, 1, generator())
-    mean, std = statistics_of([selection])
+    mean, std = statistics_of(selection)
     episode = float(selection.trajectories[0])
     assert mean.tolist() == pytest.approx([episode, 4.5])
     assert std.tolist() == pytest.approx([1, np.std(np.arange(10))]), "a constant dimension is not scaled"
@@ -462,7 +498,7 @@ def test_a_constant_of_any_size_is_told_from_what_hardly_varies() -> None:
         observations[:, 0] = 0.1  # Its sum of squares over their number is not its square, in float64 either.
         observations[:, 1] = 1e6
         observations[:, 2] *= 1e-5
-    mean, std = statistics_of([select(cached_dataset("test/still-v0", episodes), None, 1, generator())])
+    mean, std = statistics_of(select(cached_dataset("test/still-v0", episodes), None, 1, generator()))
     assert mean[:2].tolist() == [np.float32(0.1), 1e6]
     assert std.tolist() == [1, 1, 1e-3]
 
@@ -474,7 +510,7 @@ def test_statistics_of_large_numbers() -> None:
     ends = np.arange(5000) == 4999
     path_data = [(values, empty, np.zeros(5000), np.zeros(5000, bool), ends)]
     data = cached_dataset("test/far2-v0", path_data)
-    mean, std = statistics_of([select(data, None, 1, generator())])
+    mean, std = statistics_of(select(data, None, 1, generator()))
     stored = values[:-1].astype(np.float32).astype(np.float64)
     np.testing.assert_allclose(mean.numpy(), stored.mean(0), rtol=1e-12)
     np.testing.assert_allclose(std.numpy(), stored.std(0), rtol=1e-6)

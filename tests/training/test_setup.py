@@ -91,9 +91,11 @@ def test_iq_learn_begins_with_the_actor_and_sees_the_rows_of_behavior_cloning() 
         assert torch.equal(rows[0]["observation"], rows[1]["observation"])
 
 
-def test_observations_are_normalised_by_what_the_run_sees():
-    config = configuration("bc", dtype="float64")
-    data = choose_data(config, obtain(EXPERT), [])
+@pytest.mark.parametrize("suboptimal", [False, True])
+def test_observations_are_normalised_by_the_labelled_expert(suboptimal: bool):
+    """By nobody else's, whose states may be far from where it acts."""
+    config = configuration("bc", dtype="float64", suboptimal=suboptimal)
+    data = choose_data(config, obtain(EXPERT), [obtain(OTHER)] * suboptimal)
     rows = torch.from_numpy(data.expert.rows)
     observations = data.expert.data.steps["observation_0"][rows].double().numpy()
     normalizer = prepare(config, data).learner.parameters["normalizer"]
