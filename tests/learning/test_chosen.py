@@ -364,7 +364,7 @@ def test_keys_count_unless_they_are_said_not_to(policy: str, terms: dict[str, st
     sources = [obtain("test/wild-v0"), obtain("test/expert-v0")]
 
     def actor_after(**changes: Any) -> tuple[list[Tensor], tuple[str, ...]]:
-        plain = {"policy": policy, "reward_learning_rate": 1e-2, "choose_every": 5, "lasting": 5, **terms}
+        plain = {"policy": policy, "reward_learning_rate": 3e-2, "choose_every": 5, "lasting": 5, **terms}
         config = resolved(replace(PLAIN, iq_learn=replace(PLAIN.iq_learn, **plain | changes)))
         training = prepare(config, choose_data(config, sources[1], sources))
         for _ in range(25):
@@ -375,7 +375,7 @@ def test_keys_count_unless_they_are_said_not_to(policy: str, terms: dict[str, st
     names = {field.name for field in fields(IQLearnConfig)} - {"policy"}
     assert names == OTHERS.keys()
     changes = {name: {name: value} for name, value in OTHERS.items() if name in names}
-    changes["reward_learning_rate"] = {"reward_learning_rate": 3e-2}
+    changes["reward_learning_rate"] = {"reward_learning_rate": 1e-2}
     del changes["least_rows"]  # More of these data are at the expert's level than it may ask for.
     if policy in ("soft_actor_critic", "advantage_weighted"):
         del changes["absorbing_value"]  # Nothing ends in these data.
