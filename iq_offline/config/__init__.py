@@ -139,7 +139,8 @@ class TrainingConfig:
     cosine_schedule: bool = True
     """Let the learning rates fall to zero along a cosine."""
     normalize_observations: bool = True
-    """Shift and scale observations by the mean and deviation of the labelled expert's, none further than 4 from 0."""
+    """Shift and scale observations by mean and deviation of the labelled expert's, and so that none of these is further
+    than 4 from 0."""
     log_every: Positive = 100
     """Steps between rows of metrics."""
     checkpoint_every: Positive = 2_000
@@ -152,7 +153,8 @@ class TrainingConfig:
     """Precision of the training."""
     compile: bool = False
     """Translate the losses into machine code first, by torch.compile: up to a minute of waiting the first time, then
-    updates that are about a tenth faster. Needs a C++ compiler. Other last bits than without."""
+    updates that are about a tenth faster. Needs a C++ compiler. Other last bits than without. Such runs are trained one
+    at a time, never as one program."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, …"""
     torch_threads: Positive = 1

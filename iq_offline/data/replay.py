@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iq_offline.data.cache import CachedSource
 from iq_offline.data.memory import free_memory
-from iq_offline.data.spaces import FURTHEST, SMALLEST_DEVIATION, ObservationEncoder
+from iq_offline.data.spaces import FURTHEST, FURTHEST_OTHER, SMALLEST_DEVIATION, ObservationEncoder
 from iq_offline.errors import UserError
 
 ROWS_AT_ONCE = 4096
@@ -82,21 +82,31 @@ def select(
     return Selection(data, chosen, np.concatenate(rows) if rows else np.empty(0, np.int64))
 
 
-def feature_statistics(selection: Selection, encoder: ObservationEncoder) -> tuple[Tensor, Tensor]:
-    """What the features of the chosen observations are shifted and scaled by, float64, shape ``(features,)`` each.
+def feature_statistics(
+    labelled: Selection, others: Sequence[Selection], encoder: ObservationEncoder
+) -> tuple[Tensor, Tensor]:
+    """What features of observations are shifted and scaled by, float64, shape ``(features,)`` each.
 
-    By their mean and their standard deviation, but so that none is further than :data:`FURTHEST` from 0: a feature that
-    rests most of the time and then jumps, as a contact force does, is scaled by its jumps. The scale of one that never
-    varies is 1: should it vary at evaluation, it is not blown up. Others under 1e-3 count as 1e-3. Categories and
-    switches are left as they are; images are only scaled to [0, 1].
+    By mean and standard deviation of the labelled expert's, which is where the policy has to act well. By more than the
+    deviation where that would leave one of these further than :data:`FURTHEST` from 0 (a feature that rests most of the
+    time and then jumps, as a contact force does, is scaled by its jumps), or one of the others' further than
+    :data:`FURTHEST_OTHER`.
+
+    The scale of one that never varies is 1: should it vary at evaluation, it is not blown up. Others under 1e-3 count
+    as 1e-3. Categories and switches are left as they are; images are only scaled to [0, 1].
     """
     measured, mean, std = encoder.constants()
     start = 0
     for leaf, width in zip(encoder.leaves, encoder.widths, strict=True):
-        if width and measured[start]:
-            column = selection.data.steps[selection.data.column(leaf)]
-            mean[start : start + width], std[start : start + width] = _statistics(column, selection.rows)
+        part = slice(start, start + width)
         start += width
+        if not width or not measured[part.start]:
+            continue
+        mean[part], std[part] = _statistics(labelled.data.steps[labelled.data.column(leaf)], labelled.rows)
+        for other in others:
+            for values in _parts(other.data.steps[other.data.column(leaf)], other.rows):
+                furthest = (values - mean[part]).abs().amax(0)
+                std[part] = torch.maximum(std[part], furthest / FURTHEST_OTHER)
     return mean, std
 
 
@@ -104,14 +114,20 @@ def _statistics(table: Tensor, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
     origin = table[int(chosen[0])].double()  # From here on the sums of a constant are exactly 0.
     mean, square = torch.zeros_like(origin), torch.zeros_like(origin)
     low, high = torch.zeros_like(origin), torch.zeros_like(origin)
-    for rows in np.array_split(chosen, len(chosen) // 100_000 + 1):
-        values = table[torch.from_numpy(rows)].double() - origin
+    for part in _parts(table, chosen):
+        values = part - origin
         mean += values.sum(0) / len(chosen)
         square += values.square().sum(0) / len(chosen)
         low, high = torch.minimum(low, values.amin(0)), torch.maximum(high, values.amax(0))
     std = (square - mean.square()).clamp(min=0).sqrt().clamp(min=SMALLEST_DEVIATION)
     furthest = torch.maximum(high - mean, mean - low)
     return origin + mean, torch.where(square == 0, 1.0, torch.maximum(std, furthest / FURTHEST))
+
+
+def _parts(table: Tensor, chosen: np.ndarray) -> Iterator[Tensor]:
+    """The chosen rows, float64, some at a time."""
+    for rows in np.array_split(chosen, len(chosen) // 100_000 + 1):
+        yield table[torch.from_numpy(rows)].double()
 
 
 class Table:

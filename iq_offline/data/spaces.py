@@ -26,6 +26,8 @@ SMALLEST_DEVIATION = 1e-3
 FURTHEST = 4.0
 """Of a normalised observation's features from 0, in the data that they are normalised by. A thousand draws of a
 Gaussian stay within 3.3 deviations, as most features of a robot do; contact forces in MuJoCo go to 30."""
+FURTHEST_OTHER = 100.0
+"""In other data: what never or hardly varies in a few labelled steps may be anywhere in theirs."""
 MIN_IMAGE_SIDE = 8
 """Height and width from which on a uint8 array is looked at by convolutions."""
 

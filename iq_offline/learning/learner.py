@@ -61,7 +61,8 @@ class Learner:
         if population:
             self._losses = [torch.vmap(loss, chunk_size=at_once) for loss in self._losses]
         elif compiled:
-            self._losses = [torch.compile(loss) for loss in self._losses]
+            torch.compiler.reset()  # What was compiled before in this process would decide how these are.
+            self._losses = [torch.compile(loss, dynamic=False) for loss in self._losses]
         for leaves in self._leaves:
             for leaf in leaves:
                 leaf.requires_grad_()

@@ -17,7 +17,7 @@ from iq_offline.data.prefetch import Prefetcher
 from iq_offline.data.replay import Replay, Selection, Table, feature_statistics, select, tables_of
 from iq_offline.data.spaces import ObservationEncoder, check_compatible, chosen_leaves
 from iq_offline.errors import UserError
-from iq_offline.files import cache_folder
+from iq_offline.files import cache_folder, disk_errors
 from iq_offline.learning.agents import Agent, UnitBox, tensors, unit_box_of
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.chosen import CHOSEN_COEFFICIENTS, POLICIES, ChosenImitation
@@ -161,7 +161,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
     seeds, options = _seeds(config.seed), config.stage
     dtype = getattr(torch, options.dtype)
     require_device(options.device, options.compile)
-    mean, std = feature_statistics(data.expert, data.observations)  # Others' states may be far from where it acts.
+    mean, std = feature_statistics(data.expert, data.suboptimal, data.observations)
     if not options.normalize_observations:
         measured, fixed_mean, fixed_std = data.observations.constants()
         mean = torch.where(measured, torch.zeros_like(mean), fixed_mean)
@@ -256,14 +256,17 @@ def require_device(device: str, compiled: bool = False) -> None:
         reason = str(error).splitlines()[0]
         raise UserError(f"device = {device!r} cannot be used here: {reason}") from error
     if compiled:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # Its own, of its own parts.
+        folder = cache_folder() / "compiled"
+        with disk_errors("compiling", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        warnings.filterwarnings("ignore", message=".*_prims_common.check.*")  # Torch's, of a part of its own.
         try:
             torch.compile(torch.abs)(zeros)
         except RuntimeError as error:
-            reason = next(line for line in str(error).splitlines() if not line.endswith("raised:"))
+            reason = next((line for line in str(error).splitlines() if not line.endswith("raised:")), "")
             raise UserError(
-                f"training.compile cannot be used here, it needs a C++ compiler such as g++ or clang++: {reason}"
+                f"training.compile cannot be used here, it needs a C++ compiler (on a GPU Triton): {reason}"
             ) from error
 
 
@@ -292,7 +295,7 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
         return ContinuousSQIL(config.sqil, observations, taken, hidden, others)
     if config.algorithm == "gail":
         if isinstance(taken, ActionBranches):
-            raise UserError("gail is for actions in a box; with finitely many there are iq_learn and sqil")
+            raise UserError("gail is for actions in a box; with finitely many there are iq_learn, valuedice and sqil")
         return GAIL(config.gail, observations, taken, hidden, others)
     iq_learn = resolved(config).iq_learn
     if chosen := POLICIES.get(iq_learn.policy):
@@ -338,7 +341,7 @@ def program_of(config: RunConfig) -> tuple[tuple[str, Hashable], ...]:
     own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in free}
     common |= {f"{config.algorithm}.{name}": value for name, value in own.items()}
     if config.is_online or config.training.compile:
-        common["run"] = hash(config)  # One at a time: with environments of its own, or compiled by itself.
+        common["online.env_steps = 0, training.compile = false"] = hash(config)  # These train one at a time.
     for penalty in (name for name in free if name.endswith("_penalty")):
         common[f"{config.algorithm}.{penalty} > 0"] = getattr(options, penalty) > 0
     return tuple(common.items())

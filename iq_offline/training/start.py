@@ -16,10 +16,11 @@ from iq_offline.training.training import under
 
 @torch.no_grad()
 def start_from(learner: Learner, folder: Path) -> None:
-    """Load an offline run into a fresh learner of a soft Q, whose data and sizes of networks are that run's.
+    """Load an offline run into a fresh learner, whose data and sizes of networks are that run's.
 
     What acts begins as the averaged policy, which is what that run was scored by: the current one circles around it.
-    Where Q is in the objective of both runs everything else is taken too: critic, target, and the optimiser's moments.
+    Where both runs have Q in their objective, or both ValueDICE's nu, everything else is taken too: critic, target, and
+    the optimiser's moments.
     What is worth a reward that is yet to be learned is drawn anew, and so is the critic where there was none (behaviour
     cloning; those that choose from suboptimal data). With finitely many actions Q begins as what has the same softmax.
 
@@ -36,7 +37,8 @@ def start_from(learner: Learner, folder: Path) -> None:
     saved = under("learner/", checkpoint.load(file)[0])
     own = learner.state()
     averaged = learner.agent.averaged
-    has_critic = any(name.startswith("parameters/target_critic/") for name in saved)
+    critics = ("parameters/target_critic/", "parameters/nu/")
+    has_critic = any(name in own for name in saved if name.startswith(critics))
     has_critic = has_critic and not isinstance(learner.agent, LearnedReward)  # Theirs is for rewards yet to be learned.
     taken = {name: value for name, value in saved.items() if name.startswith("parameters/normalizer/")}
     if has_critic:

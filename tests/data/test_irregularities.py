@@ -66,7 +66,7 @@ def training_refuses(source: Source) -> bool:
     except UserError:
         return True
     encoder = ObservationEncoder(leaves)
-    feature_statistics(select(data, None, 1, np.random.default_rng(0)), encoder)
+    feature_statistics(select(data, None, 1, np.random.default_rng(0)), (), encoder)
     return False
 
 
@@ -279,7 +279,7 @@ def test_dimensions_that_stand_still_or_hardly_move() -> None:
     )
     assert [one.where for one in found] == ["observation[0]", "observation[2]", "action[1]"]
     encoder = ObservationEncoder(chosen_leaves(source.observation_space, (), source.id))
-    _, std = feature_statistics(select(cached(source), None, 1, np.random.default_rng(0)), encoder)
+    _, std = feature_statistics(select(cached(source), None, 1, np.random.default_rng(0)), (), encoder)
     assert std[[0, 2]].tolist() == [1, 1e-3]
     assert std[1] > 0.1
 

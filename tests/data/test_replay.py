@@ -51,8 +51,8 @@ def replay_of(
     return Replay(kinds, batch_sizes, seed, tables_of([kinds], encoder, dtype))
 
 
-def statistics_of(selection: Selection) -> tuple[torch.Tensor, torch.Tensor]:
-    return feature_statistics(selection, encoder_of(selection))
+def statistics_of(selection: Selection, others: Sequence[Selection] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+    return feature_statistics(selection, others, encoder_of(selection))
 
 
 def times(selection: Selection) -> dict[int, list[int]]:
@@ -463,15 +463,32 @@ def test_no_feature_is_further_than_four_from_zero(rests: int, jump: float, othe
     assert std[1].item() == pytest.approx(values[:, 1].std())
 
 
-def test_the_largest_is_looked_for_in_all_of_the_data() -> None:
+def test_others_are_no_further_than_a_hundred_from_zero() -> None:
+    """What never varies in the labelled data, what hardly does, and what does: in theirs it may be anywhere."""
+    labelled, wild = np.zeros((41, 3)), np.zeros((31, 3))
+    labelled[:, 1], labelled[:, 2] = 1e-5 * (np.arange(41) % 2), np.arange(41) % 2
+    wild[7], wild[9] = [3000.0, -2.0, 4.0], [-100.0, 1.0, -9.0]
+    selections = []
+    for name, values in (("still", labelled), ("wild", wild)):
+        count = len(values) - 1
+        rest = np.zeros((count, 1), np.float32), np.zeros(count), np.zeros(count, bool), np.arange(count) == count - 1
+        selections.append(select(cached_dataset(f"test/{name}-v0", [(values, *rest)]), None, 1, generator()))
+    mean, std = statistics_of(selections[0], selections[1:])
+    assert mean.tolist() == pytest.approx([0, 5e-6, 0.5])
+    assert std.tolist() == pytest.approx([30, 0.02, 0.5], rel=1e-4)
+    assert statistics_of(selections[0])[1].tolist() == pytest.approx([1, 1e-3, 0.5])
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_largest_is_looked_for_in_all_of_the_data(sign: float) -> None:
     """Which is gone through in parts."""
-    values = np.sin(np.arange(250_001.0))[:, None]
-    values[[3, 170_000]] = [[-30.0], [50.0]]
+    values = sign * np.sin(np.arange(250_001.0))[:, None]
+    values[[3, 170_000]] = [[-30.0 * sign], [50.0 * sign]]
     ends = np.arange(250_000) == 249_999
     zeros = np.zeros(250_000)
     episode = (values, zeros.astype(np.float32)[:, None], zeros, np.zeros(250_000, bool), ends)
     mean, std = statistics_of(select(cached_dataset("test/long-v0", [episode]), None, 1, generator()))
-    assert std.item() == pytest.approx((50 - mean.item()) / 4)
+    assert std.item() == pytest.approx((50 - sign * mean.item()) / 4)
     assert mean.item() == pytest.approx(values[:-1].mean(), abs=1e-6)
 
 

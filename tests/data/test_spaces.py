@@ -354,7 +354,7 @@ def test_statistics_are_of_numbers_alone() -> None:
     expert = cached(open_source(path))
     options = DataConfig(num_expert_trajectories=2, subsample=2, frame_stack=2)
     data = choose_data(RunConfig(data=options), expert, [])
-    mean, std = feature_statistics(data.expert, data.observations)
+    mean, std = feature_statistics(data.expert, (), data.observations)
     assert mean.dtype == std.dtype == torch.float64
     (seen,) = data.seen
     rows = oracle(expert, 2)

@@ -281,7 +281,6 @@ BOUND: list[tuple[str, dict[str, Any]]] = [
     ("training", {"hidden_sizes": (8,)}),
     ("training", {"dtype": "float32"}),
     ("training", {"cosine_schedule": False}),
-    ("training", {"compile": True}),
 ]
 
 
@@ -293,6 +292,9 @@ def test_who_can_train_together(sources: Sources):
         assert program_of(changed(base, part, **changes)) == program_of(base), changes
         assert hash(program_of(changed(base, part, **changes))) == hash(program_of(base))
     assert program_of(replace(base, seed=8, recipe="another")) == program_of(base)
+    compiled = changed(base, "training", compile=True)
+    with pytest.raises(UserError, match=r"need the same .*training\.compile = false: train the others on their own"):
+        population([compiled, replace(compiled, seed=8)], [chosen_data(compiled, sources)] * 2)
     data = chosen_data(base, sources)
     for part, changes in BOUND:
         other = changed(base, part, **changes)

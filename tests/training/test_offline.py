@@ -19,12 +19,12 @@ from tensordict import TensorDict
 from iq_offline.config import RunConfig
 from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
-from iq_offline.files import cache_folder
 from iq_offline.learning.learner import named_leaves
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import InterruptedTrainingError, Training, seconds_trained, train
 from iq_offline.training.setup import choose_data, prepare
 from iq_offline.training.tracking import read_metrics
+from tests.data_helpers import python
 from tests.training.program import (
     EXPERT,
     INTERRUPTED,
@@ -79,7 +79,9 @@ def test_the_same_seed_twice_is_the_same_run(algorithm: str, suboptimal: bool, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("algorithm", "suboptimal"), [("bc", False), ("iq_learn", False), ("iq_learn", True)])
+@pytest.mark.parametrize(
+    ("algorithm", "suboptimal"), [("bc", False), ("iq_learn", False), ("iq_learn", True), ("valuedice", True)]
+)
 def test_compiled_is_the_same_but_for_rounding(algorithm: str, suboptimal: bool, tmp_path: Path):
     """And bit for bit where it was cut off. In processes of their own: the tests' checks of types are not compiled."""
 
@@ -97,9 +99,25 @@ def test_compiled_is_the_same_but_for_rounding(algorithm: str, suboptimal: bool,
     expected, found = weights(trained(plain, "plain") / LATEST), weights(trained(compiled, "compiled") / LATEST)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
-    assert any((cache_folder() / "compiled").rglob("*.so")), "what was compiled is kept in the user's cache"
+    assert any(not torch.equal(found[name], value) for name, value in expected.items()), "nothing was compiled"
     trained(compiled, "cut", cut=True)
     assert_same_run(tmp_path / "compiled", trained(compiled, "cut"))
+
+
+@pytest.mark.slow
+def test_compiled_after_others_it_is_the_same_bits(tmp_path: Path):
+    """Sizes that a process has compiled for before do not decide how it compiles for others."""
+    small, large = (configuration("bc", compile=True, batch_size=size) for size in (16, 24))
+    files = [str(write_config(one, tmp_path / f"{name}.toml")) for name, one in (("small", small), ("large", large))]
+    code = "import sys; from tests.training.program import *\n" + (
+        "for file, folder in zip(sys.argv[1::2], sys.argv[2::2]):\n"
+        "    run_training(from_table(RunConfig, read_toml(Path(file)), file), Path(folder))"
+    )
+    for order in ([(0, "first"), (1, "after")], [(1, "alone")]):
+        given = [word for index, name in order for word in (files[index], str(tmp_path / name))]
+        done = python("-c", code, *given)
+        assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "alone", tmp_path / "after")
 
 
 @pytest.mark.parametrize("algorithm", ["iq_learn", "bc", "valuedice", "sqil"])
