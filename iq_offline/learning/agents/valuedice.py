@@ -1,4 +1,4 @@
-"""ValueDICE: the expert's occupancy, matched offline by one objective of a policy and nu (``learning/dice.py``)."""
+"""ValueDICE: the expert's occupancy, matched by one objective of a policy and nu (``learning/dice.py``)."""
 
 from abc import ABC, abstractmethod
 
