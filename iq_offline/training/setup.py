@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 import torch
@@ -251,7 +252,7 @@ def require_device(device: str, compiled: bool = False) -> None:
         UserError: it cannot.
     """
     try:
-        zeros = torch.zeros(8, device=device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device = {device!r} cannot be used here: {reason}") from error
@@ -260,14 +261,20 @@ def require_device(device: str, compiled: bool = False) -> None:
         with disk_errors("compiling", folder):
             folder.mkdir(parents=True, exist_ok=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-        warnings.filterwarnings("ignore", message=".*_prims_common.check.*")  # Torch's, of a part of its own.
-        try:
-            torch.compile(torch.abs)(zeros)
-        except RuntimeError as error:
-            reason = next((line for line in str(error).splitlines() if not line.endswith("raised:")), "")
-            raise UserError(
-                f"training.compile cannot be used here, it needs a C++ compiler (on a GPU Triton): {reason}"
-            ) from error
+        _require_compiler(device)
+
+
+@cache
+def _require_compiler(device: str) -> None:
+    """By compiling something small, which takes seconds: once in a process, failures aside."""
+    warnings.filterwarnings("ignore", message=".*_prims_common.check.*")  # Torch's, of a part of its own.
+    try:
+        torch.compile(torch.abs)(torch.zeros(8, device=device))
+    except RuntimeError as error:
+        reason = next((line for line in str(error).splitlines() if not line.endswith("raised:")), "")
+        raise UserError(
+            f"training.compile cannot be used here, it needs a C++ compiler (on a GPU Triton): {reason}"
+        ) from error
 
 
 def make_agent(config: RunConfig, data: Data) -> Agent:
