@@ -256,10 +256,17 @@ def test_the_actor_on_expert_data_alone_is_that_of_behavior_cloning() -> None:
     assert (alone.behavior_anchor, alone.actor_learning_rate, alone.adam_beta1) == (30.0, BCConfig().learning_rate, 0.9)
     free = resolved(RunConfig(iq_learn=IQLearnConfig(behavior_anchor=0.0))).iq_learn
     assert (free.behavior_anchor, free.actor_learning_rate, free.adam_beta1) == (0.0, 1e-3, 0.5)
-    mixed = resolved(MIXED).iq_learn
+    mixed = resolved(dataclasses.replace(MIXED, iq_learn=IQLearnConfig(policy="soft_actor_critic"))).iq_learn
     assert (mixed.behavior_anchor, mixed.actor_learning_rate, mixed.adam_beta1) == (10.0, 1e-3, 0.5)
     online = resolved(RunConfig(online=OnlineConfig(env_steps=20_000))).iq_learn
     assert (online.behavior_anchor, online.actor_learning_rate, online.adam_beta1) == (10.0, 3e-4, 0.5)
+
+
+@pytest.mark.parametrize("policy", ["auto", "lookahead", "survival", "weighted", "best_episodes"])
+def test_what_is_chosen_is_imitated_at_the_rate_of_behavior_cloning(policy: str) -> None:
+    """So that nothing but the robust loss is between the two where nothing but the labelled expert is chosen."""
+    given = IQLearnConfig(policy=policy)  # type: ignore[arg-type]
+    assert resolved(dataclasses.replace(MIXED, iq_learn=given)).iq_learn.actor_learning_rate == BCConfig().learning_rate
 
 
 @pytest.mark.parametrize("suboptimal", [(), (Suboptimal("hopper/medium"),)])

@@ -43,8 +43,8 @@ class IQLearnConfig:
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate | Literal["auto"] = "auto"
-    """Adam's, at the start. auto: 0.0003 where an anchored actor learns from expert data alone, behavior cloning's
-    rate, and online, where data are still coming; else 0.001."""
+    """Adam's, at the start. auto: 0.0003, behavior cloning's rate, where the actor imitates what is chosen or an anchored
+    one learns from expert data alone, and online, where data are still coming; else 0.001."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """Adam's momentum for both. auto: 0.9 where an anchored actor learns from expert data alone, as in behavior
     cloning; else 0.5: without an anchor critic and actor circle around the expert at 0.9 instead of settling."""
@@ -129,13 +129,14 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     states = "mixture" if mixed else "expert"
     anchor = config.behavior_anchor if config.behavior_anchor != "auto" else 10.0 if mixed else 30.0
     cloning = anchor > 0 and not mixed  # Then what is between this and behavior cloning is the Q-term alone.
+    imitating = policy not in (*FROM_Q, "learned_reward")
     defaults: dict[str, str | float] = {
         "value_states": "suboptimal" if config.value == "expectile" else states,
         "chi2_states": states,
         "policy": policy,
         "absorbing_value": "raised" if raised else "zero",
         "behavior_anchor": anchor,
-        "actor_learning_rate": 3e-4 if online or cloning else 1e-3,
+        "actor_learning_rate": 3e-4 if online or cloning or imitating else 1e-3,
         "adam_beta1": 0.9 if cloning else 0.5,
         "temperature": 0.1 if policy == "learned_reward" else 0.01 if online else 0.001,
     }
