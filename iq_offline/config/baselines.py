@@ -73,15 +73,15 @@ class GAILConfig:
     """Gamma."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """Entropy coefficient, fixed."""
-    gradient_penalty: Annotated[float, Field(ge=0)] = 10.0
+    gradient_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Weight of E[(|dlogit| - 1)²] between the expert's transitions and others."""
     discriminator_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
-    critic_learning_rate: Rate = 3e-4
+    critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Adam's momentum for all three."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
