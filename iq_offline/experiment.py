@@ -94,6 +94,11 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
     """
     if not (config.is_online and config.online.start == OFFLINE):
         return (resolved(config),)
+    if config.algorithm == "gail" or (config.algorithm == "sqil" and not config.data.suboptimal):
+        raise UserError(
+            f"online.start = 'offline': {config.algorithm} learns nothing from these fixed data alone; give the folder "
+            "of another run, or leave online.start out to begin from scratch"
+        )
     online = replace(config.online, start=str((folder / OFFLINE).absolute()))
     terms = {"policy": "learned_reward", "absorbing_value": "raised"}  # Fixed data cannot have them: they are online's.
     if not config.data.suboptimal:
@@ -258,9 +263,10 @@ def train_policies(runs: Sequence[Run], options: Options) -> None:
 
     title = f"training {first.algorithm}" + (f" × {len(runs)}" if len(runs) > 1 else "")
     folders = [run.folder for run in runs]
+    first_point = "snapshots/step-0000000.safetensors"  # What the environment has not touched.
     for run in runs:
-        if run.config.is_online and not run.step:  # The first point of the curve: what the environment has not touched.
-            run.save_policy("snapshots/step-0000000.safetensors")
+        if run.config.is_online and not run.step and not (run.folder / first_point).exists():
+            run.save_policy(first_point)
     with progress_bar(title) as progress:
         failures = train_together(together, first.stage, folders, progress, snapshot, options.tensorboard)
     for run, watch, failure in zip(runs, watching, failures, strict=True):

@@ -68,8 +68,8 @@ DIFFERENT = RunConfig(
     ),
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),
     valuedice=ValueDICEConfig(0.95, "initial", 0.25, 0.3, 0.2, 2e-2, 3e-2, 0.45),
-    sqil=SQILConfig(0.96, 0.35, 0.6, 2.5e-2, 3.5e-2, 0.46, 0.124),
-    gail=GAILConfig(0.97, 0.45, 9.0, 4e-3, 2.6e-2, 3.6e-2, 0.47, 0.125, 3),
+    sqil=SQILConfig(0.96, 2.5e-2, 3.5e-2, 0.46, 0.124, 0.35, 0.6),
+    gail=GAILConfig(0.97, 2.6e-2, 3.6e-2, 0.47, 0.125, 0.45, 9.0, 4e-3, 3),
     online=OnlineConfig(1001, "some/run", 7, "yes", 0.5, 12, 101, 0.25, 13, 0.75, 14, 1.5),
     evaluation=EvaluationConfig(3, 4),
 )
@@ -313,7 +313,7 @@ MIXED = RunConfig(data=DataConfig(suboptimal=(Suboptimal("hopper/medium"),)))
 )
 @pytest.mark.parametrize("unbounded", [{"chi2_states": "expert"}, {"divergence": "kl"}])
 def test_bounded_values_need_bounded_rewards(terms: dict[str, Any], unbounded: dict[str, Any]) -> None:
-    """Which chi-squared over the mixture alone has; where no Q is learned the keys are not read."""
+    """Which chi-squared over the mixture alone has."""
     plain = {"policy": "soft_actor_critic"}
     (key,) = terms
     with pytest.raises(UserError, match=f"iq_learn.{key} = .* needs rewards with bounds: suboptimal data"):
@@ -334,12 +334,29 @@ def test_values_in_sample_take_the_own_actions_of_the_data(policy: Any) -> None:
             resolved(dataclasses.replace(config, iq_learn=given))
 
 
-def test_other_divergences_go_with_every_policy_that_comes_from_q() -> None:
-    for policy in ("soft_actor_critic", "advantage_weighted"):
-        given = IQLearnConfig(divergence="kl", policy=policy)  # type: ignore[arg-type]
-        assert resolved(dataclasses.replace(MIXED, iq_learn=given)).iq_learn.policy == policy
-    with pytest.raises(UserError, match=r"divergence = 'kl' needs iq_learn\.policy = 'soft_actor_critic' or 'advan"):
-        resolved(dataclasses.replace(MIXED, iq_learn=IQLearnConfig(divergence="kl")))
+@pytest.mark.parametrize(
+    "term",
+    [
+        {"divergence": "kl"},
+        {"expert_term": "fixed_target"},
+        {"clip_targets": True},
+        {"absorbing_value": "bound"},
+        {"value": "expectile"},
+    ],
+)
+def test_terms_of_q_go_with_every_policy_that_comes_from_it(term: dict[str, Any]) -> None:
+    """``auto`` follows them there; one that learns a reward by itself would not read them."""
+    for policy in ("soft_actor_critic", "advantage_weighted", "auto"):
+        given = IQLearnConfig(policy=policy, **term)  # type: ignore[arg-type]
+        found = resolved(dataclasses.replace(MIXED, iq_learn=given)).iq_learn.policy
+        assert found == ("soft_actor_critic" if policy == "auto" else policy)
+    online = RunConfig(online=OnlineConfig(env_steps=20_000))
+    assert resolved(dataclasses.replace(online, iq_learn=IQLearnConfig(**term))).iq_learn.policy == "soft_actor_critic"
+    (key,) = term
+    for config, policy in ((MIXED, "lookahead"), (MIXED, "best_episodes"), (online, "learned_reward")):
+        given = IQLearnConfig(policy=policy, **term)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=rf"iq_learn\.{key} = .* needs iq_learn\.policy = 'soft_actor_critic' or"):
+            resolved(dataclasses.replace(config, iq_learn=given))
 
 
 def test_fast_shrinks_the_budget_and_nothing_else() -> None:

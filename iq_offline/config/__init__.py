@@ -203,7 +203,7 @@ class RunConfig:
         """The training section as this run follows it: online, the budget is that of the steps in the environment."""
         if not self.is_online:
             return self.training
-        snapshots = self.online.env_steps // self.online.evaluate_every
+        snapshots = max(1, self.online.env_steps // self.online.evaluate_every)
         return dataclasses.replace(self.training, gradient_steps=self.online.gradient_steps, snapshots=snapshots)
 
 

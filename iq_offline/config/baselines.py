@@ -46,44 +46,40 @@ class ValueDICEConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class SQILConfig:
-    """Coefficients of SQIL, which needs suboptimal data."""
+class ActorCriticConfig:
+    """What SQIL and GAIL share with IQ-Learn online, where critic and policy are learned in the same way."""
 
     discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Gamma."""
-    temperature: Annotated[float, Field(gt=0)] = 0.01
-    """Entropy coefficient, fixed."""
-    other_weight: Annotated[float, Field(ge=0)] = 1.0
-    """The paper's lambda_samp: weight of the squared error on transitions that are not labelled, whose reward is 0."""
-    critic_learning_rate: Rate = 3e-4
+    critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Adam's momentum for both."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Adam's momentum for all networks."""
     target_update_rate: Rate = 0.005
     """How fast the target critic follows."""
 
 
 @dataclass(frozen=True, config=STRICT)
-class GAILConfig:
+class SQILConfig(ActorCriticConfig):
+    """Coefficients of SQIL, which needs suboptimal data."""
+
+    temperature: Annotated[float, Field(gt=0)] = 0.01
+    """Entropy coefficient, fixed."""
+    other_weight: Annotated[float, Field(ge=0)] = 1.0
+    """The paper's lambda_samp: weight of the squared error on transitions that are not labelled, whose reward is 0."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class GAILConfig(ActorCriticConfig):
     """Coefficients of GAIL, which is for the online stage alone: IQ-Learn's there, where they are the same."""
 
-    discount: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Gamma."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """Entropy coefficient, fixed."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Weight of E[(|dlogit| - 1)²] between the expert's transitions and others."""
     discriminator_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
-    critic_learning_rate: Rate = 1e-3
-    """Adam's, at the start."""
-    actor_learning_rate: Rate = 3e-4
-    """Adam's, at the start."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Adam's momentum for all three."""
-    target_update_rate: Rate = 0.005
-    """How fast the target critic follows."""
     critics: Positive = 2
     """The smallest of so many critics' values counts."""

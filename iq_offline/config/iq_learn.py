@@ -43,8 +43,8 @@ class IQLearnConfig:
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate | Literal["auto"] = "auto"
-    """Adam's, at the start. auto: 0.0003, behavior cloning's rate, where the actor imitates what is chosen or an anchored
-    one learns from expert data alone, and online, where data are still coming; else 0.001."""
+    """Adam's, at the start. auto: 0.0003, behavior cloning's rate, where the actor imitates what is chosen or an
+    anchored one learns from expert data alone, and online, where data are still coming; else 0.001."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """Adam's momentum for both. auto: 0.9 where an anchored actor learns from expert data alone, as in behavior
     cloning; else 0.5: without an anchor critic and actor circle around the expert at 0.9 instead of settling."""
@@ -65,8 +65,9 @@ class IQLearnConfig:
     """Where the policy comes from. soft_actor_critic: from Q (with finitely many actions, its softmax).
     advantage_weighted: regression on all data's actions, weighted by exp((Q - V) / advantage_temperature). lookahead:
     by imitating what of the suboptimal data leads to where the expert is. learned_reward: online, soft actor-critic for
-    a reward that is learned by itself. auto: lookahead where there are suboptimal data; online learned_reward, but
-    where terms are asked for that Q alone has.
+    a reward that is learned by itself. auto: lookahead where there are suboptimal data, online learned_reward; but
+    soft_actor_critic where terms are asked for that Q alone has (divergence, expert_term, clip_targets,
+    absorbing_value, value).
     Controls: survival looks ahead for the ends of episodes alone; weighted and best_episodes do not look ahead, and
     imitate single transitions and whole episodes by their reward."""
     reward_penalty: Annotated[float, Field(ge=0)] = 1.0
@@ -110,6 +111,14 @@ class IQLearnConfig:
 
 FROM_Q = ("soft_actor_critic", "advantage_weighted")
 """The policies that come from Q; the others learn the implied reward by itself, with chi-squared."""
+Q_TERMS = {
+    "divergence": "chi_squared",
+    "expert_term": "implied_reward",
+    "clip_targets": False,
+    "absorbing_value": "zero",
+    "value": "policy",
+}
+"""Choices that only an objective in Q has, and what they are without it."""
 
 
 def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearnConfig:
@@ -123,8 +132,9 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     plain = config.divergence == "chi_squared" and config.expert_term == "implied_reward" and not config.clip_targets
     policy = config.policy
     if policy == "auto":
-        for_q = "learned_reward" if online and plain and config.value == "policy" else "soft_actor_critic"
-        policy = "lookahead" if mixed and not online else for_q
+        in_reward = "learned_reward" if online else "lookahead" if mixed else "soft_actor_critic"
+        asked = {name for name, without in Q_TERMS.items() if getattr(config, name) not in (without, "auto")}
+        policy = "soft_actor_critic" if asked else in_reward
     raised = online and policy == "soft_actor_critic" and plain and config.chi2_states != "expert"
     states = "mixture" if mixed else "expert"
     anchor = config.behavior_anchor if config.behavior_anchor != "auto" else 10.0 if mixed else 30.0
@@ -167,11 +177,12 @@ def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
         if value not in ("expert", "initial", *FROM_Q) and not mixed:
             raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
     if config.policy not in FROM_Q:
-        if config.divergence != "chi_squared":
-            raise UserError(
-                f"iq_learn.divergence = {config.divergence!r} needs iq_learn.policy = 'soft_actor_critic' or "
-                f"'advantage_weighted': {config.policy!r} is by chi-squared alone"
-            )
+        for name, without in Q_TERMS.items():
+            if getattr(config, name) != without:
+                raise UserError(
+                    f"iq_learn.{name} = {getattr(config, name)!r} needs iq_learn.policy = 'soft_actor_critic' or "
+                    f"'advantage_weighted': {config.policy!r} learns a reward by itself, with chi-squared"
+                )
         return
     bounded = config.divergence == "chi_squared" and config.chi2_states == "mixture"
     for name, unbounded in {"expert_term": "implied_reward", "clip_targets": False, "absorbing_value": "zero"}.items():

@@ -51,7 +51,12 @@ class OnlineConfig:
         return max(0, math.floor((self.env_steps - self.start_steps) * self.updates_per_env_step))
 
     def env_steps_before(self, update: int) -> int:
-        """Steps in the environment that are there when an update begins; the first has number 1, and 0 is none."""
+        """Steps in the environment that are there when an update begins; the first has number 1, and 0 is none.
+
+        When the last one begins, all of them.
+        """
+        if update == self.gradient_steps:
+            return self.env_steps
         steps = self.start_steps + math.ceil(update / self.updates_per_env_step) if update else 0
         return min(self.env_steps, self.environments * math.ceil(steps / self.environments))
 

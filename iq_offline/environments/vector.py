@@ -51,6 +51,7 @@ class VectorStepper:
         self.name = environment if isinstance(environment, str) else environment.id
         self.config = config
         self.in_processes = False
+        self.vector: Any = None
         (first,) = make(environment, 1)
         with contextlib.closing(first):
             for name in ("observation_space", "action_space"):
@@ -63,7 +64,6 @@ class VectorStepper:
             self.in_processes = choice == "yes" or (choice == "auto" and possible and self._is_slow(first))
         making = [partial(_lane, environment, index, os.getpid()) for index in range(count)]
         kind: Any = AsyncVectorEnv if self.in_processes else SyncVectorEnv
-        self.vector: Any = None
         with self._faults("build", time_limit=False):
             self.vector = kind(making, autoreset_mode=AutoresetMode.DISABLED)
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
+from iq_offline.data.actions import ActionBranches
 from iq_offline.data.replay import Kinds, Replay, Selection, tables_of
 from iq_offline.files import disk_errors, write_atomically
 from iq_offline.learning.agents import Metrics
@@ -32,7 +33,9 @@ Row = dict[str, float]
 WORSE = 1.25
 """An error this many times its lowest has risen,"""
 UNSEEN = 0.002
-"""if it is by more than this: ten wrong actions in 5,000."""
+"""if it is by more than this: ten wrong actions in 5,000;"""
+FEW = 3
+"""and, with finitely many actions, by more wrong ones than so many."""
 APART, LEARNED = 100, 3e-4
 """A held-out error so many times the labelled one, or this where that is less, is of what was learned by heart."""
 BEYOND = 2.0
@@ -46,7 +49,8 @@ def watches(trainings: Sequence[Training], data: Sequence[Data]) -> "list[Watch]
     kinds = [watched(one) for one in data]
     mean = trainings[0].learner.parameters["normalizer", "mean"]
     tables = tables_of(kinds, data[0].observations, mean.dtype, str(mean.device))
-    return [Watch(training, Replay(of, {}, 0, tables)) for training, of in zip(trainings, kinds, strict=True)]
+    finite = isinstance(data[0].actions, ActionBranches)
+    return [Watch(training, Replay(of, {}, 0, tables), finite) for training, of in zip(trainings, kinds, strict=True)]
 
 
 def watched(data: Data) -> Kinds:
@@ -73,11 +77,13 @@ class Watch:
     Args:
         training: whose networks are looked at; the averaged policy in the place of the current one.
         replay: with the transitions. Kinds: ``labelled``, ``held_out`` and ``suboptimal``, those that there are.
+        finite: whether actions are finitely many, so that an error is a share of wrong ones.
     """
 
-    def __init__(self, training: Training, replay: Replay) -> None:
+    def __init__(self, training: Training, replay: Replay, finite: bool) -> None:
         self.training = training
         self.replay = replay
+        self.finite = finite
 
     @torch.no_grad()
     def look(self) -> Row:
@@ -85,6 +91,7 @@ class Watch:
 
         ``reward_margin``: how much more is implied for the held-out expert than for the suboptimal data, of what can
         be. ``reward_saturation``: the share of rewards at their bound, where the objective has one on both sides.
+        ``one_wrong``, with finitely many actions: what one of them adds to the kind's error.
         ``value_of_bound``: the largest |Q| or |V|, of what rewards at the bound would add up to.
         """
         agent = self.training.learner.agent
@@ -92,6 +99,7 @@ class Watch:
         row: Row = {"gradient_steps": self.training.learner.step}
         for kind, of in found.items():
             row |= {f"{kind}/{name}": float(value.double().mean()) for name, value in of.items()}
+            row |= {f"{kind}/one_wrong": 1 / len(of["error"])} if self.finite else {}
         sizes = self.training.replay.batch_sizes
         experts, *others = (sizes.get(kind, 0) for kind in ("expert", "suboptimal", "online"))
         bound = agent.reward_bound(experts / (experts + sum(others)))
@@ -110,10 +118,7 @@ class Watch:
     def append(self, folder: Path) -> None:
         """Write what is seen now into the run's folder, after what was seen at earlier steps."""
         step = self.training.learner.step
-        rows = read_diagnostics(folder)
-        if rows and rows[-1]["gradient_steps"] == step:
-            return  # The last step is that of a snapshot, too.
-        rows = [*(row for row in rows if row["gradient_steps"] < step), self.look()]
+        rows = [*(row for row in read_diagnostics(folder) if row["gradient_steps"] < step), self.look()]
         with disk_errors("writing diagnostics", folder):
             write_atomically(folder / DIAGNOSTICS, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -178,6 +183,7 @@ def _rise(rows: Sequence[Row], name: str) -> str:
     """From where to where an error rose; empty where it did not."""
     best = min(rows, key=lambda row: row[name])
     now, then = rows[-1][name], best[name]
-    if now <= WORSE * then or now <= then + UNSEEN:
+    one_wrong = rows[-1].get(name.replace("error", "one_wrong"), 0.0)
+    if now <= WORSE * then or now <= then + max(UNSEEN, FEW * one_wrong):
         return ""
     return f"from {then:.4g} at step {int(best['gradient_steps']):,} to {now:.4g}"

@@ -167,11 +167,18 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         measured, fixed_mean, fixed_std = data.observations.constants()
         mean = torch.where(measured, torch.zeros_like(mean), fixed_mean)
         std = torch.where(measured, torch.ones_like(std), fixed_std)
+    fine_tuned = config.is_online and bool(config.online.start)
     with torch.random.fork_rng(devices=[]):
         agent = make_agent(config, data)
+        held = config.online.critic_warmup if fine_tuned and agent.averaged == "actor" else 0
+        if held >= options.gradient_steps:
+            raise UserError(
+                f"online.critic_warmup = {held} of {options.gradient_steps} updates leaves none in which the policy "
+                "moves: give more online.env_steps, or a shorter warm-up"
+            )
         torch.manual_seed(seeds["networks"])  # Only now: making an agent draws as often as it has networks.
         parameters = agent.initial_parameters(mean, std)
-        if config.online.start and config.online.start_anchor and isinstance(agent, SoftActorCritic):
+        if fine_tuned and config.online.start_anchor and isinstance(agent, SoftActorCritic):
             parameters["start"] = agent.start_group(parameters)
         parameters = parameters.to(dtype).to(options.device)
     learner = Learner(
@@ -181,7 +188,7 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         options.average_decay,
         cosine_schedule=options.cosine_schedule,
         weight_decay=options.weight_decay,
-        actor_held=config.online.critic_warmup if config.online.start and agent.averaged == "actor" else 0,
+        actor_held=held,
         input_decay=options.input_decay,
         compiled=options.compile,
     )

@@ -155,6 +155,14 @@ def test_faults_are_one_line(
     stepper.close()
 
 
+@pytest.mark.parametrize(("fault", "words"), [("raise", "wheel came off"), ("hang", "hangs: a step took more than 1")])
+def test_a_fault_in_the_first_look_is_one_line_too(fault: str, words: str, tmp_path: Path):
+    """Which is where steps are timed, before there is a vector."""
+    (tmp_path / "broken").touch()
+    with pytest.raises(StepError, match=words):
+        stepper_of(point_source(), 8, "auto", 1.0, fault=fault, after=1, while_there=str(tmp_path / "broken"))
+
+
 def test_other_spaces_are_refused_before_anything_is_stepped():
     from iq_offline.data import catalog
 

@@ -131,6 +131,7 @@ def online_config(dataset: str = "test/point-v0", seed: int = 0, **online: Any) 
 def as_given(dataset: str = "test/point-v0", seed: int = 0, **online: Any) -> RunConfig:
     """The same with every ``auto`` undecided."""
     options: dict[str, Any] = {"env_steps": 60, "start_steps": 20, "environments": 2, "evaluate_every": 20}
+    options["critic_warmup"] = 10
     return RunConfig(
         seed=seed,
         data=DataConfig(dataset, held_out_trajectories=1),

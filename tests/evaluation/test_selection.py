@@ -19,6 +19,7 @@ from iq_offline.evaluation.selection import Row, Watch, health, read_diagnostics
 from iq_offline.experiment import Options, obtain, run
 from iq_offline.training.setup import Data, choose_data, policy_of, prepare
 from iq_offline.training.training import Training
+from tests.environments.worlds import environment_dataset
 from tests.helpers import point_mass_dataset
 
 QUIET = Options(say=lambda line: None)
@@ -223,6 +224,25 @@ def test_going_back_in_time_forgets_what_came_later(tmp_path: Path):
     training.update()
     watching.append(tmp_path)
     assert [row["gradient_steps"] for row in read_diagnostics(tmp_path)] == [0, 1]
+    training.load_state(start)
+    training.replay.generator.manual_seed(
+        99
+    )  # What cannot be resumed bit for bit comes to the same step by other rows.
+    training.update()
+    watching.append(tmp_path)
+    assert read_diagnostics(tmp_path)[-1] == watching.look()
+
+
+def test_one_wrong_action_by_hand():
+    """Of finitely many, where an error is the share of wrong ones."""
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    config = configuration("bc", mixed=False)
+    config = replace(config, data=replace(config.data, expert="test/pole-v0", num_expert_trajectories=1))
+    data = choose_data(config, obtain("test/pole-v0"), [])
+    row = watch(prepare(config, data), data).look()
+    assert data.held_out is not None
+    assert row["labelled/one_wrong"] == 1 / len(data.expert.rows)
+    assert row["held_out/one_wrong"] == 1 / len(data.held_out.rows)
 
 
 def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Row]:
@@ -255,6 +275,10 @@ def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Ro
             "from 1 at step 1 to 2",
         ),
         ([], "unknown", "less than two"),
+        (rows([0.1, 0.1], [0.0, 0.04], **{"labelled/one_wrong": 0.04}), "healthy", "did not rise"),
+        (rows([0.1, 0.1], [0.0, 0.16], **{"labelled/one_wrong": 0.04}), "diverging", "from 0 at step 100 to 0.16"),
+        (rows([0.1, 0.2], [0.1, 0.1], **{"held_out/one_wrong": 0.04}), "healthy", "did not rise: 0.2"),
+        (rows([0.1, 0.25], [0.1, 0.1], **{"held_out/one_wrong": 0.04}), "overfitting", "from 0.1 at step 100 to 0.25"),
     ],
 )
 def test_verdicts(made: list[Row], verdict: str, words: str):

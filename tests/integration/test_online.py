@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from iq_offline.config import RunConfig, from_table, read_toml
 from iq_offline.training import checkpoint
@@ -48,11 +49,17 @@ def test_offline_then_finetune(tmp_path: Path):
     short = ("--env-steps", "80", "--start-steps", "20", "--evaluate-every", "40", "--environments", "2")
     arguments = ("-c", COMMAND, "finetune", str(folder / "iq_learn"), *short, "--output", str(tmp_path / "tuned"))
     done = python(*arguments)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "error: online.critic_warmup = 2000 of 60 updates leaves none in which the policy moves: give more "
+        "online.env_steps, or a shorter warm-up",
+    )
+    done = python(*arguments, "--critic-warmup", "10")
     assert done.returncode == 0, done.stderr
     assert "80 steps in the environment: " in done.stdout
     assert "env steps, " in done.stderr, "the progress says how fast the environment goes"
     config = from_table(RunConfig, read_toml(tmp_path / "tuned" / "config.toml"), "test")
-    assert (config.online.start, config.online.critic_warmup) == (str(folder / "iq_learn"), 2000)
+    assert (config.online.start, config.online.critic_warmup) == (str(folder / "iq_learn"), 10)
     assert (config.iq_learn.value_states, config.iq_learn.chi2_states) == ("mixture", "mixture")
     assert config.training.hidden_sizes == (8,)
     summary = json.loads((tmp_path / "tuned" / "summary.json").read_text())
@@ -61,6 +68,8 @@ def test_offline_then_finetune(tmp_path: Path):
     assert summary["curve"][0]["returns"] == offline["returns"], "the curve begins with the offline policy"
     assert summary["online"]["start_score"] == pytest.approx(offline["normalized_score"])
     assert (summary["env_steps"], summary["gradient_steps"]) == (80, 60)
+    before, after = weights(folder / "iq_learn" / "policy.safetensors"), weights(tmp_path / "tuned/policy.safetensors")
+    assert not any(torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
     assert (tmp_path / "tuned" / "curve.png").stat().st_size > 10_000
     assert all("time/env_steps_per_second" in row for row in read_metrics(tmp_path / "tuned" / "metrics.ndjson"))
     again = python("-c", COMMAND, "finetune", str(tmp_path / "tuned"))

@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, TrainingConfig, resolved
-from iq_offline.config.iq_learn import decided
+from iq_offline.config.iq_learn import Q_TERMS, decided
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.errors import UserError
@@ -383,9 +383,9 @@ def test_keys_count_unless_they_are_said_not_to(policy: str, terms: dict[str, st
         changes["value"] = {"value": "policy"} if terms else IN_SAMPLE
         assert {"absorbing_value", "clip_targets"}.isdisjoint(actor_after()[1])
     else:
-        with pytest.raises(UserError, match="policy = 'soft_actor_critic'"):
-            actor_after(divergence="kl")
-        del changes["divergence"]
+        for name in Q_TERMS:
+            with pytest.raises(UserError, match="policy = 'soft_actor_critic'"):
+                actor_after(**changes.pop(name))
     if terms:
         with pytest.raises(UserError, match="value_states = 'initial' says nothing of Q"):
             actor_after(value_states="initial")

@@ -124,6 +124,7 @@ def test_the_fixed_point_on_a_table():
         temperature=TEMPERATURE,
         other_weight=WEIGHT,
         critic_learning_rate=0.1,
+        adam_beta1=0.9,
         target_update_rate=0.4,
     )
     agent = DiscreteSQIL(config, encoder, ActionBranches(Discrete(ACTIONS)), Hidden(()))

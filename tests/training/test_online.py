@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.config import DataConfig, IQLearnConfig, RunConfig, Suboptimal, resolved
+from iq_offline.config import DataConfig, EvaluationConfig, IQLearnConfig, RunConfig, Suboptimal, resolved
 from iq_offline.config.online import OnlineConfig
 from iq_offline.data.replay import Replay
 from iq_offline.environments.make import evaluation_environment
@@ -361,6 +361,63 @@ def _expert(training: OnlineTraining) -> tuple[Any, ...]:
     return {}, own.batch_sizes, 0, own.tables, {"expert": own.piles["expert"]}
 
 
+def test_a_warm_up_without_an_end_is_refused(tmp_path: Path):
+    """Nothing would come of the fine-tuning but what it began with. From scratch there is none."""
+    point_dataset()
+    offline = stages(as_given(start="offline"), tmp_path)[0]
+    trained(offline, tmp_path / "offline")
+    with pytest.raises(UserError, match=r"online\.critic_warmup = 40 of 40 updates leaves none"):
+        begun(online_config(start=str(tmp_path / "offline"), critic_warmup=40), tmp_path / "tuned")
+    begun(online_config(start=str(tmp_path / "offline"), critic_warmup=39), tmp_path / "last").close()
+    begun(online_config(critic_warmup=2_000), tmp_path / "scratch").close()
+
+
+def test_an_offline_run_has_no_warm_up(tmp_path: Path):
+    """Also where its configuration says what it would be fine-tuned from."""
+    point_dataset()
+    config = resolved(replace(as_given(env_steps=0, start="somewhere"), algorithm="bc"))
+    data = choose_data(config, obtain(config.data.expert), [])
+    training = prepare(config, data)
+    before = [value.clone() for value in training.learner.parameters["actor"].values()]
+    training.update()
+    assert training.learner.actor_held == 0
+    assert not any(map(torch.equal, before, training.learner.parameters["actor"].values()))
+
+
+def test_what_learns_nothing_from_fixed_data_has_no_offline_half(tmp_path: Path):
+    for algorithm in ("gail", "sqil"):
+        config = replace(as_given(start="offline"), algorithm=algorithm)
+        with pytest.raises(UserError, match=f"online.start = 'offline': {algorithm} learns nothing from these fixed"):
+            stages(config, tmp_path)
+    mixed = replace(config, data=replace(config.data, suboptimal=(Suboptimal("hopper/random"),)))
+    assert [stage.algorithm for stage in stages(mixed, tmp_path)] == ["sqil", "sqil"]
+
+
+def test_the_first_point_of_the_curve_survives_a_failure_before_the_first_update(tmp_path: Path):
+    """The checkpoint is of step 0 then, and the networks of a resumed run are not loaded yet where that point is."""
+    broken = tmp_path / "broken"
+    point_dataset(fault="raise", after=3, while_there=str(broken))
+    trained(stages(as_given(start="offline"), tmp_path)[0], tmp_path / "offline")
+    config = online_config(start=str(tmp_path / "offline"), environments=1)
+    broken.touch()
+    with pytest.raises(UserError, match="a wheel came off"):
+        trained(config, tmp_path / "tuned")
+    broken.unlink()
+    trained(config, tmp_path / "tuned")
+    offline = weights(tmp_path / "offline/policy.safetensors")
+    first = weights(tmp_path / "tuned/snapshots/step-0000000.safetensors")
+    assert all(torch.equal(offline[name], first[name]) for name in offline)
+
+
+def test_a_curve_ends_with_the_final_policy(tmp_path: Path):
+    """Also where the budget is shorter than the way to the first evaluation."""
+    point_dataset()
+    config = replace(online_config(evaluate_every=5_000), evaluation=EvaluationConfig(2))
+    summary = run(config, tmp_path / "run", QUIET)
+    assert [point["env_steps"] for point in summary["curve"]] == [0, 60]
+    assert summary["curve"][-1]["returns"] == summary["returns"]
+
+
 def test_another_start_is_refused(tmp_path: Path):
     point_dataset()
     config = online_config(start=str(tmp_path / "nothing"))
@@ -390,13 +447,15 @@ def test_the_schedule_of_steps():
         OnlineConfig(1000, start_steps=100),
         OnlineConfig(1000, start_steps=100, updates_per_env_step=0.5, environments=4),
         OnlineConfig(999, start_steps=10, updates_per_env_step=2.0, environments=3),
+        OnlineConfig(1500, start_steps=1000, updates_per_env_step=1 / 3),
+        OnlineConfig(3001, start_steps=1000, updates_per_env_step=0.1),
     ):
         steps = [config.env_steps_before(update) for update in range(config.gradient_steps + 1)]
         assert steps[0] == 0
         assert steps[-1] == config.env_steps
         assert all(step % config.environments == 0 for step in steps)
-        lived = np.array(steps[1:]) - config.start_steps
-        updates = np.arange(1, len(steps))
+        lived = np.array(steps[1:-1]) - config.start_steps
+        updates = np.arange(1, len(steps) - 1)
         assert (lived >= updates / config.updates_per_env_step - 1e-9).all()
         assert (lived < updates / config.updates_per_env_step + config.environments + 1).all()
 
