@@ -62,14 +62,19 @@ def _terminal_bar(title: str) -> Iterator[Progress]:
 
 
 def _plain_lines(title: str) -> Progress:
-    last = -1
+    last, first, started = -1, 0, time.monotonic()
 
     def update(done: int, total: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, first, started
         tenth = 10 * done // total
-        if tenth != last:
-            last = tenth
-            print(f"{title}: {done}/{total}  {note}".rstrip(), file=sys.stderr, flush=True)
+        if tenth == last:
+            return
+        if last < 0:  # What was done in an earlier session is no part of the rate.
+            first, started = done, time.monotonic()
+        last = tenth
+        rate = f"{(done - first) / (time.monotonic() - started):.0f}/s" if done > first else ""
+        words = [f"{title}: {done}/{total}", *filter(None, (rate, note))]
+        print("  ".join(words), file=sys.stderr, flush=True)
 
     return update
 

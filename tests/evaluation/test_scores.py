@@ -13,7 +13,14 @@ from iq_offline.data.catalog import References, load_card
 from iq_offline.data.stream import open_source
 from iq_offline.errors import UserError
 from iq_offline.evaluation import scores
-from iq_offline.evaluation.scores import evaluate, normalized_score, random_return, references, why_unscored
+from iq_offline.evaluation.scores import (
+    along_the_way,
+    evaluate,
+    normalized_score,
+    random_return,
+    references,
+    why_unscored,
+)
 from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import Policy
 from tests.data_helpers import change_metadata, counting_episodes
@@ -175,3 +182,26 @@ def test_rewards_that_are_all_zero_are_none() -> None:
 def test_datasets_without_rewards_have_no_score() -> None:
     folder = write_dataset("test/nan-v0", counting_episodes([3]), env_spec_id="Hopper-v5")
     assert normalized_score(10.0, references(open_source(folder), "Hopper-v5")) is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "lowest", "reached"),
+    [
+        ([0.2, 0.96, 0.94, 0.95, 1.0], 0.2, 300),
+        ([0.99, 0.97, 0.98], 0.97, 0),
+        ([0.5, 0.96, 0.94], 0.5, None),
+        ([0.7], 0.7, None),
+        ([0.5, -0.1, 0.96], -0.1, 200),
+    ],
+)
+def test_what_a_curve_comes_to(scores: list[float], lowest: float, reached: int | None):
+    """0.95 from the first evaluation on after which none is lower."""
+    known = References(120.0, 20.0, "")
+    curve = [{"env_steps": 100 * i, "return_mean": 20 + 100 * score} for i, score in enumerate(scores)]
+    found = along_the_way(curve, known)
+    assert found["start_score"] == pytest.approx(scores[0])
+    assert found["lowest_score"] == pytest.approx(lowest)
+    assert found["env_steps_to_expert_level"] == reached
+    nothing = dict.fromkeys(("start_score", "lowest_score", "env_steps_to_expert_level"))
+    assert along_the_way(curve, References(math.nan, 20.0, "")) == nothing
+    assert along_the_way([], known) == nothing

@@ -1,6 +1,7 @@
 """The online stage as a user meets it: whole commands, environments that fail, Ctrl-C, and a kill."""
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -75,6 +76,36 @@ def test_offline_then_finetune(tmp_path: Path):
     again = python("-c", COMMAND, "finetune", str(tmp_path / "tuned"))
     assert again.returncode == 2
     assert "is an online run already" in again.stderr
+
+
+RECIPE = """
+recipe = "two_halves"
+algorithms = ["iq_learn"]
+data = { expert = "test/point-v0", held_out_trajectories = 1 }
+training = { gradient_steps = 20, hidden_sizes = [8], batch_size = 16, snapshots = 2, log_every = 5 }
+online = { start = "offline", env_steps = 80, start_steps = 20, evaluate_every = 40, critic_warmup = 10 }
+evaluation = { episodes = 2 }
+"""
+
+
+def test_both_halves_in_one_command(tmp_path: Path):
+    """The offline run is whole, with a verdict of its own, in a folder within the online one's."""
+    point_dataset()
+    (tmp_path / "two_halves.toml").write_text(RECIPE)
+    folder = tmp_path / "runs"
+    command = ("-c", COMMAND, "train", str(tmp_path / "two_halves.toml"), "--output", str(folder))
+    done = python(*command)
+    assert done.returncode == 0, done.stderr
+    before, after = (json.loads((folder / "iq_learn" / name / "summary.json").read_text()) for name in ("offline", "."))
+    assert after["curve"][0]["returns"] == before["returns"]
+    assert (before["gradient_steps"], after["gradient_steps"], after["env_steps"]) == (20, 60, 80)
+    words = f"IQ-Learn, by recorded data alone: {after['health']['verdict']} ({after['health']['reason']})"
+    assert words in " ".join(done.stdout.split())
+    assert "IQ-Learn, 80 steps in the environment: " in done.stdout
+    rates = [line for line in done.stderr.splitlines() if line.startswith("training iq_learn: 60/60  ")]
+    assert re.fullmatch(r"training iq_learn: 60/60  \d+/s  80 env steps, \d+/s  .*", rates[0]), rates
+    again = python(*command)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
 @pytest.mark.parametrize(
