@@ -21,6 +21,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from iq_offline.config import ALGORITHMS, OnlineConfig, RunConfig, resolved
+from iq_offline.config.online import require_offline_half
 from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
@@ -94,11 +95,7 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
     """
     if not (config.is_online and config.online.start == OFFLINE):
         return (resolved(config),)
-    if config.algorithm == "gail" or (config.algorithm == "sqil" and not config.data.suboptimal):
-        raise UserError(
-            f"online.start = 'offline': {config.algorithm} learns nothing from these fixed data alone; give the folder "
-            "of another run, or leave online.start out to begin from scratch"
-        )
+    require_offline_half(config)
     online = replace(config.online, start=str((folder / OFFLINE).absolute()))
     terms = {"policy": "learned_reward", "absorbing_value": "raised"}  # Fixed data cannot have them: they are online's.
     if not config.data.suboptimal:

@@ -61,6 +61,19 @@ class OnlineConfig:
         return min(self.env_steps, self.environments * math.ceil(steps / self.environments))
 
 
+def require_offline_half(config: Any) -> None:
+    """Whether a ``RunConfig`` can be trained on its fixed data first.
+
+    Raises:
+        UserError: its algorithm learns nothing from them.
+    """
+    if config.algorithm == "gail" or (config.algorithm == "sqil" and not config.data.suboptimal):
+        raise UserError(
+            f"online.start = 'offline': {config.algorithm} learns nothing from these fixed data alone; give the folder "
+            "of another run, or leave online.start out to begin from scratch"
+        )
+
+
 def checked_online(config: Any) -> OnlineConfig:
     """The online section of a ``RunConfig`` that is online, ``fast`` applied.
 
