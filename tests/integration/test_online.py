@@ -78,6 +78,19 @@ def test_offline_then_finetune(tmp_path: Path):
     assert "is an online run already" in again.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["iq_learn", "sqil"])
+def test_cartpole_is_learned_without_its_reward(algorithm: str, tmp_path: Path):
+    """Not to the end, which takes 15,000 steps: five times as long as a random policy holds it."""
+    budget = ("--online.env-steps", "6000", "--online.evaluate-every", "6000", "--algorithms", algorithm)
+    done = python("-m", "iq_offline", "train", "cartpole_online", *budget, "--output", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "runs" / algorithm / "summary.json").read_text())
+    before, after = (point["return_mean"] for point in (summary["curve"][0], summary["curve"][-1]))
+    assert before < 60
+    assert after > 100
+
+
 RECIPE = """
 recipe = "two_halves"
 algorithms = ["iq_learn"]
