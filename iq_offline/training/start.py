@@ -22,7 +22,8 @@ def start_from(learner: Learner, folder: Path) -> None:
     Where both runs have Q in their objective, or both ValueDICE's nu, everything else is taken too: critic, target, and
     the optimiser's moments.
     What is worth a reward that is yet to be learned is drawn anew, and so is the critic where there was none (behaviour
-    cloning; those that choose from suboptimal data). With finitely many actions Q begins as what has the same softmax.
+    cloning; those that choose from suboptimal data). With finitely many actions Q begins as what has the same softmax,
+    also where a regressed actor had acted beside a Q.
 
     Args:
         learner: that has made no step.
@@ -40,6 +41,7 @@ def start_from(learner: Learner, folder: Path) -> None:
     critics = ("parameters/target_critic/", "parameters/nu/")
     has_critic = any(name in own for name in saved if name.startswith(critics))
     has_critic = has_critic and not isinstance(learner.agent, LearnedReward)  # Theirs is for rewards yet to be learned.
+    has_critic = has_critic and _has_actor(saved) == _has_actor(own)  # Or what acted there is not the Q that acts here.
     taken = {name: value for name, value in saved.items() if name.startswith("parameters/normalizer/")}
     if has_critic:
         skipped = "parameters/coefficients/", "average/", f"parameters/{averaged}/"
@@ -57,6 +59,10 @@ def start_from(learner: Learner, folder: Path) -> None:
         own[name].copy_(value)
 
 
+def _has_actor(tensors: dict[str, Tensor]) -> bool:
+    return any(name.startswith("parameters/actor/") for name in tensors)
+
+
 def _acting(saved: dict[str, Tensor], learner: Learner, has_critic: bool) -> dict[str, Tensor]:
     """The averaged weights, as those of what acts in this agent."""
     agent, average = learner.agent, under("average/", saved)
@@ -64,6 +70,6 @@ def _acting(saved: dict[str, Tensor], learner: Learner, has_critic: bool) -> dic
         return average
     last = max(int(name.split(".")[0]) for name in average if name[0].isdigit())
     scale = float(agent.config.temperature)
-    if not any(name.startswith("parameters/actor/") for name in saved):  # A Q at another temperature.
+    if not _has_actor(saved):  # A Q at another temperature.
         scale /= float(saved["parameters/coefficients/temperature"])
     return {name: value * scale if name.startswith(f"{last}.") else value for name, value in average.items()}

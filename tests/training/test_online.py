@@ -333,6 +333,19 @@ def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
     torch.testing.assert_close(probability, torch.softmax(logits, -1))
     training.close()
 
+    regressed = replace(offline, algorithm="iq_learn", iq_learn=IQLearnConfig(policy="advantage_weighted"))
+    trained(resolved(regressed), tmp_path / "regressed")
+    in_q = replace(as_given("test/pole-v0"), iq_learn=IQLearnConfig(policy="soft_actor_critic"))
+    in_q = replace(in_q, online=replace(in_q.online, start=str(tmp_path / "regressed")))
+    training = begun(resolved(in_q), tmp_path / "tuned-regressed")
+    agent, state = training.learner.agent, normalized(training.learner.parameters, batch["observation"])
+    saved = weights(tmp_path / "regressed" / LATEST)
+    hidden = torch.nn.functional.elu(state @ saved["learner/average/0.weight"].T + saved["learner/average/0.bias"])
+    logits = hidden @ saved["learner/average/2.weight"].T + saved["learner/average/2.bias"]
+    q = agent._branches(training.learner.parameters["critic"], state).detach()
+    torch.testing.assert_close(torch.softmax(q[:, 0] / agent.config.temperature, -1), torch.softmax(logits, -1))
+    training.close()
+
     trained(replace(offline, algorithm="iq_learn"), tmp_path / "soft")
     training = begun(online_config("test/pole-v0", start=str(tmp_path / "soft")), tmp_path / "tuned-soft")
     agent = training.learner.agent
