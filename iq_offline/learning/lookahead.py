@@ -67,6 +67,17 @@ def lasting(value: Rows, steps: int, last: Bool[Tensor, " rows"]) -> Rows:
     return ((total[after] - total[first]) / (after - first)).to(value.dtype)
 
 
+def outstanding(score: Rows, count: int) -> Bool[Tensor, " rows"]:
+    """The rows that are nearer to the best ``count`` than to the mean of all, and at least so many.
+
+    Args:
+        score: of each row.
+        count: from 1 to the number of rows.
+    """
+    best = score.kthvalue(len(score) - count + 1).values
+    return score >= torch.minimum(best, (best + score.mean()) / 2)
+
+
 def relevance(
     score: Rows,
     level: Float[Tensor, ""],
@@ -74,12 +85,13 @@ def relevance(
     sharpness: float,
     least: int,
     likely: Bool[Tensor, " rows"] | None = None,
+    possible: Bool[Tensor, " rows"] | None = None,
 ) -> Rows:
     """exp(-sharpness (level - score) / (level - floor)), at most 1: how near to the expert's level a row's score comes.
 
-    Where these do not add up to ``least``, or to a twentieth of all rows, what is missing is divided among the nearest,
-    likely or not: none has more than 1, and the scale grows until there are enough. A share alone would ask for more
-    rows than are good wherever these are rare.
+    Where these do not add up to ``least``, or to a twentieth of all rows, what is missing is divided among the nearest
+    possible ones, likely or not: none has more than 1, and the scale grows until there are enough. A share alone would
+    ask for more rows than are good wherever these are rare.
 
     Args:
         score: of each row.
@@ -88,6 +100,7 @@ def relevance(
         sharpness: not negative.
         least: 0 where there may be none.
         likely: others have weight 0, but where rows are missing; default all.
+        possible: others are not taken where rows are missing either. More than are missing; default all.
     """
     behind = (level - score).clamp(min=0)
     scale = (level - floor).clamp(min=1e-6) / max(sharpness, 1e-6)
@@ -97,7 +110,8 @@ def relevance(
     missing = min(least, len(score) / 20) - weights.sum()
     if missing <= 0:
         return weights
-    behind, spare = behind - behind.min(), 1 - weights
+    spare = 1 - weights if possible is None else (1 - weights) * possible
+    behind = behind - behind[spare > 0].min()
     nearest = spare * torch.exp(-behind / scale)
     while nearest.sum() < missing:
         scale = 1.2 * scale

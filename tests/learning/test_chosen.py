@@ -185,6 +185,20 @@ def test_a_value_counts_only_where_the_reward_is_nearer_to_the_experts():
     assert found[3] < 1e-3
 
 
+def test_a_wrong_value_does_not_even_fill_up():
+    """Four labelled rows: r calls nobody the expert's, but ten hidden episodes less unlike it; V is far off on two."""
+    config = replace(CONFIG, lasting=5, least_rows=60)
+    agent = LookaheadIQLearn(config, ENCODER, UNIT_BOX, Hidden((5,)))
+    hidden, wrong = torch.arange(2_000) >= 1_900, torch.arange(2_000) < 20
+    last = torch.arange(2_000) % 10 == 9
+    reward = torch.where(hidden, -1.2, -1.95)
+    value = torch.where(hidden, 4.0, torch.where(wrong, 20.0, -8.0))
+    expert = Appraisal(torch.full((4,), 1.98), torch.full((4,), 5.0), torch.zeros(4))
+    weights = agent.weigh(Appraisal(reward, value, value), expert, last)
+    assert weights[hidden].sum().item() == pytest.approx(56, rel=1e-3)
+    assert (weights[~hidden] == 0).all()
+
+
 @pytest.mark.parametrize("kind", [LookaheadIQLearn, SurvivalImitation])
 def test_values_are_kept_within_what_rewards_add_up_to(kind: type[LookaheadIQLearn]):
     """4 alpha / (1 - discount), for survival 2 / (1 - discount), on both sides; also after an end."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iq_offline.learning.lookahead import best_ahead, lasting, relevance
+from iq_offline.learning.lookahead import best_ahead, lasting, outstanding, relevance
 
 NUMBERS = st.floats(-50, 50, allow_nan=False)
 
@@ -121,6 +121,31 @@ def test_unlikely_rows_only_fill_up():
         weights = relevance(*arguments, least, likely)
         assert (weights[likely] == 1).all()
         assert weights[~likely].sum().item() == pytest.approx(filled, rel=1e-3)
+
+
+def test_impossible_rows_do_not_even_fill_up():
+    """Of those that may, what is missing; of the others nothing, however high their score."""
+    score, possible = torch.cat([torch.full((300,), 2.0), torch.full((20_000,), 9.0)]), torch.arange(20_300) < 300
+    nobody = torch.zeros_like(possible)
+    weights = relevance(score, torch.tensor(10.0), torch.tensor(0.0), 40.0, 250, nobody, possible)
+    assert weights[possible].tolist() == pytest.approx([250 / 300] * 300, rel=1e-3)
+    assert (weights[~possible] == 0).all()
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=200), st.integers(1, 200))
+def test_outstanding_rows_are_enough_and_nearer_to_the_best(score: list[float], count: int):
+    numbers, count = torch.tensor(score, dtype=torch.float64), min(count, len(score))
+    found = outstanding(numbers, count)
+    best, mean = sorted(score)[-count], sum(score) / len(score)
+    assert found.sum() >= count
+    assert found.tolist() == [value >= min(best, (best + mean) / 2) for value in score] or abs(best - mean) < 1e-9
+
+
+def test_a_few_good_episodes_stand_out():
+    """As hidden experts do in random data, whose rewards a few labelled steps make only a little better."""
+    reward = torch.cat([torch.full((1_000_000,), -1.95), torch.full((30_000,), -1.2)])
+    assert outstanding(reward, 2_000).tolist() == [False] * 1_000_000 + [True] * 30_000
+    assert outstanding(torch.zeros(50), 2).all(), "nothing tells them apart"
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=200), NUMBERS, NUMBERS, st.integers(1, 20))

@@ -24,7 +24,7 @@ from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, nor
 from iq_offline.learning.agents.bc import BC, robust_cloning
 from iq_offline.learning.agents.reward_network import RewardNetwork
 from iq_offline.learning.least_squares import absorbed, value_bounds
-from iq_offline.learning.lookahead import Rows, best_ahead, lasting, relevance
+from iq_offline.learning.lookahead import Rows, best_ahead, lasting, outstanding, relevance
 from iq_offline.learning.networks import Hidden, network
 from iq_offline.learning.objective import beyond_one, separate_reward_loss
 
@@ -169,12 +169,10 @@ class ChosenImitation(ABC):
             last: whether a suboptimal row is the last of its episode.
         """
 
-    def near(
-        self, score: Rows, level: Tensor, floor: Tensor, expert: Appraisal, likely: Bool[Tensor, " rows"] | None = None
-    ) -> Rows:
+    def near(self, score: Rows, level: Tensor, floor: Tensor, expert: Appraisal, *which: Bool[Tensor, " rows"]) -> Rows:
         """Weights by :func:`relevance`; the labelled rows count for ``least_rows``."""
         least = max(0, self.config.least_rows - len(expert.reward))
-        return relevance(score, level, floor, self.config.relevance, least, likely)
+        return relevance(score, level, floor, self.config.relevance, least, *which)
 
     def _reward_of(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
         """r(s, a), shape ``(batch,)``."""
@@ -242,15 +240,18 @@ class LookaheadIQLearn(ChosenImitation):
     def weigh(self, rows: Appraisal, expert: Appraisal, last: Bool[Tensor, " rows"]) -> Rows:
         """By the peak ahead of V, as far as it lasts, where that of r is nearer to the expert's r than to others'.
 
-        V is bootstrapped, and may be wrong where nearly nobody comes by; r is not.
+        V is bootstrapped, and may be wrong where nearly nobody comes by; r is not. With few labelled steps r says of no
+        other that it is the expert's, but still which are the likeliest: where rows are missing it is some of these.
         """
 
         def peak(of: Rows) -> Rows:
             return best_ahead(lasting(of, self.config.lasting, last), 0.0, 1.0, last)
 
-        likely = peak(rows.reward) >= (expert.reward.mean() + rows.reward.mean()) / 2
+        reward = peak(rows.reward)
+        likely = reward >= (expert.reward.mean() + rows.reward.mean()) / 2
+        possible = outstanding(reward, max(1, min(2 * self.config.least_rows, len(reward) // 10)))
         floor = rows.value.kthvalue(1 + len(rows.value) // 20).values
-        return self.near(peak(rows.value), expert.value.median(), floor, expert, likely)
+        return self.near(peak(rows.value), expert.value.median(), floor, expert, likely, possible)
 
     def _with_values(
         self, parameters: TensorDict, rows: TensorDict, reward: Tensor, forever: Tensor, chi2_alpha: float
