@@ -89,26 +89,18 @@ class RunArguments:
     """Show tracebacks."""
 
 
+OF_A_RUN = ("seed", "fast", "data", "training", *ALGORITHMS, "online", "evaluation")
+"""What :class:`RunArguments` and ``RunConfig`` share."""
+
+
 def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
     """A training command: the recipe of that name with overrides from the command line. Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def command() -> None:
         recipe, algorithms = load_recipe(name)
-        default = RunArguments(
-            data=recipe.data,
-            training=recipe.training,
-            iq_learn=recipe.iq_learn,
-            bc=recipe.bc,
-            valuedice=recipe.valuedice,
-            sqil=recipe.sqil,
-            gail=recipe.gail,
-            online=recipe.online,
-            evaluation=recipe.evaluation,
-            algorithms=algorithms,  # type: ignore[arg-type]
-            seed=recipe.seed,
-            fast=recipe.fast,
-        )
+        values: dict[str, Any] = {key: getattr(recipe, key) for key in OF_A_RUN} | {"algorithms": algorithms}
+        default = RunArguments(**values)
         about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}. Only --online meets an environment."
         given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
         if given.meets_environment and not given.online.env_steps:
@@ -199,8 +191,7 @@ def _in_one_line(complaint: str) -> str:
 
 def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     """Train and evaluate the algorithms, and print what came out; ``beside``: a folder that may be among theirs."""
-    sections = ("seed", "fast", "data", "training", *ALGORITHMS, "online", "evaluation")
-    table = {name: getattr(given, name) for name in sections} | {"recipe": recipe}
+    table = {key: getattr(given, key) for key in OF_A_RUN} | {"recipe": recipe}
     algorithms = given.algorithms
     if given.online.env_steps:
         algorithms = tuple(name for name in algorithms if name in MEETS_ENVIRONMENTS)

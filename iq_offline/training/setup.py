@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 
@@ -284,6 +284,16 @@ def _require_compiler(device: str) -> None:
         ) from error
 
 
+AGENTS: dict[str, tuple[Callable[..., Agent], Callable[..., Agent] | None]] = {
+    "iq_learn": (ContinuousIQLearn, DiscreteIQLearn),
+    "learned_reward": (ContinuousRewardIQLearn, DiscreteRewardIQLearn),
+    "valuedice": (ContinuousValueDICE, DiscreteValueDICE),
+    "sqil": (ContinuousSQIL, DiscreteSQIL),
+    "gail": (GAIL, None),
+}
+"""Those with a critic, for actions in a box and for finitely many."""
+
+
 def make_agent(config: RunConfig, data: Data) -> Agent:
     """The configured algorithm for the data's spaces."""
     options = config.training
@@ -299,28 +309,15 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     if config.algorithm == "bc":
         both = config.bc.imitate == "everything" and mixed
         return BC(config.bc, observations, taken, hidden, ("expert", "suboptimal") if both else ("expert",))
-    if config.algorithm == "valuedice":
-        if isinstance(taken, ActionBranches):
-            return DiscreteValueDICE(config.valuedice, observations, taken, hidden, others)
-        return ContinuousValueDICE(config.valuedice, observations, taken, hidden, others)
-    if config.algorithm == "sqil":
-        if isinstance(taken, ActionBranches):
-            return DiscreteSQIL(config.sqil, observations, taken, hidden, others)
-        return ContinuousSQIL(config.sqil, observations, taken, hidden, others)
-    if config.algorithm == "gail":
-        if isinstance(taken, ActionBranches):
-            raise UserError("gail is for actions in a box; with finitely many there are iq_learn, valuedice and sqil")
-        return GAIL(config.gail, observations, taken, hidden, others)
-    iq_learn = resolved(config).iq_learn
-    if chosen := POLICIES.get(iq_learn.policy):
-        return chosen(iq_learn, observations, taken, hidden)
-    if iq_learn.policy == "learned_reward":
-        if isinstance(taken, ActionBranches):
-            return DiscreteRewardIQLearn(iq_learn, observations, taken, hidden, others)
-        return ContinuousRewardIQLearn(iq_learn, observations, taken, hidden, others)
-    if isinstance(taken, ActionBranches):
-        return DiscreteIQLearn(iq_learn, observations, taken, hidden, others)
-    return ContinuousIQLearn(iq_learn, observations, taken, hidden, others)
+    own = getattr(resolved(config), config.algorithm)
+    if config.algorithm == "iq_learn" and (chosen := POLICIES.get(own.policy)):
+        return chosen(own, observations, taken, hidden)
+    rewarded = config.algorithm == "iq_learn" and own.policy == "learned_reward"
+    in_a_box, of_branches = AGENTS["learned_reward" if rewarded else config.algorithm]
+    kind = of_branches if isinstance(taken, ActionBranches) else in_a_box
+    if kind is None:
+        raise UserError("gail is for actions in a box; with finitely many there are iq_learn, valuedice and sqil")
+    return kind(own, observations, taken, hidden, others)
 
 
 def policy_of(data: Data, actor: TensorDict, normalizer: TensorDict, activation: Activation) -> Policy:

@@ -186,7 +186,7 @@ def test_a_value_counts_only_where_the_reward_is_nearer_to_the_experts():
 
 
 def test_a_wrong_value_does_not_even_fill_up():
-    """Four labelled rows: r calls nobody the expert's, but twenty hidden episodes less unlike it; V is far off on two."""
+    """Four labelled rows: r calls nobody the expert's, only twenty hidden episodes less unlike; V is far off on two."""
     config = replace(CONFIG, lasting=5, least_rows=60)
     agent = LookaheadIQLearn(config, ENCODER, UNIT_BOX, Hidden((5,)))
     hidden, wrong = torch.arange(2_000) >= 1_800, torch.arange(2_000) < 20
