@@ -129,11 +129,11 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
         mixed: whether there are suboptimal or online data.
         online: whether there are online data.
     """
-    plain = config.divergence == "chi_squared" and config.expert_term == "implied_reward" and not config.clip_targets
+    asked = {name for name, without in Q_TERMS.items() if getattr(config, name) not in (without, "auto")}
+    plain = asked.isdisjoint(("divergence", "expert_term", "clip_targets"))
     policy = config.policy
     if policy == "auto":
         in_reward = "learned_reward" if online else "lookahead" if mixed else "soft_actor_critic"
-        asked = {name for name, without in Q_TERMS.items() if getattr(config, name) not in (without, "auto")}
         policy = "soft_actor_critic" if asked else in_reward
     raised = online and policy == "soft_actor_critic" and plain and config.chi2_states != "expert"
     states = "mixture" if mixed else "expert"
@@ -185,9 +185,9 @@ def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
                 )
         return
     bounded = config.divergence == "chi_squared" and config.chi2_states == "mixture"
-    for name, unbounded in {"expert_term": "implied_reward", "clip_targets": False, "absorbing_value": "zero"}.items():
+    for name in ("expert_term", "clip_targets", "absorbing_value"):
         value = getattr(config, name)
-        if value != unbounded and not bounded:
+        if value != Q_TERMS[name] and not bounded:
             raise UserError(
                 f"iq_learn.{name} = {value!r} needs rewards with bounds: suboptimal data, iq_learn.chi2_states = "
                 "'mixture' and iq_learn.divergence = 'chi_squared'"

@@ -72,7 +72,8 @@ def _plain_lines(title: str) -> Progress:
         if last < 0:  # What was done in an earlier session is no part of the rate.
             first, started = done, time.monotonic()
         last = tenth
-        rate = f"{(done - first) / (time.monotonic() - started):.0f}/s" if done > first else ""
+        seconds = time.monotonic() - started
+        rate = f"{(done - first) / seconds:.0f}/s" if done > first and seconds else ""
         words = [f"{title}: {done}/{total}", *filter(None, (rate, note))]
         print("  ".join(words), file=sys.stderr, flush=True)
 

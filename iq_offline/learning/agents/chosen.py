@@ -169,10 +169,18 @@ class ChosenImitation(ABC):
             last: whether a suboptimal row is the last of its episode.
         """
 
-    def near(self, score: Rows, level: Tensor, floor: Tensor, expert: Appraisal, *which: Bool[Tensor, " rows"]) -> Rows:
+    def near(
+        self,
+        score: Rows,
+        level: Tensor,
+        floor: Tensor,
+        expert: Appraisal,
+        likely: Bool[Tensor, " rows"] | None = None,
+        possible: Bool[Tensor, " rows"] | None = None,
+    ) -> Rows:
         """Weights by :func:`relevance`; the labelled rows count for ``least_rows``."""
         least = max(0, self.config.least_rows - len(expert.reward))
-        return relevance(score, level, floor, self.config.relevance, least, *which)
+        return relevance(score, level, floor, self.config.relevance, least, likely, possible)
 
     def _reward_of(self, parameters: TensorDict, rows: TensorDict) -> Tensor:
         """r(s, a), shape ``(batch,)``."""
@@ -249,6 +257,7 @@ class LookaheadIQLearn(ChosenImitation):
 
         reward = peak(rows.reward)
         likely = reward >= (expert.reward.mean() + rows.reward.mean()) / 2
+        # Twice what relevance may find missing, so that there are enough.
         possible = outstanding(reward, max(1, min(2 * self.config.least_rows, len(reward) // 10)))
         floor = rows.value.kthvalue(1 + len(rows.value) // 20).values
         return self.near(peak(rows.value), expert.value.median(), floor, expert, likely, possible)
