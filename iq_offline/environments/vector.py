@@ -90,11 +90,13 @@ class VectorStepper:
 
     def state(self) -> list[Any]:
         """Of each copy, as JSON values."""
-        return list(self.vector.call("lane_state"))
+        with self._faults("saving of its state"):
+            return list(self.vector.call("lane_state"))
 
     def load_state(self, states: list[Any]) -> None:
         """Go back to what :meth:`state` gave."""
-        self.vector.call("load_lane_state", states)
+        with self._faults("loading of its state"):
+            self.vector.call("load_lane_state", states)
 
     def close(self) -> None:
         """Close the environments and end their processes."""

@@ -95,13 +95,7 @@ def train_together(
         try:
             while learner.step < total and going:
                 since = learner.step % config.log_every
-                try:
-                    metrics = training.update()
-                except StepError as fault:
-                    _save(going, sums)
-                    saved = f"the state after step {learner.step:,} is saved, and the same command goes on from there"
-                    raise UserError(f"{fault}; {saved} ({folders[0]})") from fault
-                for name, value in metrics.items():
+                for name, value in training.update().items():
                     sums[name] = sums[name] + value if name in sums else value
                 step = learner.step
                 logging = step % config.log_every == 0 or step == total
@@ -126,6 +120,10 @@ def train_together(
                     _save(going, sums)
                 if stopping and going and step < total:
                     raise InterruptedTrainingError(step)
+        except StepError as fault:
+            _save(going, sums)
+            saved = f"the state after step {learner.step:,} is saved, and the same command goes on from there"
+            raise UserError(f"{fault}; {saved} ({folders[0]})") from fault
         finally:
             for run in runs:
                 run.log.close()

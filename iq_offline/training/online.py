@@ -43,7 +43,11 @@ class Stepper(Protocol):
         ...
 
     def state(self) -> list[Any]:
-        """Of each copy, as JSON values, all that decides how its episode goes on."""
+        """Of each copy, as JSON values, all that decides how its episode goes on.
+
+        Raises:
+            StepError: an environment failed.
+        """
         ...
 
     def load_state(self, states: list[Any]) -> None:
@@ -152,9 +156,12 @@ class OnlineTraining(Training):
             self.stepper.close()
 
     def state(self) -> dict[str, Tensor]:
-        """With the online data and, where they can be saved, the environments."""
-        saved = self._is_under_way and self._stepper().keeps_state
-        environments = json.dumps(self._stepper().state() if saved else []).encode()
+        """With the online data and, where they can be saved, the environments.
+
+        Raises:
+            StepError: an environment failed; asked once more, the state is without them.
+        """
+        environments = json.dumps(self._environments()).encode()
         own = {
             "env_steps": torch.tensor(self.env_steps),
             "episodes": self._episodes,
@@ -186,6 +193,17 @@ class OnlineTraining(Training):
         if self.stepper is None:
             raise ValueError("an online training needs its environments first")
         return self.stepper
+
+    def _environments(self) -> list[Any]:
+        """Their states, none where they cannot be saved or nothing is under way."""
+        stepper = self._stepper()
+        if not (self._is_under_way and stepper.keeps_state):
+            return []
+        try:
+            return stepper.state()
+        except StepError:
+            self._is_under_way = False
+            raise
 
     def _begin(self, lanes: Sequence[int]) -> None:
         """New episodes in these lanes."""

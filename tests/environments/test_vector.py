@@ -124,6 +124,21 @@ def test_states_pass_through_processes():
         second.close()
 
 
+def test_a_process_that_dies_between_steps_is_one_line_when_its_state_is_asked_for():
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    from iq_offline.data import catalog
+
+    path = catalog.locate("test/pole-v0")
+    assert path is not None
+    stepper = VectorStepper("CartPole-v1", open_source(path), OnlineConfig(environments=2, in_processes="yes"))
+    stepper.reset([1, 2])
+    stepper.vector.processes[1].kill()
+    stepper.vector.processes[1].join()
+    with pytest.raises(StepError, match="CartPole-v1: the process of an environment died in a saving of its state"):
+        stepper.state()
+    stepper.close()
+
+
 @pytest.mark.parametrize("in_processes", ["no", "yes"])
 @pytest.mark.parametrize(
     ("fault", "words"),

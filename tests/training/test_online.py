@@ -422,6 +422,27 @@ def test_the_first_point_of_the_curve_survives_a_failure_before_the_first_update
     assert all(torch.equal(offline[name], first[name]) for name in offline)
 
 
+def test_an_environment_that_dies_at_a_checkpoint_leaves_one_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    config = online_config("test/pole-v0", environments=2, in_processes="yes")
+    saved = VectorStepper.state
+
+    def killed(stepper: VectorStepper) -> Any:
+        stepper.vector.processes[0].kill()
+        stepper.vector.processes[0].join()
+        return saved(stepper)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorStepper, "state", killed)
+        with pytest.raises(UserError, match=r"died in a saving of its state; the state after step (\d+) is saved"):
+            trained(config, tmp_path / "run")
+    assert step_reached(tmp_path / "run") == config.training.checkpoint_every
+    trained(config, tmp_path / "run")
+    assert step_reached(tmp_path / "run") == config.stage.gradient_steps
+
+
 def test_a_curve_ends_with_the_final_policy(tmp_path: Path):
     """Also where the budget is shorter than the way to the first evaluation."""
     point_dataset()
