@@ -32,7 +32,7 @@ from iq_offline.config import (
     from_table,
     load_recipe,
     next_recipe,
-    read_toml,
+    saved_config,
 )
 from iq_offline.config.iq_learn import undecided
 from iq_offline.config.online import MEETS_ENVIRONMENTS
@@ -272,7 +272,7 @@ def offline_run(folder: Path) -> RunConfig:
         if inside:
             raise UserError(f"{folder} holds several runs: give {' or '.join(str(folder / name) for name in inside)}")
         raise UserError(f"{folder} is no run: config.toml is missing")
-    config = from_table(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+    config = saved_config(folder / "config.toml")
     if config.is_online:
         raise UserError(f"{folder} is an online run already: the same command that began it goes on with it")
     return config

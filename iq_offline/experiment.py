@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from iq_offline.config import ALGORITHMS, OnlineConfig, RunConfig, resolved
-from iq_offline.config.online import require_offline_half
+from iq_offline.config import ALGORITHMS, LABELS, OnlineConfig, RunConfig, resolved
+from iq_offline.config.online import OFFLINE, has_offline_half, require_offline_half
 from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
@@ -49,6 +49,7 @@ from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit, package_versions
 from iq_offline.run import Run, Summary, require_same_run
 from iq_offline.training.checkpoint import settle
+from iq_offline.training.idle import idle_keys, set_in_vain
 from iq_offline.training.offline import LATEST, seconds_trained, step_reached, train_together
 from iq_offline.training.setup import Data, choose_data, require_device, require_one_program, shared_tables
 from iq_offline.training.tracking import progress_bar, read_metrics
@@ -56,8 +57,6 @@ from iq_offline.training.training import Population
 
 LARGE = 100_000_000
 """Bytes of one selection from which on it is said where it is read from."""
-OFFLINE = "offline"
-"""As the start of an online run: an offline one of the same configuration, in a folder of that name within its own."""
 Say = Callable[[str], None]
 
 
@@ -78,11 +77,7 @@ def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summar
         UserError: bad data or configuration, a folder that holds another run, no space, a loss that is not finite.
         InterruptedTrainingError: Ctrl-C; the state is saved.
     """
-    *before, last = stages(config, folder)
-    if before:
-        Run(last, folder).claim()  # What cannot be is said before the offline half is trained.
-        run(before[0], folder / OFFLINE, options)
-    (outcome,) = run_together([last], [folder], options)
+    (outcome,) = run_together([config], [folder], options)
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
@@ -93,7 +88,7 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
 
     The online run then starts from its folder, and says so in its configuration, which is a recipe of its own.
     """
-    if not (config.is_online and config.online.start == OFFLINE):
+    if not has_offline_half(config):
         return (resolved(config),)
     require_offline_half(config)
     online = replace(config.online, start=str((folder / OFFLINE).absolute()))
@@ -120,10 +115,15 @@ def run_together(
         UserError: the runs are not of one program, or two have one folder; no space.
         InterruptedTrainingError: Ctrl-C; the states are saved.
     """
-    runs = [Run(resolved(config), folder) for config, folder in zip(configs, folders, strict=True)]
+    parts = [stages(config, folder) for config, folder in zip(configs, folders, strict=True)]
+    runs = [Run(last, folder) for (*_, last), folder in zip(parts, folders, strict=True)]
     require_one_program([run.config for run in runs])
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("two runs cannot have one folder")
+    for (*before, _), one in zip(parts, runs, strict=True):
+        for half in before:
+            one.claim()  # What cannot be is said before the offline half is trained.
+            run(half, one.folder / OFFLINE, options)
     torch.set_num_threads(runs[0].config.training.torch_threads)
 
     def finish(run: Run) -> None:
@@ -142,6 +142,8 @@ def run_together(
     def begin(run: Run) -> None:
         run.begin(tables, environments(run, options) if run.config.is_online else None)
         run.step = step_reached(run.folder)
+        for key in set_in_vain(run.config, idle_keys(run.config, run.data, run.training.learner.agent)):
+            say_once(f"note: {key} has no effect on what {LABELS[run.config.algorithm]} learns from these data")
 
     def score(run: Run) -> None:
         run.outcome = evaluate_run(run, options)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from iq_offline.config import RunConfig, flat, from_table, read_toml, to_table, to_toml
+from iq_offline.config import RunConfig, flat, saved_config, to_table, to_toml
 from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
 from iq_offline.errors import UserError
 from iq_offline.files import disk_errors, write_atomically
@@ -108,7 +108,7 @@ def require_same_run(config: RunConfig, folder: Path) -> None:
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run: choose another --output")
         return
-    theirs, ours = flat(to_table(from_table(RunConfig, read_toml(file), str(file)))), flat(to_table(config))
+    theirs, ours = flat(to_table(saved_config(file))), flat(to_table(config))
     different = [f"{key} is {theirs[key]!r} there and {ours[key]!r} here" for key in ours if ours[key] != theirs[key]]
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
@@ -140,11 +140,9 @@ def require_same_data(data: Data, folder: Path, write: bool = True) -> None:
 
 
 def _activation(folder: Path, config: RunConfig) -> str:
-    """Between the layers of a run's policy; ReLU in runs from before there was a choice."""
+    """Between the layers of a run's policy; this run's where nothing is known of it."""
     file = folder / "config.toml"
-    if not file.exists():
-        return config.training.activation
-    return read_toml(file).get("training", {}).get("activation", "relu")
+    return saved_config(file).training.activation if file.exists() else config.training.activation
 
 
 def _manifest(selection: Selection) -> dict[str, Any]:

@@ -114,9 +114,15 @@ def run_sweep_command(given: Sweep | Results | Report) -> None:
 
         sweep(load_sweep(given.file, changes_of(given.options)), given.options)
     elif isinstance(given, Results):
-        from iq_offline.sweeps.results import read_episodes, runs_of
+        from iq_offline.sweeps.findings import unfinished_in
+        from iq_offline.sweeps.results import BASELINE, read_episodes, runs_of
 
-        tabulate(runs_of(read_episodes(given.folder)), given.output or given.folder / "results", given.baseline)
+        runs = runs_of(read_episodes(given.folder))
+        if given.baseline not in (BASELINE, *runs["algorithm"]):
+            there = " or ".join(sorted(runs["algorithm"].unique()))
+            raise UserError(f"{given.folder} has no runs of {given.baseline}: give --baseline {there}")
+        missing = len(unfinished_in(given.folder))
+        tabulate(runs, given.output or given.folder / "results", given.baseline, missing)
     else:
         from iq_offline.sweeps.report import write_report
 
@@ -161,6 +167,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     from iq_offline.experiment import Options
     from iq_offline.files import disk_errors, write_atomically
     from iq_offline.sweeps import grid, launch, preflight
+    from iq_offline.sweeps.findings import unfinished_in
     from iq_offline.sweeps.results import NothingToCompareError, curves_of, read_episodes, runs_of
 
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
@@ -184,7 +191,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         if outcome.done:
             episodes = read_episodes(folder)
             finished = runs_of(episodes)
-            tabulate(finished, folder / "results")
+            tabulate(finished, folder / "results", missing=len(unfinished_in(folder)))
             draw(finished, curves_of(episodes), folder / "figures", chosen.published)
     except NothingToCompareError as error:
         say(f"no tables: {error}")
@@ -211,18 +218,28 @@ def draw(runs: "pl.DataFrame", curves: "pl.DataFrame", output: Path, published: 
 def launcher_of(options: SweepOptions) -> "Launcher":
     """What does the runs."""
     if options.launcher == "ray":
+        if options.workers is not None:
+            raise UserError("--workers is for --launcher local: with Ray give --cpus, what each run gets")
         from iq_offline.sweeps.ray_launcher import RayLauncher
 
         return RayLauncher(options.ray_address, options.cpus, options.gpus)
-    if options.ray_address:
-        raise UserError("--ray-address needs --launcher ray")
+    for name in ("ray_address", "cpus", "gpus"):
+        if getattr(options, name) != getattr(SweepOptions, name):
+            raise UserError(f"--{name.replace('_', '-')} needs --launcher ray")
     from iq_offline.sweeps.local import LocalLauncher
 
     return LocalLauncher(options.workers)
 
 
-def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc") -> None:
-    """Print and write the tables."""
+def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", missing: int = 0) -> None:
+    """Print and write the tables.
+
+    Args:
+        runs: one row a finished run.
+        output: folder of the tables.
+        baseline: what the others are compared to.
+        missing: runs of the same sweep that failed or are not finished.
+    """
     from iq_offline.files import disk_errors
     from iq_offline.sweeps import results as tables_of
     from iq_offline.sweeps.tables import overview_of, print_frame, write_tables
@@ -231,11 +248,13 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc") -> 
     left_out = runs[metric].null_count()
     summary = tables_of.summary_of(runs, by, metric)
     comparisons = tables_of.comparisons_of(runs, by, metric, baseline)
-    caption = f"{left_out} runs have no {metric.replace('_', ' ')} and are left out" if left_out else ""
-    if runs["git_commit"].n_unique() > 1:
-        caption = ". ".join(filter(None, [caption, "The runs were made with different versions of the code"]))
-    if runs["fast"].any():
-        caption = "--fast: a rehearsal, not a result. " + caption
+    said = {
+        "--fast: a rehearsal, not a result": runs["fast"].any(),
+        f"{missing} of the sweep's {runs.height + missing} runs failed or are not finished, and are left out": missing,
+        f"{left_out} runs have no {metric.replace('_', ' ')} and are left out": left_out,
+        "The runs were made with different versions of the code": runs["git_commit"].n_unique() > 1,
+    }
+    caption = ". ".join(words for words, holds in said.items() if holds)
     constant = ", ".join(sorted({str(value) for value in runs["data.expert"].unique()}))
     meaning = {"score": "normalised scores (0 random, 1 expert)", "return": "returns"}
     title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {runs.height} runs"

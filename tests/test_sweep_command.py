@@ -1,12 +1,18 @@
 """``iq-offline sweep``: what it says at the end, and options that make no sense."""
 
+import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from iq_offline import sweep_cli
 from iq_offline.cli import main
+from iq_offline.sweeps.results import curves_of, read_episodes, runs_of, varied
 from iq_offline.sweeps.work import Outcome
+from tests.data_helpers import python
+from tests.environments.worlds import COMMAND, environment_dataset
+from tests.sweeps.run_folders import sweep_table, write_sweep
 from tests.sweeps.test_launch import Here
 from tests.training.program import EXPERT, write_datasets
 
@@ -20,6 +26,17 @@ gradient_steps = 5
 snapshots = 0
 [grid]
 algorithm = ["bc"]
+seeds = 2
+"""
+
+
+HALVES = """
+sweep = "halves"
+data = { expert = "test/pole-v0", held_out_trajectories = 1 }
+training = { gradient_steps = 20, hidden_sizes = [8], batch_size = 16, snapshots = 0, log_every = 5 }
+online = { start = "offline", env_steps = 80, start_steps = 20, evaluate_every = 40, critic_warmup = 10 }
+evaluation = { episodes = 2 }
+[grid]
 seeds = 2
 """
 
@@ -57,6 +74,8 @@ def test_failures_are_named_also_where_there_is_nothing_to_compare(
         ("--cpus -1", "cpus = -1.0: input should be greater than or equal to 0"),
         ("--set seed", "--set seed: must be KEY=VALUE"),
         ("--ray-address auto", "--ray-address needs --launcher ray"),
+        ("--cpus 2", "--cpus needs --launcher ray"),
+        ("--launcher ray --workers 2", "--workers is for --launcher local"),
     ],
 )
 def test_options_that_make_no_sense(
@@ -72,7 +91,7 @@ def test_a_rehearsal_s_own_file_goes_on_in_the_rehearsal_s_folder(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_cli, "tabulate", lambda *_: None)
+    monkeypatch.setattr(sweep_cli, "tabulate", lambda *_, **__: None)
     monkeypatch.setattr(sweep_cli, "draw", lambda *_: None)
     launchers = [Here(), Here()]
     monkeypatch.setattr(sweep_cli, "launcher_of", lambda options: launchers.pop())
@@ -87,6 +106,12 @@ def test_a_rehearsal_s_own_file_goes_on_in_the_rehearsal_s_folder(
         ("evaluation.seed = [1, 2]", ["evaluation.seed, which trains every learner again for each value"]),
         ("iq_learn.relevance = [1.0, 2.0]", ["iq_learn.relevance, which has no effect on what is trained here"]),
         ("iq_learn.temperature = [1.0, 2.0]", []),
+        (
+            "data.suboptimal_fraction = [0.3, 0.5]",
+            ["data.suboptimal_fraction, which has no effect on what is trained here"],
+        ),
+        ("data.frame_stack = [1, 4]", ["data.frame_stack, which has no effect on what is trained here"]),
+        ("online.start_anchor = [0.1, 0.5]", ["online.start_anchor, which has no effect on what is trained here"]),
     ],
 )
 def test_what_is_varied_in_vain_is_said(
@@ -94,12 +119,51 @@ def test_what_is_varied_in_vain_is_said(
 ) -> None:
     text = Path(file).read_text().replace('["bc"]', '["bc", "iq_learn"]')
     Path(file).write_text(text + line + "\n")
-    monkeypatch.setattr(sweep_cli, "tabulate", lambda *_: None)
+    monkeypatch.setattr(sweep_cli, "tabulate", lambda *_, **__: None)
     monkeypatch.setattr(sweep_cli, "draw", lambda *_: None)
     monkeypatch.setattr(sweep_cli, "launcher_of", lambda options: Here())
     assert main(["sweep", file, "--output", f"{file}.out"]) == 0
     notes = [said for said in capsys.readouterr().err.splitlines() if said.startswith("note: the runs differ in ")]
     assert notes == [f"note: the runs differ in {said}" for said in expected]
+
+
+def test_what_is_missing_is_said_and_older_tables_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seed that diverged is as much a result as the others."""
+    table = sweep_table(counts=(1,), seeds=2)
+    write_sweep(tmp_path, table, lambda config: None if (config.algorithm, config.seed) == ("iq_learn", 1) else 0.5)
+    assert main(["results", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of the sweep's 4 runs failed or are not finished, and are left out" in printed
+    assert (tmp_path / "results" / "comparisons.md").exists()
+    assert main(["results", str(tmp_path), "--baseline", "iq_learn"]) == 0
+    assert "IQ-Learn" in (tmp_path / "results" / "comparisons.md").read_text()
+    assert main(["results", str(tmp_path), "--baseline", "sqil"]) == 2
+    assert "has no runs of sqil: give --baseline bc or iq_learn" in capsys.readouterr().err
+    for run in (tmp_path / "runs").glob("*algorithm=bc*"):
+        shutil.rmtree(run)
+    assert main(["results", str(tmp_path)]) == 0
+    assert not list((tmp_path / "results").glob("comparisons.*")), "of runs that are not here any more"
+
+
+def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path: Path) -> None:
+    """The offline half has rows of its own; the same command finds everything finished."""
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    (tmp_path / "halves.toml").write_text(HALVES)
+    folder = tmp_path / "out"
+    command = ("-c", COMMAND, "sweep", str(tmp_path / "halves.toml"), "--workers", "1", "--output", str(folder))
+    done = python(*command)
+    assert done.returncode == 0, done.stderr
+    runs = runs_of(read_episodes(folder)).sort("seed", "online.env_steps")
+    assert runs.select("seed", "online.env_steps", "online.start", "iq_learn.temperature").rows() == [
+        (seed, *stage) for seed in (0, 1) for stage in ((0, "", 0.001), (80, "offline", 0.1))
+    ]
+    assert varied(runs) == ["online.env_steps"]
+    points = curves_of(read_episodes(folder)).filter(pl.col("online.env_steps") > 0, seed=0)
+    assert points["env_steps"].to_list() == [0, 50, 80]
+    again = python(*command)
+    assert (again.returncode, "was finished already" in again.stderr) == (0, False), again.stderr
 
 
 def test_a_misspelt_baseline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

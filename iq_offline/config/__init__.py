@@ -222,6 +222,19 @@ def from_table(kind: type[Config], table: dict[str, Any], source: str) -> Config
         raise UserError(f"{source}: {explain(error, kind)}") from error
 
 
+BEFORE: dict[str, Any] = {"training.activation": "relu"}
+"""What runs of older versions had that lack a key; where it is not here, what is the default now."""
+
+
+def saved_config(file: Path) -> RunConfig:
+    """The configuration of a run that has begun, by its ``config.toml``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return from_table(RunConfig, nested(BEFORE | flat(read_toml(file))), str(file))
+
+
 def to_table(config: Any) -> dict[str, Any]:
     """Plain tables and values for TOML or JSON, without what is not set."""
     return TypeAdapter(type(config)).dump_python(config, mode="json", exclude_none=True)

@@ -12,6 +12,8 @@ from iq_offline.errors import UserError
 
 MEETS_ENVIRONMENTS = ("iq_learn", "valuedice", "sqil", "gail")
 """The algorithms that have an online stage."""
+OFFLINE = "offline"
+"""As ``start``: an offline run of the same configuration, in a folder of that name within the run's own."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,6 +61,11 @@ class OnlineConfig:
             return self.env_steps
         steps = self.start_steps + math.ceil(update / self.updates_per_env_step) if update else 0
         return min(self.env_steps, self.environments * math.ceil(steps / self.environments))
+
+
+def has_offline_half(config: Any) -> bool:
+    """Whether a ``RunConfig`` is of two stages, the first on its fixed data alone."""
+    return config.is_online and config.online.start == OFFLINE
 
 
 def require_offline_half(config: Any) -> None:

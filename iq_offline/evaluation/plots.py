@@ -70,7 +70,7 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
     seen = (
         f"{count} complete expert {plural}"
         if subsample == 1
-        else f"every {subsample}th step of {count} expert {plural}"
+        else f"1 step in {subsample} of {count} expert {plural}"
     )
     labelled, *others = first["dataset_ids"]
     title = f"{labelled}\n{seen}, seed {first['seed']}"

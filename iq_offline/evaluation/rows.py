@@ -4,6 +4,7 @@ Every row carries the run's whole configuration, so that the files of any number
 (``iq_offline/sweeps/results.py``) without knowing what they were run for.
 """
 
+import dataclasses
 import json
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from iq_offline.config import RunConfig, flat, to_table
+from iq_offline.config.online import OFFLINE
 from iq_offline.files import write_atomically
 
 EPISODES = "episodes.parquet"
@@ -19,6 +21,7 @@ EPISODES = "episodes.parquet"
 MEASURED = pl.Schema(
     {
         "gradient_steps": pl.Int64,
+        "env_steps": pl.Int64,
         "is_final": pl.Boolean,
         "episode": pl.Int64,
         "return": pl.Float64,
@@ -34,7 +37,7 @@ MEASURED = pl.Schema(
     }
 )
 """Columns beside those of the configuration. ``score`` is normalised, ``data_return`` the mean return of the episodes
-trained on; what does not exist is null."""
+trained on, ``env_steps`` what an online run had lived through; what does not exist is null."""
 
 
 def episode_rows(summary: dict[str, Any], config: RunConfig) -> pl.DataFrame:
@@ -61,6 +64,7 @@ def episode_rows(summary: dict[str, Any], config: RunConfig) -> pl.DataFrame:
     table = [
         {
             "gradient_steps": step,
+            "env_steps": config.online.env_steps_before(step) if config.is_online else None,
             "is_final": is_final,
             "episode": episode,
             "return": value,
@@ -69,6 +73,8 @@ def episode_rows(summary: dict[str, Any], config: RunConfig) -> pl.DataFrame:
         }
         for step, is_final, episode, value in rows
     ]
+    if config.online.start:  # Every run's folder is another: as a path it would tell seeds apart.
+        config = dataclasses.replace(config, online=dataclasses.replace(config.online, start=OFFLINE))
     return pl.DataFrame(table, schema=MEASURED).join(configuration_row(config), how="cross")
 
 

@@ -149,6 +149,7 @@ def is_anchored(runs: pl.DataFrame) -> bool:
         pl.col("algorithm") == "iq_learn",
         pl.col("iq_learn.behavior_anchor") > 0,
         pl.col("data.suboptimal") == "[]",
+        pl.col("online.env_steps") == 0,
         ~finite.fill_null(False),
     )
     return anchored.height > 0

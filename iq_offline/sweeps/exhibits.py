@@ -95,9 +95,7 @@ def _meaning(found: Findings) -> str:
     """What 0 and 1 are, and what was learned from."""
     kept = found.runs["data.subsample"].unique().sort().to_list()
     which = (
-        "The trajectories are complete."
-        if kept == [1]
-        else f"Of each trajectory every {in_a_row(kept)}th step is kept."
+        "The trajectories are complete." if kept == [1] else f"Of each trajectory 1 step in {in_a_row(kept)} is kept."
     )
     if 1 in kept and len(kept) > 1:
         which = "Some trajectories are complete, of others only some steps are kept."

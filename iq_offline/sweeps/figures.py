@@ -1,6 +1,7 @@
 """Which pictures a folder of runs has something to show in, and drawing them."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,7 @@ from iq_offline.training.tracking import patient_progress
 FOR_PROFILES = 5
 """Scores of a line, on average, from which on the shares of runs above a score say something."""
 
+DRAWINGS = ("expert_counts", "learners", "learning_curves", "performance_profiles", "heat_map")
 Draw = Callable[[float], Figure]
 """From a width in inches."""
 
@@ -49,9 +51,14 @@ def drawings_of(runs: pl.DataFrame, curves: pl.DataFrame, published: Sequence[Pu
 def write_figures(
     folder: Path, runs: pl.DataFrame, curves: pl.DataFrame, published: Sequence[Published] = ()
 ) -> list[Path]:
-    """Every figure as PNG, SVG and PDF, for both columns of a page, and ``…-column`` for one."""
+    """Every figure as PNG, SVG and PDF, for both columns of a page, and ``…-column`` for one.
+
+    Those of earlier runs that do not apply to these any more are removed.
+    """
     widths = {"": plots.PAGE, "-column": plots.COLUMN}
     written, drawings = [], drawings_of(runs, curves, published)
+    for name, suffix, kind in product(set(DRAWINGS) - set(drawings), widths, plots.FORMATS):
+        (folder / f"{name}{suffix}.{kind}").unlink(missing_ok=True)
     with patient_progress("drawing") as progress:
         for number, (suffix, width) in enumerate(widths.items()):
             for name, draw in drawings.items():

@@ -79,9 +79,7 @@ def findings_in(folder: Path) -> Findings:
     Raises:
         UserError: no such folder, no finished run in it, or a sweep's file that cannot be read.
     """
-    file = folder / grid.FILE
-    sweep = grid.sweep_of(read_toml(file), str(file), folder.name) if file.is_file() else None
-    episodes = read_episodes(folder)
+    sweep, episodes = _sweep_in(folder), read_episodes(folder)
     runs, curves = runs_of(episodes), curves_of(episodes)
     begun = [name for name in runs["run"] if not (folder / name / SUMMARY).exists()]
     runs, curves = (frame.filter(~pl.col("run").is_in(begun)) for frame in (runs, curves))
@@ -92,10 +90,21 @@ def findings_in(folder: Path) -> Findings:
     except NothingToCompareError:
         metric = None
     summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in runs["run"]}
-    return Findings(folder, sweep, runs, curves, summaries, _unfinished(folder, sweep), metric)
+    return Findings(folder, sweep, runs, curves, summaries, unfinished_in(folder), metric)
 
 
-def _unfinished(folder: Path, sweep: grid.Sweep | None) -> dict[str, str]:
+def _sweep_in(folder: Path) -> grid.Sweep | None:
+    file = folder / grid.FILE
+    return grid.sweep_of(read_toml(file), str(file), folder.name) if file.is_file() else None
+
+
+def unfinished_in(folder: Path) -> dict[str, str]:
+    """Runs in a folder that are not finished, and how they stand: of a sweep's folder all that it plans.
+
+    Raises:
+        UserError: a sweep's file that cannot be read.
+    """
+    sweep = _sweep_in(folder)
     if sweep:
         missing = [run.name for run in sweep.runs() if not finished(folder, run.name)]
         return {f"runs/{name}": state_of_log(log_file(folder, name)) for name in missing}

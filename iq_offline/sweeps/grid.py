@@ -45,6 +45,7 @@ from iq_offline.config import (
     resolved,
     to_table,
 )
+from iq_offline.config.online import has_offline_half, require_offline_half
 from iq_offline.data.views import short
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import as_file_name, shipped
@@ -62,7 +63,10 @@ KEYS: tuple[str, ...] = tuple(key for key in flat(to_table(RunConfig())) if key 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep: the name of its folder under ``runs/`` and its resolved configuration."""
+    """One run of a sweep: the name of its folder under ``runs/`` and its configuration.
+
+    It is resolved, but for a run of two stages, where ``auto`` is not the same in both.
+    """
 
     name: str
     config: RunConfig
@@ -100,10 +104,12 @@ class Sweep:
             where = ", ".join(f"{key} = {value!r}" for key, value in chosen.items())
             config = from_table(RunConfig, nested(self.fixed | chosen | {"recipe": self.name}), self.name)
             try:
-                config = resolved(config)
+                decided = resolved(config)
+                if has_offline_half(config):
+                    require_offline_half(config)
             except UserError as error:
                 raise UserError(f"{self.name}: the run with {where} is not valid: {error}") from error
-            found.setdefault(config, name_of(chosen, config))
+            found.setdefault(config if has_offline_half(config) else decided, name_of(chosen, decided))
         names = list(found.values())
         twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
         return tuple(

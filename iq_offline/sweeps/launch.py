@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from iq_offline.config import resolved
 from iq_offline.errors import InterruptedCommandError
 from iq_offline.signals import polite_signals
 from iq_offline.sweeps.folders import finished, log_file
@@ -118,7 +119,7 @@ def run_sweep(
     if all(finished(folder, name) for name in names):
         return SweepOutcome(tuple(names))
     require_usable(folder)
-    watch = Watch(folder, {run.name: run.config.training.gradient_steps for group in tasks for run in group})
+    watch = Watch(folder, {run.name: resolved(run.config).stage.gradient_steps for group in tasks for run in group})
     with polite_signals() as stop_asked, display(watch) as shown:
         sweep = _Sweep([Task(group, folder, trust_env) for group in tasks], watch, shown, wait)
         try:
@@ -175,10 +176,13 @@ def last_lines(file: Path) -> str:
         return ""
 
 
-def _longest_first(task: Task) -> tuple[int, bool]:
-    """By steps, and those of BC are short. One that was begun last would be waited for by all others."""
+def _longest_first(task: Task) -> tuple[int, int, bool]:
+    """By steps: one that was begun last would be waited for by all others. Then by seed, BC's last, which are short.
+
+    A sweep that is stopped has all learners for some seeds.
+    """
     configs = [run.config for run in task.runs]
-    return -sum(config.training.gradient_steps for config in configs), configs[0].algorithm == "bc"
+    return -sum(config.stage.gradient_steps for config in configs), configs[0].seed, configs[0].algorithm == "bc"
 
 
 class _Sweep:

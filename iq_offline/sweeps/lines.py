@@ -72,7 +72,7 @@ def known(rows: pl.DataFrame, measure: Measure) -> pl.DataFrame:
 
 def points(rows: pl.DataFrame, along: str, measure: Measure) -> list[tuple[Any, Estimate]]:
     """The interquartile mean over the seeds at each value of a column, ascending, with its interval."""
-    groups = known(rows, measure).sort(along).partition_by(along, maintain_order=True)
+    groups = known(rows, measure).sort(along, maintain_order=True).partition_by(along, maintain_order=True)
     return [(group[along][0], estimate([group[measure.column].to_list()])) for group in groups]
 
 

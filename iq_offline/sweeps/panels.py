@@ -196,6 +196,8 @@ def counted(axes: Axes, counts: list[int]) -> None:
 def legend(figure: Figure, grid: Sequence[Axes]) -> None:
     """One for all panels, below them, in as many columns as there is room for; the figure grows by its height."""
     handles = {name: handle for axes in grid for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if not handles:
+        return
     names = [wrapped(name, figure.get_figwidth() - 0.6) for name in handles]
     longest = max(len(part) for name in names for part in name.split("\n"))
     columns = max(1, min(len(names), int(figure.get_figwidth() * 72 / (0.55 * SMALL * longest + 34))))

@@ -37,16 +37,18 @@ from iq_offline.sweeps.published import Published
 from iq_offline.sweeps.statistics import Estimate, estimate, interquartile_mean, performance_profile
 from iq_offline.sweeps.words import COUNT, EXPERT, SUBOPTIMAL
 
+FORMATS = ("png", "svg", "pdf")
 COLUMN, PAGE = 3.3, 6.8
 """Inches: one column of a paper of two, and both."""
 NAME = 26
 """Letters of a learner's name in a line, beside its row."""
+STEPS = {"gradient_steps": "gradient steps", "env_steps": "steps in the environment"}
 THRESHOLDS = 301
 LOWEST = -1.0
 """Where profiles begin at the latest: a few lost runs far below random would squeeze everything else."""
 
 
-def save_figure(figure: Figure, path: Path, formats: Iterable[str] = ("png", "svg", "pdf")) -> list[Path]:
+def save_figure(figure: Figure, path: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Write a figure as ``PATH.png``, ``PATH.svg`` and ``PATH.pdf``, each whole or not at all; where they are.
 
     The same figure gives the same bytes.
@@ -144,7 +146,9 @@ def learners(runs: pl.DataFrame, varied: Sequence[str] = (), width: float = PAGE
 
 
 def learning_curves(curves: pl.DataFrame, varied: Sequence[str] = (), width: float = PAGE) -> Figure:
-    """Score along the gradient steps: a panel for all data and each number of expert trajectories.
+    """Score along the training: a panel for all data and each number of expert trajectories.
+
+    Along the steps in the environment where any run has some; what has none is left out then.
 
     Args:
         curves: one row for each run and gradient step.
@@ -154,7 +158,8 @@ def learning_curves(curves: pl.DataFrame, varied: Sequence[str] = (), width: flo
     Raises:
         UserError: as :func:`expert_counts`.
     """
-    curves = named_lines(curves, varied, ("data", COUNT, "gradient_steps"))
+    along = "env_steps" if curves["env_steps"].count() else "gradient_steps"
+    curves = named_lines(curves.filter(pl.col(along).is_not_null()), varied, ("data", COUNT, along))
     shown = looks(curves)
     measured = _measured(curves, "data", COUNT)
     alike = {measure for _, measure in measured} == {SCORE}
@@ -162,7 +167,7 @@ def learning_curves(curves: pl.DataFrame, varied: Sequence[str] = (), width: flo
     drawn: list[Estimate] = []
     for axes, (panel, measure) in zip(grid, measured, strict=True):
         for name in panel["line"].unique(maintain_order=True):
-            found = points(panel.filter(line=name), "gradient_steps", measure)
+            found = points(panel.filter(line=name), along, measure)
             panels.line(axes, found, name, shown[name], marker=3)
             drawn += [value for _, value in found]
         if measure == SCORE:
@@ -171,7 +176,7 @@ def learning_curves(curves: pl.DataFrame, varied: Sequence[str] = (), width: flo
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         beside = alike and axes.get_subplotspec().colspan.start > 0
         title = f"{panel['data'][0]}\n{_trajectories(panel[COUNT][0])}"
-        panels.titled(axes, title, "gradient steps", "" if beside else measure.label)
+        panels.titled(axes, title, STEPS[along], "" if beside else measure.label)
     panels.legend(figure, grid)
     kept = f"trajectories: {_kept(curves)}" if _kept(curves) else ""
     panels.caption(figure, _dataset(curves), *panels.said_of(drawn), kept, _rehearsed(curves))

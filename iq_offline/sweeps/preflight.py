@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from iq_offline.config import EvaluationConfig, RunConfig, flat, to_table
+from iq_offline.config import EvaluationConfig, RunConfig, flat, is_others, to_table
 from iq_offline.environments.make import evaluation_environment
 from iq_offline.errors import UserError
-from iq_offline.experiment import Options, obtain, require_same_run
+from iq_offline.experiment import Options, obtain, require_same_run, stages
 from iq_offline.files import disk_errors
 from iq_offline.run import Run
 from iq_offline.sweeps.folders import finished, run_folder, summary_file
 from iq_offline.sweeps.grid import PlannedRun
+from iq_offline.training.idle import idle_keys
 from iq_offline.training.setup import choose_data, make_agent, require_device, rows_in_batch
 from iq_offline.training.tracking import patient_progress
 
@@ -57,10 +58,10 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
     names = [name for config in configs for name in (config.data.expert, *(p.dataset for p in config.data.suboptimal))]
     sources = {name: obtain(name, options) for name in dict.fromkeys(names)}
     seen = set()
-    unread: dict[str, set[str]] = {}
+    idle_for: dict[str, set[str]] = {}
     with patient_progress("checking the runs") as progress:
         for number, run in enumerate(runs):
-            config = run.config
+            config = stages(run.config, run_folder(folder, run.name))[-1]
             require_same_run(config, run_folder(folder, run.name))
             training = dataclasses.replace(config.training, device="cpu")
             what = dataclasses.replace(config, training=training, evaluation=EvaluationConfig())
@@ -69,16 +70,19 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
             seen.add(what)
             try:
                 parts = [sources[part.dataset] for part in config.data.suboptimal]
-                agent = make_agent(what, choose_data(config, sources[config.data.expert], parts))
-                own = {f"{config.algorithm}.{key}" for key in agent.unread}
-                unread[config.algorithm] = unread.get(config.algorithm, own) & own
+                data = choose_data(config, sources[config.data.expert], parts)
+                idle = idle_keys(config, data, make_agent(what, data))
+                idle_for[config.algorithm] = idle_for.get(config.algorithm, idle) & idle
                 rows_in_batch(config)
             except UserError as error:
                 raise UserError(f"run {run.name} cannot be trained: {error}; no run was started") from error
             progress(number + 1, len(runs))
-    idle = set().union(*unread.values())
-    for key in sorted(key for key in _varied(configs) if key in idle or key.startswith("evaluation.")):
-        why = "has no effect on what is trained here" if key in idle else "trains every learner again for each value"
+    for key in _varied(configs):
+        readers = [idle for algorithm, idle in idle_for.items() if not is_others(key, algorithm)]
+        idle = all(key in idle for idle in readers)
+        if not idle and not key.startswith("evaluation."):
+            continue
+        why = "has no effect on what is trained here" if idle else "trains every learner again for each value"
         options.say(f"note: the runs differ in {key}, which {why}")
 
 
@@ -96,16 +100,21 @@ def let_be_scored(runs: Sequence[PlannedRun], folder: Path, options: Options) ->
         runs: all of the sweep's.
         folder: of the sweep.
         options: whether environments that no installed package registers may be run.
+
+    Raises:
+        UserError: online runs have no environment that may be built.
     """
     for name in dict.fromkeys(run.config.data.expert for run in runs):
         try:
             evaluation_environment(obtain(name, options).source, options.trust_env)
         except UserError as error:
+            if any(run.config.is_online for run in runs if run.config.data.expert == name):
+                raise
             options.say(f"note: {error}; these runs will have errors on held-out trajectories, and no score")
             continue
         for run in runs:
             if run.config.data.expert == name and finished(folder, run.name):
                 place = run_folder(folder, run.name)
-                if Run(run.config, place).finished() is None:
+                if Run(stages(run.config, place)[-1], place).finished() is None:
                     with disk_errors("scoring a run again", place):
                         summary_file(folder, run.name).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from iq_offline.sweeps.results import BASELINE, comparisons_of, summary_of
 from iq_offline.sweeps.tables import overview_of
 from iq_offline.sweeps.words import COUNT, SUBOPTIMAL, as_words
 
+REPORT = "report.html"
 SENTENCES = 6
 """More answers than these are a table."""
 MEANINGS = {
@@ -41,7 +42,7 @@ def write_report(folder: Path, output: Path | None = None, video: bool = True) -
 
     Args:
         folder: of a sweep, or any with runs in it.
-        output: the page; ``FOLDER/report.html`` where None.
+        output: the page, or a folder for it; ``FOLDER/report.html`` where None.
         video: show the policies, where their environments can be drawn.
 
     Returns:
@@ -50,7 +51,8 @@ def write_report(folder: Path, output: Path | None = None, video: bool = True) -
     Raises:
         UserError: no such folder, no finished run in it, or no place to write.
     """
-    output = output or folder / "report.html"
+    output = output or folder / REPORT
+    output = output / REPORT if output.is_dir() else output
     found = findings_in(folder)
     clips = clips_of(found) if video else Html("")
     with disk_errors("writing a report", output.parent):
@@ -74,9 +76,7 @@ def _about(found: Findings) -> str:
     datasets = [as_words(value) for value in found.runs["data.expert"].unique().sort()]
     named = datasets[0] if len(datasets) == 1 else f"{len(datasets)} datasets"
     kept = found.runs["data.subsample"].unique().sort().to_list()
-    which = (
-        "complete" if kept == [1] else f"every {answers.in_a_row(kept)}th step kept" if 1 not in kept else "see table"
-    )
+    which = "complete" if kept == [1] else f"1 step in {answers.in_a_row(kept)} kept" if 1 not in kept else "see table"
     learners = answers.in_a_row([label(name) for name in found.runs["algorithm"].unique().sort()])
     sweep = f"Sweep {found.sweep.name}: " if found.sweep else ""
     return f"{sweep}{learners} on {named}, trajectories: {which}. {found.progress}."
@@ -129,7 +129,8 @@ def _warnings(found: Findings) -> list[tuple[str, str]]:
     if found.unfinished:
         failed = sum(state.startswith("failed") for state in found.unfinished.values())
         more = f", {failed} failed" if failed else ""
-        warnings.append(("Not finished.", f"{found.progress}{more}: what follows is about those, and may change."))
+        change = ", and may change" if len(found.unfinished) > failed else ""
+        warnings.append(("Not finished.", f"{found.progress}{more}: what follows is about those alone{change}."))
     if len(found.of_all("git_commit")) > 1 or any(" / " in versions for _, versions in _versions(found)):
         warnings.append(("Not all alike.", "The runs were made with different versions of the code or of packages."))
     return warnings
@@ -140,8 +141,9 @@ def _notes(found: Findings) -> list[str]:
     missing = found.runs["score"].null_count()
     if found.metric == "score" and missing:
         notes.append(f"{missing} of {found.runs.height} runs have no score and are left out.")
-    seeds = found.runs.group_by(found.by).len()["len"].min()
-    if isinstance(seeds, int) and 1 < seeds < answers.FEW:
+    counted = found.runs.drop_nulls(found.metric) if found.metric else found.runs
+    seeds = counted.group_by(found.by).len().filter(pl.col("len") > 1)["len"].min()
+    if isinstance(seeds, int) and seeds < answers.FEW:
         notes.append(
             f"Some intervals are from {seeds} seeds, and too narrow: from three seeds a 95% interval holds the true "
             "interquartile mean in about 75% of cases, from five in 90%, from ten in 94%."
@@ -212,7 +214,7 @@ def made_of(found: Findings) -> Html:
     return section(
         "How it was made",
         paragraph(
-            "Each learner trains on fixed data alone for a fixed number of gradient steps. Its averaged weights after "
+            f"Each learner trains {_met(found.runs)} for a fixed number of gradient steps. Its averaged weights after "
             f"the last step are scored in whole episodes; no checkpoint is chosen. All trainings together took {spent}."
         ),
         _references(found),
@@ -228,6 +230,15 @@ def made_of(found: Findings) -> Html:
             words_table(["commit"], commits, "Code"),
         ),
     )
+
+
+def _met(runs: pl.DataFrame) -> str:
+    """Whether learners met an environment."""
+    online = runs["online.env_steps"] > 0
+    if not online.any():
+        return "on fixed data alone"
+    there = "on fixed data and on what it lives through in the environment, without its reward,"
+    return there if online.all() else f"on fixed data alone, or (online) {there}"
 
 
 def _references(found: Findings) -> Html:

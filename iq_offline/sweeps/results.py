@@ -6,11 +6,12 @@ A cell is what runs have in common that differ in their seed alone. Nothing here
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS, RunConfig, resolved
+from iq_offline.config import ALGORITHMS, BEFORE, RunConfig, resolved
 from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES, MEASURED, configuration_row
 from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
@@ -35,7 +36,7 @@ class NothingToCompareError(UserError):
 def read_episodes(folder: Path) -> pl.LazyFrame:
     """The rows of every finished run in a folder, with ``run``, the run's own folder, as the first column.
 
-    What rows of an older version lack had the value that is the default now.
+    What rows of an older version lack had the value that is the default now, or was then (``config.BEFORE``).
 
     Raises:
         UserError: there is no such folder, no finished run in it, or a file of rows is damaged.
@@ -61,7 +62,7 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
     return rows.select(
         name.alias("run"),
         pl.col(*MEASURED),
-        *(pl.col(key).fill_null(value) for key, value in defaults.row(0, named=True).items()),
+        *(pl.col(key).fill_null(BEFORE.get(key, value)) for key, value in defaults.row(0, named=True).items()),
     )
 
 
@@ -100,6 +101,8 @@ def configuration(columns: list[str]) -> list[str]:
 def runs_of(episodes: pl.LazyFrame) -> pl.DataFrame:
     """One row a run: means over the final policy's episodes, and the configuration. What is not finite is null.
 
+    Of runs that differ in nothing that their learner reads (BC in two sweeps over IQ-Learn's keys) the first stays.
+
     Raises:
         UserError: a learner is there twice, which would count as two.
     """
@@ -114,7 +117,16 @@ def runs_of(episodes: pl.LazyFrame) -> pl.DataFrame:
     if twice.height:
         one, other = twice["run"].head(2)
         raise UserError(f"the runs {one} and {other} are of one configuration and seed: give a folder with one of them")
-    return runs
+    return runs.with_columns(_where_read(keys)).unique(keys, keep="first", maintain_order=True)
+
+
+def _where_read(keys: Sequence[str]) -> list[pl.Expr]:
+    """Keys in an algorithm's section with one value for all who do not read it: they tell no runs of theirs apart."""
+    own = [(key, key.split(".")[0]) for key in keys if key.split(".")[0] in ALGORITHMS]
+    return [
+        pl.when(algorithm=section).then(key).otherwise(pl.col(key).first().over("algorithm")).alias(key)
+        for key, section in own
+    ]
 
 
 def _finite(name: str) -> pl.Expr:
@@ -125,7 +137,7 @@ def curves_of(episodes: pl.LazyFrame) -> pl.DataFrame:
     """One row for each run and snapshot, the final one included: means over its episodes, and the configuration."""
     columns = episodes.collect_schema().names()
     keys = configuration(columns)
-    points = episodes.filter(pl.col("episode").is_not_null()).group_by("run", "gradient_steps")
+    points = episodes.filter(pl.col("episode").is_not_null()).group_by("run", "gradient_steps", "env_steps")
     return (
         points.agg(pl.col("score", "return").mean(), pl.col("expert_return", "random_return", *keys).first())
         .with_columns(_finite("score"), _finite("return"))
@@ -263,4 +275,4 @@ def expert_level(runs: pl.DataFrame, level: float = 0.95) -> dict[str, int | Non
 def _cells(runs: pl.DataFrame, by: list[str]) -> list[tuple[tuple, pl.DataFrame]]:
     if not by:
         return [((), runs)]
-    return [(names, cell) for names, cell in runs.sort(by).group_by(by, maintain_order=True)]
+    return [(names, cell) for names, cell in runs.sort(by, maintain_order=True).group_by(by, maintain_order=True)]

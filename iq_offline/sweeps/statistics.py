@@ -7,8 +7,9 @@ seeds on the same tasks would change the number, nothing about other tasks. With
 scores it holds the true interquartile mean in 94% of simulations with ten seeds, 90% with five and 75% with three, the
 true mean in 90%, 84% and 75%.
 
-Every function draws from a generator of its own with a fixed seed, so the same scores give the same numbers; for
-intervals of one sample they are those of ``scipy.stats.bootstrap`` with the same seed. A task with one run has no
+Every function draws from a generator of its own with a fixed seed, and by position in ascending order, so the same
+scores give the same numbers, whatever order they come in; intervals are those of ``scipy.stats.bootstrap`` with the
+same draws. A task with one run has no
 interval: both ends are NaN. No runs, or scores that are not finite, are refused with a ValueError: whoever leaves out
 runs without a score has to say so. Importing this file costs numpy and nothing else.
 """
@@ -88,7 +89,7 @@ def estimate(tasks: Sequence[Scores], statistic: Statistic = interquartile_mean)
     if min(map(len, samples)) == 1:
         return Estimate(value, np.nan, np.nan, runs)
     generator = np.random.default_rng(SEED)
-    drawn = [sample[generator.integers(0, len(sample), (RESAMPLES, len(sample)))] for sample in samples]
+    drawn = [sample[_positions(generator, len(sample))] for sample in samples]
     low, high = _interval(statistic(np.concatenate(drawn, axis=-1)))
     return Estimate(value, float(low), float(high), runs)
 
@@ -180,7 +181,7 @@ def _pairs(ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float]) -> 
 
 
 def _checked(tasks: Sequence[Scores]) -> list[np.ndarray]:
-    """The scores of each task as finite numbers of shape (runs,).
+    """The scores of each task as finite numbers of shape (runs,), ascending: resamples are drawn by position.
 
     Raises:
         ValueError: there are none, or not only finite ones.
@@ -193,12 +194,21 @@ def _checked(tasks: Sequence[Scores]) -> list[np.ndarray]:
             raise ValueError(f"task {index} has scores of shape {sample.shape}: one or more runs are needed")
         if not np.isfinite(sample).all():
             raise ValueError(f"task {index} has scores that are not finite: leave those runs out, and say so")
-    return samples
+    return [np.sort(sample) for sample in samples]
+
+
+def _positions(generator: np.random.Generator, count: int) -> np.ndarray:
+    """Which of ``count`` ascending scores are in each resample: shape (resamples, count).
+
+    The second half mirrors the first, so that a difference and its negative have intervals that mirror each other.
+    """
+    half = generator.integers(0, count, (RESAMPLES // 2, count))
+    return np.concatenate([half, count - 1 - half])
 
 
 def _weights(generator: np.random.Generator, count: int) -> np.ndarray:
     """How often each of ``count`` runs is in each resample, over ``count``: shape (resamples, count)."""
-    drawn = generator.integers(0, count, (RESAMPLES, count)) + count * np.arange(RESAMPLES)[:, None]
+    drawn = _positions(generator, count) + count * np.arange(RESAMPLES)[:, None]
     return np.bincount(drawn.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count) / count
 
 

@@ -166,10 +166,12 @@ def print_frame(frame: pl.DataFrame, title: str, caption: str = "") -> None:
 
 
 def write_tables(folder: Path, frames: dict[str, pl.DataFrame]) -> list[Path]:
-    """Each frame as NAME.parquet, .csv, .md and .tex in a folder, those that are empty left out."""
+    """Each frame as NAME.parquet, .csv, .md and .tex in a folder; of one that is empty no older files stay."""
     written = []
     for name, frame in frames.items():
         if not frame.width:
+            for kind in ("parquet", "csv", "md", "tex"):
+                (folder / f"{name}.{kind}").unlink(missing_ok=True)
             continue
         parquet = BytesIO()
         frame.write_parquet(parquet)

@@ -69,7 +69,10 @@ def make_curves(runs: pl.DataFrame, steps: Iterable[int] = (1000, 2000, 5000)) -
     """The runs' scores on their way from random."""
     parts = [
         runs.with_columns(
-            pl.lit(step).alias("gradient_steps"), pl.col("score") * step / 5000, pl.col("return") * step / 5000
+            pl.lit(step).alias("gradient_steps"),
+            pl.lit(None, pl.Int64).alias("env_steps"),
+            pl.col("score") * step / 5000,
+            pl.col("return") * step / 5000,
         )
         for step in steps
     ]

@@ -112,6 +112,17 @@ def test_the_longest_come_first(tmp_path: Path):
     assert launcher.tasks == [["seed0", "seed1"], ["l"], ["s"]]
 
 
+def test_a_sweep_that_is_stopped_has_all_learners_for_some_seeds(tmp_path: Path):
+    runs = [
+        replace(run, name=f"{algorithm}{run.config.seed}", config=replace(run.config, algorithm=algorithm))
+        for algorithm in ("bc", "iq_learn")
+        for ((run,),) in zip(planned(2, gradient_steps=5), strict=True)
+    ]
+    launcher = Here(1)
+    run_sweep([(run,) for run in runs], tmp_path, launcher)
+    assert launcher.tasks == [["iq_learn0"], ["bc0"], ["iq_learn1"], ["bc1"]]
+
+
 def test_a_task_whose_worker_died_is_tried_three_times_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     launcher = Here(seed0=[Died("killed by SIGKILL")] * 3, seed1=[Died("killed by SIGKILL")] * 5)
     outcome = run_sweep(planned(3), tmp_path, launcher)

@@ -351,6 +351,18 @@ def test_learning_curves_have_a_panel_for_each_count() -> None:
     assert [axes.get_ylabel() for axes in returns.axes] == ["return", "return"]
 
 
+def test_learning_curves_of_online_runs_are_along_the_environment() -> None:
+    """What met none is not on that axis: of an offline half the first point is the score."""
+    runs = make_runs(counts=(1,))
+    curves = make_curves(runs).with_columns(
+        env_steps=pl.when(algorithm="iq_learn").then(pl.col("gradient_steps") + 1000).otherwise(None)
+    )
+    (axes,) = learning_curves(curves).axes
+    assert axes.get_xlabel() == "steps in the environment"
+    assert lines(axes)["IQ-Learn"][:, 0].tolist() == [2000, 3000, 6000]
+    assert "BC" not in lines(axes)
+
+
 def test_profiles_are_the_shares_of_runs_above_the_scores() -> None:
     runs = make_runs(experts=("a", "b"))
     figure = performance_profiles(runs)

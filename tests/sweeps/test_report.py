@@ -244,11 +244,34 @@ def test_the_anchored_learner_is_named(tmp_path: Path, weight: float, said: bool
     assert ("held to the expert's actions" in read(tmp_path).text) is said
 
 
+@pytest.mark.parametrize(
+    ("env_steps", "said"), [(0, "on fixed data alone"), (9000, "lives through in the environment")]
+)
+def test_whether_learners_met_the_environment_is_said(tmp_path: Path, env_steps: int, said: str) -> None:
+    write_run(tmp_path / "run", config_of("iq_learn", online__env_steps=env_steps))
+    text = read(tmp_path).text
+    assert said in text
+    assert ("on fixed data alone" in text) is (env_steps == 0)
+
+
+def test_few_seeds_are_said_beside_a_cell_with_one(tmp_path: Path) -> None:
+    """Which has no interval that could be too narrow."""
+    for seed in range(3):
+        write_run(tmp_path / f"{seed}", config_of(seed=seed))
+    write_run(tmp_path / "one", config_of(count=3))
+    assert "Some intervals are from 3 seeds" in read(tmp_path).text
+
+
+def test_a_page_for_a_folder_is_put_into_it(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    assert write_report(sweep, tmp_path / "pages", video=False) == tmp_path / "pages" / "report.html"
+
+
 def test_subsampled_trajectories_are_said(tmp_path: Path, drawn: None) -> None:
     write_run(tmp_path / "bc", config_of(data__subsample=20))
     page = read(tmp_path)
-    assert "trajectories: every 20th step kept" in page.text
-    assert "Of each trajectory every 20th step is kept." in page.text
+    assert "trajectories: 1 step in 20 kept" in page.text
+    assert "Of each trajectory 1 step in 20 is kept." in page.text
 
 
 HOSTILE = "</style><script>alert(1)</script><img src=http://evil/x onerror=alert(2)>&lt;\"'"

@@ -205,6 +205,16 @@ def test_rows_of_an_older_version_lack_keys(older: str, tmp_path: Path) -> None:
     assert varied(runs) == ["data.frame_stack"]
 
 
+def test_rows_from_before_there_was_a_choice_had_what_there_was(tmp_path: Path) -> None:
+    """ReLU, where the default is ELU now."""
+    write_run(tmp_path / "a", [0.5], {"seed": 0})
+    write_run(tmp_path / "b", [1.0], {"seed": 0})
+    rewrite(tmp_path / "b", lambda frame: frame.drop("training.activation"))
+    runs = runs_in(tmp_path)
+    assert rows(runs, "run", "training.activation") == [("a", "elu"), ("b", "relu")]
+    assert varied(runs) == ["training.activation"]
+
+
 @pytest.mark.parametrize("newer", ["a", "b"])
 def test_rows_of_another_version_have_other_columns(newer: str, tmp_path: Path) -> None:
     """In another order, narrower, and with keys that are not known here."""
@@ -558,11 +568,24 @@ def test_what_only_others_read_makes_no_variants_of_the_baseline(tmp_path: Path)
                 own = {"algorithm": algorithm, "seed": seed, "iq_learn.temperature": temperature}
                 write_run(tmp_path / f"{temperature}" / f"{algorithm}{seed}", [score], own)
     runs = runs_in(tmp_path)
+    assert runs.group_by("algorithm").len().sort("algorithm").rows() == [("bc", 2), ("iq_learn", 4)]
+    summary = summary_of(runs, varied(runs), "score").filter(algorithm="bc")
+    assert rows(summary, "n", "mean") == [(2, 0.5)], "its seeds count once"
     comparisons = comparisons_of(runs, varied(runs), "score")
     assert rows(comparisons, "iq_learn.temperature", "minus", "pairs", "difference") == [
         (0.1, "BC", 2, 0.25),
         (0.2, "BC", 2, 0.25),
     ]
+
+
+def test_the_order_of_the_runs_changes_no_interval(tmp_path: Path) -> None:
+    for seed, score in enumerate((0.877, 0.985, 0.725, 0.984, 0.97)):
+        write_run(tmp_path / f"{seed}", [score], {"seed": seed})
+    runs = runs_in(tmp_path)
+    found = {
+        tuple(summary_of(runs.sample(fraction=1, shuffle=True, seed=draw), [], "score").row(0)[:4]) for draw in range(6)
+    }
+    assert len(found) == 1
 
 
 # ---------------------------------------------------------------------------------------------- expert level

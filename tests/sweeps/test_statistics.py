@@ -3,6 +3,8 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,19 +115,27 @@ def test_optimality_gap_by_hand(values: list[float], expected: float) -> None:
     assert optimality_gap(values) == pytest.approx(expected)
 
 
+class Mirrored(np.random.Generator):
+    """Draws half of what is asked for, and the same counted from the other end."""
+
+    def integers(self, low: Any, high: Any = None, size: Any = None, **options: Any) -> Any:
+        half = super().integers(low, high, (size[0] // 2, *size[1:]), **options)
+        return np.concatenate([half, high - 1 - half])
+
+
 @pytest.mark.parametrize("statistic", [mean, interquartile_mean, optimality_gap])
 @pytest.mark.parametrize("sizes", [(10,), (7, 3), (4, 6, 5)])
 def test_estimate_is_scipys_percentile_bootstrap(statistic: Callable, sizes: tuple[int, ...]) -> None:
-    """With the same generator: the same draws, hence the same interval, one stratum a sample."""
+    """With the same draws by position, hence the same interval, one stratum a sample."""
     generator = np.random.default_rng(3)
     tasks = [generator.normal(0.8, 0.3, size) for size in sizes]
     theirs = stats.bootstrap(
-        tasks,
+        [np.sort(task) for task in tasks],
         lambda *drawn, axis: statistic(np.concatenate(drawn, axis=axis)),
         n_resamples=5000,
         vectorized=True,
         method="percentile",
-        rng=np.random.default_rng(0),
+        rng=Mirrored(np.random.default_rng(0).bit_generator),
     ).confidence_interval
     found = estimate(tasks, statistic)
     assert found == pytest.approx((statistic(np.concatenate(tasks)), theirs.low, theirs.high, sum(sizes)), rel=1e-12)
@@ -314,6 +324,16 @@ def test_the_same_scores_give_the_same_numbers() -> None:
     first = estimate(tasks), probability_of_improvement(tasks, tasks[::-1])
     estimate([[0.2] * 7])
     assert (estimate(tasks), probability_of_improvement(tasks, tasks[::-1])) == first
+
+
+@given(several, st.randoms())
+def test_the_order_of_the_runs_changes_nothing(tasks: list[list[float]], random: Random) -> None:
+    shuffled = [random.sample(task, len(task)) for task in tasks]
+    assert estimate(shuffled)[1:] == pytest.approx(estimate(tasks)[1:], rel=1e-12, nan_ok=True)
+    one, other = (probability_of_improvement(some, tasks) for some in (tasks, shuffled))
+    assert one == pytest.approx(other, nan_ok=True)
+    for mine, theirs in zip(performance_profile(tasks, [0.5]), performance_profile(shuffled, [0.5]), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_importing_costs_numpy_alone() -> None:
