@@ -259,7 +259,7 @@ def test_the_actor_on_expert_data_alone_is_that_of_behavior_cloning() -> None:
     mixed = resolved(dataclasses.replace(MIXED, iq_learn=IQLearnConfig(policy="soft_actor_critic"))).iq_learn
     assert (mixed.behavior_anchor, mixed.actor_learning_rate, mixed.adam_beta1) == (10.0, 1e-3, 0.5)
     online = resolved(RunConfig(online=OnlineConfig(env_steps=20_000))).iq_learn
-    assert (online.behavior_anchor, online.actor_learning_rate, online.adam_beta1) == (10.0, 3e-4, 0.5)
+    assert (online.behavior_anchor, online.actor_learning_rate, online.adam_beta1) == (100.0, 3e-4, 0.5)
 
 
 @pytest.mark.parametrize("policy", ["auto", "lookahead", "survival", "weighted", "best_episodes"])

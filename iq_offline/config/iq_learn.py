@@ -39,7 +39,8 @@ class IQLearnConfig:
     """total_variation, wasserstein: of E[max(0, |r| - 1/2)²] over the batch; of E_E[max(0, |dQ| - 1)²]."""
     behavior_anchor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step. auto: 30 on expert data
-    alone; 10 where others are learned from, too."""
+    alone; 10 where others are learned from, too; learned_reward: half of what Q is where policy and expert are alike,
+    2 chi2_alpha / (1 - discount)."""
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate | Literal["auto"] = "auto"
@@ -137,7 +138,10 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
         policy = "soft_actor_critic" if asked else in_reward
     raised = online and policy == "soft_actor_critic" and plain and config.chi2_states != "expert"
     states = "mixture" if mixed else "expert"
-    anchor = config.behavior_anchor if config.behavior_anchor != "auto" else 10.0 if mixed else 30.0
+    anchor = config.behavior_anchor
+    if anchor == "auto":
+        alike = 4 * config.chi2_alpha / (1 - config.discount)  # Q, where nobody could tell the policy from the expert.
+        anchor = round(alike / 2, 6) if policy == "learned_reward" else 10.0 if mixed else 30.0
     cloning = anchor > 0 and not mixed  # Then what is between this and behavior cloning is the Q-term alone.
     imitating = policy not in (*FROM_Q, "learned_reward")
     defaults: dict[str, str | float] = {
