@@ -113,6 +113,11 @@ def findings(imported: Imported, columns: Columns) -> list[tuple[str, int, str]]
     sometimes = [
         ("rows with a null in the action", counts.rows_without_action, nulls),
         ("rows without an episode", counts.rows_without_episode, "dropped"),
+        (
+            "episodes that go on in another file",
+            counts.episodes_continued * (columns.time is None),
+            "joined in the order of the files (no --time)",
+        ),
         ("rows without a time", counts.rows_without_time, "dropped"),
         ("rows before the time of the row above", counts.out_of_order, "sorted"),
         ("next observations that do not come", counts.jumps, "episode split"),

@@ -31,7 +31,7 @@ from iq_offline.data.stream import Source, learnable_leaves
 from iq_offline.errors import UserError
 from iq_offline.files import LOCK, cache_folder, disk_errors, resumable_folder, write_atomically
 
-LAYOUT = 2
+LAYOUT = 3
 MANIFEST = "manifest.json"
 NAME = re.compile(r"[0-9a-f]{20}|\.[0-9a-f]{20}\.\w+")
 """Of a cache's folder, and of the temporary one it is filled in."""

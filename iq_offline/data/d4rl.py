@@ -216,6 +216,8 @@ def _gathered(source: Source, keys: tuple[str, ...], with_infos: bool) -> Arrays
             )
         stop = start + len(episode["rewards"])
         for key in data.keys() - left_out:
+            together = np.result_type(data[key], episode[key])  # No space says of infos what a later episode brings.
+            data[key] = data[key].astype(np.float32 if together.kind == "f" else together, copy=False)
             data[key][start:stop] = episode[key]
         start = stop
     if left_out:
@@ -274,8 +276,10 @@ def _recorded(source: Source) -> Iterator[EpisodeData]:
 
 def _in_d4rl_keys(source: Source, episode: EpisodeData, keys: tuple[str, ...], with_infos: bool) -> Arrays:
     steps = len(episode.rewards)
-    observations = _observations(episode.observations, keys)
-    actions = np.asarray(episode.actions)
+    observations = _observations(source.observation_space, episode.observations, keys)
+    actions = _of_space(source.action_space, episode.actions)
+    if not np.issubdtype(source.action_space.dtype, np.floating):
+        actions = _whole(actions)
     lengths = len(observations) - 1, len(actions), len(episode.terminations), len(episode.truncations)
     if steps == 0 or set(lengths) != {steps}:
         raise UserError(
@@ -288,7 +292,7 @@ def _in_d4rl_keys(source: Source, episode: EpisodeData, keys: tuple[str, ...], w
     data = {
         "observations": observations[:-1],
         "next_observations": observations[1:],
-        "actions": _numbers(actions, whole=np.int64),
+        "actions": actions,
         "rewards": np.asarray(episode.rewards, np.float32),
         "terminals": terminals,
         "timeouts": timeouts,
@@ -296,12 +300,15 @@ def _in_d4rl_keys(source: Source, episode: EpisodeData, keys: tuple[str, ...], w
     return data | (_infos(episode, keys, steps) if with_infos else {})
 
 
-def _observations(recorded: Any, keys: tuple[str, ...]) -> np.ndarray:
+def _observations(space: Space, recorded: Any, keys: tuple[str, ...]) -> np.ndarray:
     """An episode's observations, shape ``(T+1, *observation)``."""
     if not keys:
-        return _numbers(np.asarray(recorded))
-    leaves = [_numbers(np.asarray(_flat(recorded)[key])) for key in keys]
-    return leaves[0] if len(leaves) == 1 else np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], -1)
+        return _of_space(space, recorded)
+    spaces, flat = _leaves(space), _flat(recorded)
+    leaves = [_of_space(spaces[key], flat[key]) for key in keys]
+    if len(leaves) == 1:
+        return leaves[0]
+    return _numbers(np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], -1))
 
 
 def _infos(episode: EpisodeData, keys: tuple[str, ...], steps: int) -> Arrays:
@@ -332,8 +339,19 @@ def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _numbers(values: np.ndarray, whole: type | None = None) -> np.ndarray:
-    """Floating point as float32; whole numbers as they are, or as ``whole``."""
-    if values.dtype.kind == "f":
-        return values.astype(np.float32, copy=False)
-    return values.astype(whole, copy=False) if whole else values
+def _of_space(space: Space, recorded: Any) -> np.ndarray:
+    """Recorded values of a space: float32 where it is one of floating point, whatever an episode stores."""
+    values = _numbers(np.asarray(recorded))
+    return values.astype(np.float32, copy=False) if np.issubdtype(space.dtype, np.floating) else values
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """The values as int64, where that is what they are."""
+    with np.errstate(invalid="ignore"):
+        whole = values.astype(np.int64, copy=False)
+    return whole if np.array_equal(whole, values) else values
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    """Floating point as float32; whole numbers as they are."""
+    return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values

@@ -53,6 +53,13 @@ def _observations(survey: Survey) -> Iterator[Irregularity]:
         yield from _odd(
             spread.not_finite, name, "refused", "observations that are NaN, infinite or beyond float32", "stops"
         )
+        yield from _odd(
+            spread.no_byte,
+            name,
+            "refused",
+            "observations that are no whole numbers from 0 to 255, in a space of uint8",
+            "stops: store them as uint8, pictures in levels from 0 to 255",
+        )
         if spread.leaf.is_categorical:
             yield from _odd(spread.outside, name, "refused", "observations outside their space", "stops")
         else:

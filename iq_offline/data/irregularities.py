@@ -55,6 +55,15 @@ def _unreadable(survey: Survey) -> Iterator[Irregularity]:
     )
     yield from _of_episodes(
         survey,
+        pl.col("terminations_odd") > 0,
+        "refused",
+        "terminations that are neither true nor false",
+        "stops",
+        total="terminations_odd",
+        unit="steps",
+    )
+    yield from _of_episodes(
+        survey,
         pl.col("rewards_not_finite") > 0,
         "ignored",
         "rewards that are NaN or infinite",

@@ -16,9 +16,19 @@ import numpy as np
 import polars as pl
 
 from iq_offline.data.log_records import NULL_TIME, Batch
+from iq_offline.errors import UserError
 
 GAP_FACTOR = 1.5
 """A step longer than this many median steps is a gap."""
+
+COARSE, FINE = 1e-6, 1e-12
+"""Share of a step that is no difference, between floating point and between whole numbers."""
+
+NANOSECOND = 1e-9
+"""In seconds; times are whole ones where they are no numbers."""
+
+NANOSECONDS = {"ns": 1, "us": 1_000, "ms": 1_000_000}
+"""In each of polars' units of time."""
 
 CHUNK_BYTES = 16 * 2**20
 
@@ -29,6 +39,8 @@ class Counts:
 
     rows: int = 0
     episodes_in_log: int = 0
+    episodes_continued: int = 0
+    """Of these, such as have rows in several files."""
     episodes: int = 0
     """Written."""
     transitions: int = 0
@@ -58,7 +70,7 @@ class Counts:
     ends_inside: int = 0
     """Rows flagged as the end that others follow: cut there."""
     ends_lost: int = 0
-    """Rows flagged as terminal that are not written, as their observation is not known."""
+    """Rows flagged as terminal that are not written, whatever the reason, and whose flag no other row stands for."""
     terminated: int = 0
     """Written episodes that end in a terminal state; the others end truncated."""
     last_actions: int = 0
@@ -101,25 +113,41 @@ class Grouped:
 
 
 def group(batches: Iterable[Batch], dtype: np.dtype, folder: Path, counts: Counts) -> Grouped:
-    """Bring the rows of each episode together, in files without a name in ``folder``: a killed process leaves none."""
+    """Bring the rows of each episode together, in files without a name in ``folder``: a killed process leaves none.
+
+    Raises:
+        UserError: ids of episodes are text in one file and numbers in another.
+    """
     stored = np.dtype([("episode", "u4"), ("record", dtype)])
     known: dict[object, int] = {}
     sizes: list[int] = []
+    begun_in: list[int] = []
+    continued: set[int] = set()
+    kinds: set[str] = set()
     runs, last = 0, -1
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
     for batch in (_attributed(batch, counts) for batch in batches):
         if not len(batch.records):
             continue
+        kinds.add(_kind(batch.episodes))
+        if len(kinds) > 1:
+            raise UserError(
+                f"--episode holds {' in one file and '.join(sorted(kinds))} in another, so which ids are the same? "
+                "write all of them alike"
+            )
         indices = _indices(batch.episodes, known)
+        begun_in += [batch.file] * (len(known) - len(sizes))
         sizes += [0] * (len(known) - len(sizes))
         for index, size in zip(*np.unique(indices, return_counts=True), strict=True):
             sizes[index] += int(size)
+            if begun_in[index] != batch.file:
+                continued.add(int(index))
         runs += int(np.count_nonzero(np.diff(indices))) + int(indices[0] != last)
         last = int(indices[-1])
         rows = np.empty(len(indices), stored)
         rows["episode"], rows["record"] = indices, batch.records
         file.write(rows.tobytes())
-    counts.episodes_in_log = len(sizes)
+    counts.episodes_in_log, counts.episodes_continued = len(sizes), len(continued)
     if runs > len(sizes):
         mixed, file = file, tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         with mixed:
@@ -152,22 +180,35 @@ def unique_in_time(records: np.ndarray, counts: Counts) -> np.ndarray:
     identical = _same(records[repeated], records[first[repeated]])
     counts.identical_duplicates += int(identical.sum())
     counts.contradicting_duplicates += int((~identical).sum())
+    counts.ends_lost += int((records["terminal"] & ~records["terminal"][first]).sum())
     return records[new]
 
 
-def pieces(records: np.ndarray, steps: np.ndarray, max_gap: float, counts: Counts) -> Iterator[Episode]:
+def gaps(times: np.ndarray, max_gap: float, unit: float) -> np.ndarray:
+    """Which steps from one time to the next are longer than ``max_gap``; one fewer than there are times.
+
+    Args:
+        times: of an episode, in order, in ``unit``.
+        max_gap: in seconds where ``unit`` is one of seconds.
+        unit: of the times; :data:`NANOSECOND` where they are timestamps.
+    """
+    steps, longest = np.diff(times).astype(np.float64), max_gap / unit
+    if times.dtype.kind == "f":  # 0.3 - 0.2 is less than 0.1, 0.4 - 0.3 is more.
+        return steps > longest * (1 + COARSE) + np.spacing(np.abs(times).max(initial=0))
+    return steps > longest * (1 + FINE)
+
+
+def pieces(records: np.ndarray, gap: np.ndarray, counts: Counts) -> Iterator[Episode]:
     """Cut one episode, in order, into pieces in which every next row is the next state.
 
     Args:
         records: of the episode.
-        steps: time from each row to the next, one fewer than there are rows.
-        max_gap: a longer step is a cut.
+        gap: whether the step from each row to the next is too long; one fewer than there are rows.
         counts: what is found is added here.
     """
     complete = "next_observation" in (records.dtype.names or ())
     seen, acted = _known(records["observation"]), _known(records["action"])
     ended = records["terminal"] | records["truncated"]
-    gap = steps > max_gap
     counts.rows_without_observation += int((~seen).sum())
     counts.gaps += int(gap.sum())
     counts.ends_inside += int(ended[:-1].sum())
@@ -176,7 +217,6 @@ def pieces(records: np.ndarray, steps: np.ndarray, max_gap: float, counts: Count
         future = records["next_observation"]
         acted = acted & _known(future)
         counts.rows_without_action += int((seen & ~acted).sum())
-        counts.ends_lost += int((records["terminal"] & ~(seen & acted)).sum())
         jump = (
             whole_step
             & (seen & acted)[:-1]
@@ -187,8 +227,8 @@ def pieces(records: np.ndarray, steps: np.ndarray, max_gap: float, counts: Count
         usable, linked = seen & acted, whole_step & ~jump & (seen & acted)[:-1] & (seen & acted)[1:]
     else:
         counts.rows_without_action += int((seen & ~acted)[:-1].sum())
-        counts.ends_lost += int((records["terminal"] & ~seen).sum())
         usable, linked = seen, whole_step & (seen & acted)[:-1] & seen[1:]
+    lost = records["terminal"] & ~np.concatenate([[False], records["terminal"][:-1]])  # The flag may stay up.
     for first, last in _runs(usable, linked):
         if complete:
             steps_of = slice(first, last + 1)
@@ -202,6 +242,7 @@ def pieces(records: np.ndarray, steps: np.ndarray, max_gap: float, counts: Count
             steps_of = slice(first, last)
             observations = records["observation"][first : last + 1]
             counts.last_actions += int(acted[last])
+        lost[last] = False
         terminated, rewards = bool(records["terminal"][last]), records["reward"][steps_of]
         truncated = bool(records["truncated"][last]) or not terminated
         counts.episodes += 1
@@ -210,6 +251,7 @@ def pieces(records: np.ndarray, steps: np.ndarray, max_gap: float, counts: Count
         counts.rows_written += last - first + 1
         counts.rewards_unknown += int(np.isnan(rewards).sum())
         yield Episode(observations, records["action"][steps_of], rewards, terminated, truncated)
+    counts.ends_lost += int(lost.sum())
 
 
 def _known(values: np.ndarray) -> np.ndarray:
@@ -235,14 +277,31 @@ def _attributed(batch: Batch, counts: Counts) -> Batch:
     counts.rows_without_episode += int((~owned).sum())
     counts.rows_without_time += int((owned & ~timed).sum())
     kept = owned & timed
-    return Batch(episodes.filter(pl.Series(kept)), batch.records[kept])
+    counts.ends_lost += int((batch.records["terminal"] & ~kept).sum())
+    return Batch(episodes.filter(pl.Series(kept)), batch.records[kept], batch.file)
 
 
 def _indices(episodes: pl.Series, known: dict[object, int]) -> np.ndarray:
     """The number of each row's episode, new ones numbered on."""
     names = episodes.unique(maintain_order=True)
-    numbers = [known.setdefault(name, len(known)) for name in names.to_list()]
+    numbers = [known.setdefault(name, len(known)) for name in _exact(names)]
     return episodes.replace_strict(names, numbers, return_dtype=pl.UInt32).to_numpy()
+
+
+def _exact(names: pl.Series) -> list[object]:
+    """The names as Python has them; times in whole nanoseconds, which Python's own would round to microseconds."""
+    if not isinstance(names.dtype, pl.Datetime | pl.Duration | pl.Time):
+        return names.to_list()
+    nanoseconds = NANOSECONDS[getattr(names.dtype, "time_unit", "ns")]
+    return [number * nanoseconds for number in names.to_physical().to_list()]
+
+
+def _kind(names: pl.Series) -> str:
+    """What the ids of episodes are, in words."""
+    dtype = names.dtype
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return "numbers"
+    return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype.base_type())
 
 
 def _scatter(mixed: IO[bytes], sorted_file: IO[bytes], stored: np.dtype, sizes: list[int]) -> None:

@@ -1,6 +1,5 @@
 """Reading logs: Parquet, CSV, NDJSON and npz files become batches of records, never whole in memory."""
 
-import glob
 import re
 import zipfile
 import zlib
@@ -12,13 +11,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from iq_offline.data.log_records import NULL_TIME, Batch, Column, Columns, Layout, LogFile, missing
-from iq_offline.errors import UserError, nearest
+from iq_offline.data.log_paths import find_files, kind_of
+from iq_offline.data.log_records import (
+    NULL_TIME,
+    UNKNOWN,
+    Batch,
+    Column,
+    Columns,
+    Layout,
+    LogFile,
+    missing,
+    too_large,
+)
+from iq_offline.errors import UserError
 
 PolarsType = Any
 """A ``pl.DataType``, whose name is not its repr: the tests' checks of annotations refuse it."""
 BATCH_ROWS = 50_000
-KINDS = {".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV", ".ndjson": "NDJSON", ".jsonl": "NDJSON", ".npz": "npz"}
 NULL_WORDS = ("", "NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan")
 """What stands for no value in a CSV file, which has no other way to say it."""
 
@@ -27,42 +36,23 @@ ISO_8601 = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2})(?:[.,](\d+))?)?
 YEARS = (1678, 2261)
 """That 64 bits of nanoseconds hold whole."""
 
+NOT_JSON = re.compile(r"at character \d+ \('[NI]'\)")
+"""In polars' error for words that Python's json writes, and no other reader knows."""
+
 
 def open_files(sources: Sequence[str], columns: Columns) -> list[LogFile]:
-    """The files behind paths, globs and folders, all of one kind.
+    """The files behind paths, globs and folders, all of one kind, in the order of the numbers in their names.
 
     Raises:
-        UserError: nothing there, several kinds, or a kind that is not read.
+        UserError: nothing there, several kinds, a kind that is not read, or files that would be left out unsaid.
     """
-    paths = list(dict.fromkeys(path for source in sources for path in _matching(source)))
-    kinds = {KINDS[path.suffix.lower()] for path in paths}
+    paths = find_files(sources)
+    kinds = {kind_of(path) for path in paths}
     if len(kinds) > 1:
         raise UserError(f"{' and '.join(sorted(kinds))} files at once: give files of one kind")
     if kinds == {"npz"}:
         return [ArrayFile(path, columns) for path in paths]
     return [TableFile(path, number, columns) for number, path in enumerate(paths)]
-
-
-def _matching(source: str) -> list[Path]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix.lower() in KINDS and not file.name.startswith(".")]
-    elif path.exists():
-        if path.suffix.lower() not in KINDS:
-            raise UserError(f"{source}: {path.suffix or 'no ending'} is not read; known are {', '.join(KINDS)}")
-        return [path]
-    else:
-        found = [file for file in map(Path, glob.glob(str(path), recursive=True)) if file.suffix.lower() in KINDS]
-    if not found:
-        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        what = f"no {', '.join(KINDS)} file in the folder" if path.is_dir() else "no such file"
-        raise UserError(f"{source}: {what}{nearest(path.name, beside) if not path.is_dir() else ''}")
-    return sorted(found, key=lambda file: [int(word) if word.isdigit() else word for word in _words(file)])
-
-
-def _words(file: Path) -> list[str]:
-    """Words and numbers in turn, so that part-2 comes before part-10."""
-    return re.split(r"(\d+)", str(file))
 
 
 def _flags(path: Path, name: str, values: np.ndarray) -> np.ndarray:
@@ -80,7 +70,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, pl.exceptions.PolarsError) as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path} cannot be read as {KINDS[path.suffix.lower()]}: {words[0]}") from error
+        remedy = " (NaN and Infinity are not JSON: write null)" * bool(NOT_JSON.search(words[0]))
+        raise UserError(f"{path} cannot be read as {kind_of(path)}: {words[0]}{remedy}") from error
 
 
 class TableFile:
@@ -89,10 +80,10 @@ class TableFile:
     def __init__(self, path: Path, number: int, columns: Columns) -> None:
         self.path = path
         self._number = number
-        self._text = KINDS[path.suffix.lower()] == "CSV"
+        self._text = kind_of(path) == "CSV"
         self._zoned: set[bool] = set()
         with _readable(path):
-            match KINDS[path.suffix.lower()]:
+            match kind_of(path):
                 case "Parquet":
                     self._frame = pl.scan_parquet(path, glob=False)
                 case "CSV":  # As text: polars would read the whole file into memory to find the types of its columns.
@@ -106,11 +97,13 @@ class TableFile:
         for name in (*numbers, columns.episode):
             if name is not None and name not in self._schema:
                 raise missing(path, name, list(self._schema))
+            if self._text and f"{name}_duplicated_0" in self._schema:  # What polars calls the second.
+                raise UserError(f"{path} has two columns {name!r}: rename one of them")
         if columns.episode is not None and self._schema[columns.episode].is_nested():
             raise _no_name(path, columns.episode, str(self._schema[columns.episode]))
         with _readable(path):
             if self._text:
-                self._rows, types = self._types_of_text(list(numbers))
+                self._rows, types = self._types_of_text(list(numbers), columns.time)
                 self._schema |= types
             else:
                 self._rows = self._frame.select(pl.len()).collect(engine="streaming").item()
@@ -128,6 +121,8 @@ class TableFile:
         dtype = self._schema[name]
         if isinstance(dtype, pl.List | pl.Array):
             return self._vector(name, dtype)
+        if dtype == pl.Null:
+            return Column(np.dtype(bool), UNKNOWN)
         found = _numpy_type(dtype)
         return Column(found, words=self._words(name, dtype) if found.kind == "O" else str(dtype))
 
@@ -136,14 +131,16 @@ class TableFile:
         if dtype != pl.String:
             return str(dtype)
         number = pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
-        odd = self._frame.select(name).with_row_index("row", 1).filter(pl.col(name).is_not_null() & number.is_null())
-        first = odd.head(1).collect(engine="streaming")
-        return f"text (String), {first[name][0]!r} in row {first['row'][0]}" if len(first) else "text (String)"
+        rows = self._frame.select(name).with_row_index(f"row of {name}", 1)
+        first = rows.filter(pl.col(name).is_not_null() & number.is_null()).head(1).collect(engine="streaming")
+        return f"text (String), {first[name][0]!r} in row {first[:, 0][0]}" if len(first) else "text (String)"
 
-    def _types_of_text(self, names: list[str]) -> tuple[int, dict[str, PolarsType]]:
+    def _types_of_text(self, names: list[str], time: str | None) -> tuple[int, dict[str, PolarsType]]:
         """The rows, and what all words of a column can be read as: whole numbers, numbers, booleans, or else text."""
         types = (pl.Int64(), pl.Float64(), pl.Boolean(), pl.String())
-        counts = [pl.len()]
+        times = pl.lit(None, pl.String) if time is None else pl.col(time).str.strip_chars()
+        too_many = times.str.contains(r"^[+-]?\d+$") & times.cast(pl.Int64, strict=False).is_null()
+        counts = [pl.len(), too_many.any().alias("too large")]
         for name in names:
             text = pl.col(name).str.strip_chars()
             readings = (
@@ -153,7 +150,9 @@ class TableFile:
                 text.is_not_null(),
             )
             counts += [reading.sum().alias(f"{name} {number}") for number, reading in enumerate(readings)]
-        rows, *found = self._frame.select(counts).collect(engine="streaming").row(0)
+        rows, wrong, *found = self._frame.select(counts).collect(engine="streaming").row(0)
+        if wrong:
+            raise too_large(self.path, str(time))
         result: dict[str, PolarsType] = {}
         for name, *fits, known in zip(names, *(found[number::4] for number in range(4)), strict=True):
             result[name] = types[[*fits, known].index(known)] if known else pl.Null()
@@ -168,14 +167,18 @@ class TableFile:
         length = pl.col(name).list.len()
         ends = self._frame.select(length.min().alias("least"), length.max().alias("most")).collect(engine="streaming")
         least, most = ends.row(0)
+        if least is None:
+            return Column(inner, UNKNOWN)
         if least != most:
             raise UserError(
                 f"{self.path}: column {name!r} holds {least} to {most} numbers a row; every row needs the same"
             )
-        return Column(inner, most or 0)
+        return Column(inner, most)
 
     def _number_of(self, name: str, index: int | None) -> pl.Expr:
         dtype, value = self._schema[name], pl.col(name)
+        if name in self._columns and self._columns[name].width == UNKNOWN:
+            return pl.when(value.is_null()).then(None)
         if index is not None:
             return value.arr.get(index) if isinstance(dtype, pl.Array) else value.list.get(index, null_on_oob=True)
         if self._text:
@@ -227,7 +230,10 @@ class TableFile:
             elif values.dtype == pl.Date:
                 values = values.cast(pl.Datetime("ns"))
             values = values.dt.cast_time_unit("ns").to_physical()
-        return values.cast(pl.Int64).fill_null(NULL_TIME).to_numpy()
+        times = values.cast(pl.Int64, strict=False)
+        if times.null_count() > values.null_count():
+            raise too_large(self.path, str(layout.columns.time))
+        return times.fill_null(NULL_TIME).to_numpy()
 
     def _parsed(self, words: pl.Series, name: str) -> pl.Series:
         """Dates and times out of text: ISO 8601 and nothing else, for 1/2/2024 is a day in January or in February."""
@@ -272,6 +278,8 @@ def _numpy_type(dtype: PolarsType) -> np.dtype:
     """The numpy type of a column's values; objects stand for what is no number."""
     if dtype == pl.Null:
         return np.dtype(bool)
+    if str(dtype).endswith("Int128"):  # numpy has none.
+        return np.dtype("O")
     if dtype == pl.Boolean or dtype.is_integer() or dtype.is_float():
         return pl.Series([], dtype=dtype).to_numpy().dtype
     if dtype.is_decimal():
@@ -357,8 +365,13 @@ class ArrayFile:
                     times = times.astype(f"{times.dtype.kind}8[ns]").view(np.int64)
                 elif layout.time == "timestamp":
                     raise UserError(f"{self.path}: column {columns.time!r} holds text; times are numbers or datetime64")
+                elif times.dtype == np.uint64 and (times > np.iinfo(np.int64).max).any():
+                    raise too_large(self.path, columns.time)
                 records["time"] = times
-            owner = pl.repeat(str(self.path), rows, eager=True)
-            episodes = owner if columns.episode is None else pl.Series(self._array(archive, columns.episode))
+            if columns.episode is None:
+                episodes = pl.repeat(str(self.path), rows, eager=True)
+            else:
+                names = self._array(archive, columns.episode)
+                episodes = pl.Series(names.astype(f"{names.dtype.kind}8[ns]") if names.dtype.kind in "Mm" else names)
         for start in range(0, rows, BATCH_ROWS):
             yield Batch(episodes.slice(start, BATCH_ROWS), records[start : start + BATCH_ROWS])

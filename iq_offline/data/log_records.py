@@ -14,6 +14,9 @@ import polars as pl
 
 from iq_offline.errors import UserError, nearest
 
+UNKNOWN = -1
+"""Width of a column in a file that holds nothing there: a number or a vector in each row."""
+
 NULL_TIME = np.iinfo(np.int64).min
 """No time, among whole numbers; numpy's own not-a-time."""
 
@@ -52,7 +55,7 @@ class Column(NamedTuple):
     dtype: np.dtype
     """Of its values; objects where they are no numbers."""
     width: int | None = None
-    """Of the vector in each row; None for a single value."""
+    """Of the vector in each row; None for a single value, :data:`UNKNOWN` where every row is null."""
     words: str = ""
     """Its type in the file's own words."""
 
@@ -102,6 +105,8 @@ class Batch(NamedTuple):
 
     episodes: pl.Series
     records: np.ndarray
+    file: int = 0
+    """Number of the file they are in."""
 
 
 @runtime_checkable
@@ -168,24 +173,27 @@ def _agreed(files: Sequence[LogFile], name: str) -> Column:
             raise UserError(f"{file.path}: column {name!r} holds no numbers but {column.words}")
         if column.width == 0:
             raise UserError(f"{file.path}: column {name!r} holds empty lists")
-    widths = {column.width: file for file, column in zip(files, found, strict=True)}
+    widths = {column.width: file for file, column in zip(files, found, strict=True) if column.width != UNKNOWN}
     if len(widths) > 1:
         (one, here), (other, there) = list(widths.items())[:2]
         raise UserError(
             f"column {name!r} holds {one or 1} numbers a row in {here.path} and {other or 1} in {there.path}: "
             "every row needs the same"
         )
-    return Column(np.result_type(*(column.dtype for column in found)), found[0].width)
+    known = [column.dtype for column in found if column.width != UNKNOWN]
+    return Column(np.result_type(*(known or [bool])), next(iter(widths), None))
 
 
 def _time_kind(files: Sequence[LogFile], name: str | None) -> str:
     if name is None:
         return "none"
     found = [file.column(name) for file in files]
-    kinds = {column.dtype.kind for column in found}
-    if any(column.width is not None for column in found):
+    kinds = {column.dtype.kind for column in found if column.width != UNKNOWN}
+    if any(column.width not in (None, UNKNOWN) for column in found):
         raise UserError(f"--time {name} holds vectors: it takes one number or time a row")
     for file, column in zip(files, found, strict=True):
+        if column.words.endswith("Int128"):
+            raise too_large(file.path, name)
         if column.dtype.kind == "O" and not column.words.startswith("text"):
             what = "numbers, dates and times are read"
             if column.words == "Time":
@@ -201,6 +209,14 @@ def _time_kind(files: Sequence[LogFile], name: str | None) -> str:
 def _floating(dtypes: Sequence[np.dtype]) -> np.dtype:
     """The smallest of float32 and float64 that holds all of these exactly (64-bit integers up to 2**53)."""
     return np.result_type(np.float32, *dtypes)
+
+
+def too_large(path: Path, name: str) -> UserError:
+    """The error for times that are whole numbers of more than 64 bits: rounded, different ones would be the same."""
+    return UserError(
+        f"{path}: --time {name} holds whole numbers that do not fit in 64 bits: write seconds, or times such as "
+        "2024-12-31 23:59:59.5"
+    )
 
 
 def missing(path: Path, name: str, known: Sequence[str]) -> UserError:

@@ -17,9 +17,11 @@ from minari.data_collector import EpisodeBuffer
 from iq_offline.data import catalog
 from iq_offline.data.log_episodes import (
     GAP_FACTOR,
+    NANOSECOND,
     Counts,
     Episode,
     Grouped,
+    gaps,
     group,
     median_step,
     pieces,
@@ -100,7 +102,7 @@ def import_log(
         total = 2 * sum(file.rows() for file in files)
         batches = (bounds.seen(batch) for batch in _read(files, layout, total, on_progress))
         grouped = group(batches, layout.dtype, temporary, counts)
-        unit = 1e-9 if layout.time == "timestamp" else 1.0
+        unit = NANOSECOND if layout.time == "timestamp" else 1.0
         if max_gap is None:
             max_gap = GAP_FACTOR * median_step(grouped, unit, temporary) if layout.time != "none" else math.inf
         space = bounds.space(actions)
@@ -127,6 +129,13 @@ def _check_id(identifier: str, root: Path, replace: bool) -> None:
             f"--id {identifier!r}: the namespace {catalog.NAMESPACE} is for the built-in datasets; take another"
         )
     folder = root / identifier
+    for other in catalog.local_ids():
+        if identifier.startswith(f"{other}/"):
+            raise UserError(f"--id {identifier!r} lies in the folder of the dataset {other}: choose another")
+        if other.startswith(f"{identifier}/"):
+            raise UserError(
+                f"--id {identifier!r}: the dataset {other} lies in its folder and would be lost with it: choose another"
+            )
     if (folder / "data" / "metadata.json").is_file():
         if not replace:
             raise UserError(f"{identifier} exists already in {root}: choose another --id, or say --replace")
@@ -223,10 +232,10 @@ def _read(
     files: Sequence[LogFile], layout: Layout, total: int, on_progress: Callable[[int, int], None]
 ) -> Iterator[Batch]:
     done = 0
-    for file in files:
+    for number, file in enumerate(files):
         before = done
         for batch in file.batches(layout):
-            yield batch
+            yield batch._replace(file=number)
             done += len(batch.records)
             on_progress(done, total)
         if done - before != file.rows():  # Some versions of polars end quietly where a file is damaged.
@@ -246,8 +255,7 @@ def _episodes(
     for records in grouped:
         done += len(records)
         ordered = records if layout.time == "none" else unique_in_time(records, counts)
-        steps = np.diff(ordered["time"]).astype(np.float64) * unit
-        yield from pieces(ordered, steps, max_gap, counts)
+        yield from pieces(ordered, gaps(ordered["time"], max_gap, unit), counts)
         on_progress(done, total)
 
 

@@ -86,11 +86,13 @@ class Leaf:
         """Values ``(n, *shape)`` as rows ``(n, size)`` of the stored type; categories are counted from 0.
 
         Raises:
-            ValueError: a category that is not in the space.
+            ValueError: a category that is not in the space, or a number that is none of uint8's in a space of those.
         """
         rows = np.asarray(values).reshape(len(values), self.size)
         if self.is_categorical:
             return indices_of(rows, *self.categories)
+        if self.dtype == torch.uint8 and rows.dtype != np.uint8 and not fits_bytes(rows).all():
+            raise ValueError("a value that is no whole number from 0 to 255, though its space is one of uint8")
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(rows, np.uint8 if self.dtype == torch.uint8 else np.float32)
 
@@ -286,10 +288,18 @@ def indices_of(rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> np.nd
     Raises:
         ValueError: one that is not in its space.
     """
-    indices = rows.astype(np.int64) - first
-    if ((indices < 0) | (indices >= counts)).any():
+    with np.errstate(invalid="ignore"):
+        whole = rows.astype(np.int64)
+    indices = whole - first
+    if ((indices < 0) | (indices >= counts) | (whole != rows)).any():
         raise ValueError("a value that is not in its Discrete space")
     return indices
+
+
+def fits_bytes(values: np.ndarray) -> np.ndarray:
+    """Where values stay what they are as uint8."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(values.astype(np.uint8) == values)
 
 
 def word(space: gymnasium.Space) -> str:

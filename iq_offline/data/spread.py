@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
-from gymnasium.spaces import Box
+import torch
+from gymnasium.spaces import Box, MultiBinary
 
-from iq_offline.data.spaces import Leaf
+from iq_offline.data.spaces import Leaf, fits_bytes
 
 CHUNK = 1_000_000
 """Numbers looked at at once: the copies made of them stay small whatever the episode."""
@@ -59,8 +60,8 @@ class Spread:
         self.mean, self.squares = np.zeros(size), np.zeros(size)
         self.min, self.max = np.full(size, np.inf), np.full(size, -np.inf)
         self.at_low, self.at_high = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        self.not_finite, self.outside, self.rounded, self.outside_narrower = (
-            Oddity(np.zeros(size, np.int64)) for _ in range(4)
+        self.not_finite, self.outside, self.rounded, self.outside_narrower, self.no_byte = (
+            Oddity(np.zeros(size, np.int64)) for _ in range(5)
         )
 
     @property
@@ -81,7 +82,7 @@ class Spread:
     def add(self, episode: int, array: np.ndarray) -> None:
         """Look at an episode's values, shape ``(n, *leaf.shape)``."""
         if self.leaf.is_image:
-            self._add_pixels(array)
+            self._add_pixels(episode, array)
             return
         rows = array.reshape(len(array), self.size)
         for chunk in chunks(rows):
@@ -111,7 +112,14 @@ class Spread:
         finite = np.isfinite(compared)
         if not finite.all():
             self.not_finite.count(episode, ~finite)
-        self.outside.count(episode, finite & ((compared < self.low) | (compared > self.high)))
+        outside = finite & ((compared < self.low) | (compared > self.high))
+        if self.leaf.is_categorical or isinstance(self.leaf.space, MultiBinary):
+            outside |= finite & (compared != np.round(compared))
+        if self.leaf.dtype == torch.uint8:
+            no_byte = finite & ~fits_bytes(chunk)
+            self.no_byte.count(episode, no_byte)
+            outside &= ~no_byte
+        self.outside.count(episode, outside)
         if self.narrower is not None:
             low, high = (bound.reshape(-1).astype(np.float32) for bound in (self.narrower.low, self.narrower.high))
             self.outside_narrower.count(episode, finite & ((compared < low) | (compared > high)))
@@ -130,10 +138,14 @@ class Spread:
         self.min, self.max = np.minimum(self.min, smallest), np.maximum(self.max, largest)
         self._merge(count, mean, np.square(away).sum(0))
 
-    def _add_pixels(self, array: np.ndarray) -> None:
+    def _add_pixels(self, episode: int, array: np.ndarray) -> None:
         histogram = np.zeros(256, np.int64)
         flat = array.reshape(-1, 1)
         for chunk in chunks(flat):
+            known = fits_bytes(chunk)
+            if not known.all():
+                self.no_byte.count(episode, ~known)
+                chunk = chunk[known.all(1)]
             histogram += np.bincount(chunk[:, 0].astype(np.uint8), minlength=256)
         levels, count = np.arange(256), histogram.sum()
         if count:

@@ -32,6 +32,7 @@ SCHEMA = {
     "rewards_all_zero": pl.Boolean,
     "terminated": pl.Boolean,
     "truncated": pl.Boolean,
+    "terminations_odd": pl.Int64,
     "terminated_inside": pl.Int64,
     "truncated_inside": pl.Int64,
     "both": pl.Int64,
@@ -47,8 +48,9 @@ SCHEMA = {
 """Of ``Survey.episodes``; null where the part is missing or, of the last six, where nothing is wrong.
 
 ``repeats`` is the id of an earlier identical episode; ``stuck_at_end`` says that the last observation, and no other, is
-the one before it again. ``terminated`` and ``truncated`` are those of the last step. The
-``labels_`` columns are about rewards and truncations, which training does not read.
+the one before it again. ``terminated`` and ``truncated`` are those of the last step, ``terminations_odd`` counts those
+that are neither true nor false. The ``labels_`` columns are about rewards and truncations, which training does not
+read.
 """
 
 
@@ -170,6 +172,8 @@ def _look_at(episode: RawEpisode, leaves: dict[str, Leaf], source: Source) -> tu
     for name, flags in (("terminated", terminations), ("truncated", truncations)):
         if flags is not None and len(flags):
             row |= {name: bool(flags[-1]), f"{name}_inside": int(flags[:-1].sum())}
+    if terminations is not None:
+        row["terminations_odd"] = int((~np.isin(arrays["terminations"].astype(np.float32), (0, 1))).sum())
     if terminations is not None and truncations is not None:
         both = min(len(terminations), len(truncations))
         row["both"] = int((terminations[:both] & truncations[:both]).sum())

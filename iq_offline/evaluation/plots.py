@@ -68,9 +68,7 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
     count, subsample = first["num_expert_trajectories"], first["subsample"]
     plural = "trajectory" if count == 1 else "trajectories"
     seen = (
-        f"{count} complete expert {plural}"
-        if subsample == 1
-        else f"1 step in {subsample} of {count} expert {plural}"
+        f"{count} complete expert {plural}" if subsample == 1 else f"1 step in {subsample} of {count} expert {plural}"
     )
     labelled, *others = first["dataset_ids"]
     title = f"{labelled}\n{seen}, seed {first['seed']}"

@@ -71,9 +71,9 @@ def test_choices_of_each_branch(space: gymnasium.Space, counts: tuple[int, ...])
 @pytest.mark.parametrize(
     ("space", "wrong"),
     [
-        (Discrete(3, start=1), [0, 4, -1]),
-        (MultiDiscrete([2, 3], start=[1, 0]), [[0, 0], [3, 0], [1, 3], [1, -1]]),
-        (MultiBinary(2), [[2, 0], [0, -1]]),
+        (Discrete(3, start=1), [0, 4, -1, 1.9, 3.1]),
+        (MultiDiscrete([2, 3], start=[1, 0]), [[0, 0], [3, 0], [1, 3], [1, -1], [1, 0.5]]),
+        (MultiBinary(2), [[2, 0], [0, -1], [0.9, 0]]),
     ],
 )
 def test_actions_that_are_not_in_the_space(space: gymnasium.Space, wrong: list[Any]) -> None:

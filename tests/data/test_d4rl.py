@@ -223,6 +223,67 @@ def test_discrete_actions_stay_whole_numbers() -> None:
     np.testing.assert_array_equal(kept["actions"], np.concatenate([e.actions[:-1] for e in episodes]))
 
 
+def test_discrete_actions_that_are_stored_as_floating_point() -> None:
+    """They are whole numbers all the same; a fraction among them, which is no action at all, is not cut off."""
+    episodes = sampled_dataset("test/floating-v0", real(3), Discrete(7))
+    expected = np.concatenate([episode.actions for episode in episodes]).astype(float)
+    for fraction in (0, 0.5):
+        expected[STEPS + 1] += fraction
+        with h5py.File(catalog.minari_root() / "test/floating-v0/data/main_data.hdf5", "r+") as file:
+            for index in range(2):
+                del stored_episode(file, index)["actions"]
+                stored_episode(file, index)["actions"] = expected[index * STEPS : (index + 1) * STEPS]
+        data = get_dataset("test/floating-v0")
+        assert data["actions"].dtype == (np.float32 if fraction else np.int64)
+        np.testing.assert_array_equal(data["actions"], expected)
+
+
+def whole_then_fractions(identifier: str, space: gymnasium.Space) -> None:
+    """Two episodes of two steps: the first of whole numbers throughout, the second of fractions."""
+    actions = (np.array([[1], [-1]]), np.array([[0.5], [0.25]]))
+    observations = (np.array([[0], [1], [-1]]), np.array([[0.25], [0.5], [0.75]]))
+    costs = (np.array([0, 0, 0]), np.array([0.5, 0.7, 0.9]))
+    buffers = [
+        EpisodeBuffer(
+            id=index,
+            observations=observations[index],  # type: ignore[arg-type]
+            actions=actions[index],  # type: ignore[arg-type]
+            rewards=[0.0, 0.0],
+            terminations=[False, True],
+            truncations=[False, False],
+            infos={"cost": costs[index]},
+        )
+        for index in range(2)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(
+            identifier, buffers, observation_space=space, action_space=Box(-1, 1, (1,), np.float32)
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_first_episode_does_not_decide_the_type_of_all(dtype: type) -> None:
+    """Whole numbers in the first, fractions in the second: a Box of floating point is float32, infos hold both."""
+    whole_then_fractions("test/mixed-v0", Box(-1, 1, (1,), dtype))
+    data, learned = get_dataset("test/mixed-v0"), qlearning_dataset("test/mixed-v0", keep_timeouts=True)
+    for arrays in (data, learned, *sequence_dataset("test/mixed-v0")):
+        assert {arrays[key].dtype for key in ("observations", "next_observations", "actions")} == {np.dtype("f4")}
+    assert data["actions"].tolist() == learned["actions"].tolist() == [[1], [-1], [0.5], [0.25]]
+    assert data["observations"].tolist() == learned["observations"].tolist() == [[0], [1], [0.25], [0.5]]
+    assert data["next_observations"].tolist() == [[1], [-1], [0.5], [0.75]]
+    assert data["infos/cost"].dtype == np.float32
+    np.testing.assert_array_equal(data["infos/cost"], np.array([0, 0, 0.5, 0.7], np.float32))
+
+
+def test_numbers_and_whole_numbers_together_are_float32() -> None:
+    space = Dict({"observation": Box(-1, 1, (2,), np.float32), "step": Box(0, 9, (1,), np.int64)})
+    sampled_dataset("test/step-v0", space, Box(-1, 1, (1,)))
+    data = get_dataset("test/step-v0", observation_keys=["observation", "step"])
+    assert data["observations"].dtype == data["next_observations"].dtype == np.float32
+    assert get_dataset("test/step-v0", observation_keys=["step"])["observations"].dtype == np.int64
+
+
 def test_pixels_stay_bytes_except_for_q_learning() -> None:
     episodes = sampled_dataset("test/pixels-v0", Box(0, 255, (4, 4, 3), np.uint8), Discrete(2))
     expected = np.concatenate([episode.observations[:-1] for episode in episodes])

@@ -327,6 +327,68 @@ def test_values_outside_discrete_spaces() -> None:
     assert training_refuses(source)
 
 
+BENT: dict[str, tuple[gymnasium.Space, object, str, int]] = {
+    "bytes that wrap": (Box(0, 255, (3,), np.uint8), [300, -1, 500], "no whole numbers from 0 to 255", 3),
+    "bytes of floating point": (Box(0, 255, (3,), np.uint8), [1.0, 2.5, np.inf], "no whole numbers from 0 to 255", 1),
+    "pictures from 0 to 1": (Box(0, 255, (8, 8), np.uint8), np.full((8, 8), 0.5), "no whole numbers from 0 to 255", 64),
+    "a part of a category": (Discrete(2), 0.9, "observations outside their space", 1),
+    "beyond the categories": (Discrete(2), 1.9, "observations outside their space", 1),
+}
+
+
+@pytest.mark.parametrize("case", BENT)
+def test_observations_that_would_be_bent_to_fit(case: str) -> None:
+    """Stored as another type than their space's: training names the episode, and the check says as much."""
+    space, value, words, count = BENT[case]
+    folder = write_spaces_dataset(NAME, space, Box(-1, 1, (2,)), lengths=[30] * 3, jpeg_encoding=False)
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        values = stored_array(file, 1, "observations")[()].astype(np.float64)
+        replace_array(file, 1, "observations", values)
+    whole = [one for one in look(open_source(folder)) if one.severity == "refused"]
+    assert whole == [], "whole numbers may come as floating point"
+    assert not training_refuses(open_source(folder))
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        values[4] = value
+        replace_array(file, 1, "observations", values)
+    source = open_source(folder)
+    found = [one for one in look(source) if one.severity == "refused" and words in one.what]
+    assert [(one.count, one.where.split(", ")[-1]) for one in found] == [(count, "first in episode 1")]
+    assert not [one for one in look(source) if one.severity == "ignored"]
+    with pytest.raises(UserError, match=f"{NAME}: episode 1 holds a value that is no"):
+        cached(source)
+
+
+@pytest.mark.parametrize("space", [Discrete(2), MultiDiscrete([2, 2]), MultiBinary(2)])
+@pytest.mark.parametrize("value", [0.9, 1.9, np.nan])
+def test_actions_between_two_choices(value: float, space: gymnasium.Space) -> None:
+    folder = write_spaces_dataset(NAME, Box(-1, 1, (2,)), space, lengths=[30] * 3)
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        values = stored_array(file, 2, "actions")[()].astype(np.float64)
+        replace_array(file, 2, "actions", values)
+    assert not training_refuses(open_source(folder)), "whole numbers may come as floating point"
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        values[4] = value
+        replace_array(file, 2, "actions", values)
+    found = [one for one in look(open_source(folder)) if one.severity == "refused"]
+    assert [one.count for one in found] == [values[0].size]
+    with pytest.raises(UserError, match=f"{NAME}: episode 2 holds a value that is not in its Discrete space"):
+        cached(open_source(folder))
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, np.nan])
+def test_terminations_that_are_neither_true_nor_false(value: float) -> None:
+    folder = write_dataset(NAME, clean())
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        values = stored_array(file, 1, "terminations")[()].astype(np.float64)
+        values[[3, -1]] = value
+        replace_array(file, 1, "terminations", values)
+    found = [one for one in look(open_source(folder)) if one.severity == "refused"]
+    assert [(one.what, one.where, one.count) for one in found] == [
+        ("terminations that are neither true nor false", "first in episode 1", 2)
+    ]
+    assert training_refuses(open_source(folder))
+
+
 def test_spaces_that_training_refuses() -> None:
     observations = Dict({"pose": Box(-1, 1, (2,)), "words": Text(5)})
     folder = write_spaces_dataset(NAME, observations, Box(-3, 3, (2,), np.int64), lengths=[20] * 2)

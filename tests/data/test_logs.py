@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 
 from iq_offline.data import log_episodes, log_files
 from iq_offline.data.cache import cached
-from iq_offline.data.catalog import minari_root
+from iq_offline.data.catalog import local_ids, minari_root
 from iq_offline.data.logs import Actions, Columns, Imported, import_log
 from iq_offline.data.stream import episodes, open_source
+from iq_offline.dataset_commands import findings
 from iq_offline.errors import UserError
-from tests.data_helpers import python, snapshot, tmpfs
+from tests.data_helpers import counting_episodes, python, snapshot, tmpfs
+from tests.helpers import write_dataset
 
 Row = dict[str, Any]
 NUMBER = itertools.count()
@@ -288,6 +290,29 @@ def test_a_gap_splits_and_max_gap_says_what_one_is(imports: Imports) -> None:
     assert imports(rows, Columns(("x",), ("u",), "trip")).counts.episodes == 1
 
 
+@pytest.mark.parametrize("start", [0.0, 1.7e9])
+@pytest.mark.parametrize("step", [0.1, 0.3, 0.7, 1.1])
+def test_a_step_of_max_gap_is_none(step: float, start: float, imports: Imports) -> None:
+    """Whether times are floating point, which is never exact, or nanoseconds; a step that is longer cuts."""
+    moment = datetime.datetime.fromtimestamp(start, datetime.UTC).replace(tzinfo=None)
+    clocks = (lambda n: start + n * step, lambda n: moment + n * datetime.timedelta(milliseconds=round(1000 * step)))
+    for clock in clocks:
+        rows = [row | {"t": clock(n)} for n, row in enumerate(simple(60))]
+        assert imports(rows, max_gap=step).counts.gaps == 0
+        with pytest.raises(UserError, match="60 single rows between cuts"):
+            imports(rows, max_gap=step * 0.999)
+        rows = [row | {"t": clock(n + (n > 20))} for n, row in enumerate(simple(60))]
+        assert imports(rows, max_gap=step).counts.gaps == 1
+
+
+@pytest.mark.parametrize("step", [3, 9_007_199_254_740_993, 86_400_000_000_000])
+def test_a_whole_step_of_max_gap_is_none(step: int, imports: Imports) -> None:
+    rows = [row | {"t": n * step} for n, row in enumerate(simple(9))]
+    assert imports(rows, max_gap=float(step)).counts.gaps == 0
+    with pytest.raises(UserError, match="9 single rows between cuts"):
+        imports(rows, max_gap=step * 0.999)
+
+
 def test_a_null_observation_takes_its_row_a_null_action_only_its_step(imports: Imports) -> None:
     rows = simple(9)
     rows[3]["x"] = math.inf
@@ -324,6 +349,25 @@ def test_a_terminal_row_without_observation_ends_truncated(imports: Imports) -> 
     assert (imported.counts.terminated, imported.counts.ends_lost) == (0, 1)
 
 
+LOST: dict[str, tuple[dict[int, Row], int]] = {
+    "after a gap": ({5: {"t": 50.0, "crashed": True}}, 1),
+    "the second row of one time": ({5: {"t": 4.0, "crashed": True}}, 1),
+    "without a time": ({5: {"t": None, "crashed": True}}, 1),
+    "without an episode": ({5: {"trip": None, "crashed": True}}, 1),
+    "without an observation": ({5: {"x": None, "crashed": True}}, 1),
+    "a flag that stays up": ({4: {"crashed": True}, 5: {"crashed": True}}, 0),
+    "the same row again": ({4: {"crashed": True}, 5: {"t": 4.0, "x": 0.4, "u": 0.0, "crashed": True}}, 0),
+    "the last row": ({5: {"crashed": True}}, 0),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_terminal_rows_that_are_lost_are_counted(case: str, imports: Imports) -> None:
+    changes, lost = LOST[case]
+    counts = imports([row | changes.get(index, {}) for index, row in enumerate(simple(6))]).counts
+    assert (counts.ends_lost, counts.terminated) == (lost, 1 - lost)
+
+
 def test_next_observations_make_every_row_a_transition(imports: Imports) -> None:
     """The last action counts, its flag is its own, and where the next row is another state the episode is cut."""
     rows = [row | {"next_x": row["x"] + 0.5} for row in simple(6)]
@@ -350,6 +394,20 @@ def test_without_an_episode_column_every_file_is_one(tmp_path: Path) -> None:
         write_rows(tmp_path / f"trip{index}.csv", [row | {"x": index + row["x"]} for row in simple(3)])
     imported = import_log([str(tmp_path / "trip*.csv")], ID, Columns(("x",), ("u",)))
     assert observed(imported) == [[1.0, 1.1, 1.2], [2.0, 2.1, 2.2], [10.0, 10.1, 10.2]], "2 comes before 10"
+
+
+def test_episodes_that_go_on_in_another_file(tmp_path: Path) -> None:
+    """Files named one by one come in the order of their numbers; ids that begin anew in each are told of."""
+    parts = {10: simple(2, "b"), 1: simple(3), 2: [*simple(3), *simple(2, "b")]}
+    paths = [write_rows(tmp_path / f"part-{index}.csv", rows) for index, rows in parts.items()]
+    columns = Columns(("x",), ("u",), "trip")
+    imported = import_log(list(map(str, paths)), ID, columns)
+    assert observed(imported) == [[0.0, 0.1, 0.2, 0.0, 0.1, 0.2], [0.0, 0.1, 0.0, 0.1]]
+    assert (imported.counts.episodes_in_log, imported.counts.episodes_continued) == (2, 2)
+    lines = {what: number for what, number, _ in findings(imported, columns)}
+    assert lines["episodes that go on in another file"] == 2
+    assert "episodes that go on in another file" not in {what for what, *_ in findings(imported, SIMPLE)}
+    assert import_log([str(paths[1])], ID, columns, replace=True).counts.episodes_continued == 0
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".ndjson"])
@@ -608,6 +666,144 @@ def test_pictures_in_arrays_are_not_read(tmp_path: Path) -> None:
     assert "21 rows" not in str(caught.value)
 
 
+STAMPS = [20240131120000123456 + step for step in range(4)]
+"""Year to microsecond: more than 2**63."""
+
+
+@pytest.mark.parametrize("ending", [".csv", ".ndjson", ".parquet", ".npz"])
+def test_whole_times_of_more_than_64_bits(ending: str, tmp_path: Path) -> None:
+    """As floating point they would be the same, as 64 bits they would wrap around."""
+    rows = [row | {"t": stamp} for row, stamp in zip(simple(4), STAMPS, strict=True)]
+    path = tmp_path / f"log{ending}"
+    if ending == ".parquet":
+        pl.DataFrame(rows, schema_overrides={"t": pl.Int128}).write_parquet(path)
+    elif ending == ".npz":
+        unsigned = np.array([2**63 + step for step in range(4)], np.uint64)
+        np.savez(path, x=np.arange(4.0), u=np.arange(4.0), t=unsigned)
+    else:
+        write_rows(path, rows)
+    with pytest.raises(
+        UserError, match=rf"log\{ending}: --time t holds whole numbers that do not fit in 64 bits: write"
+    ):
+        import_log([str(path)], ID, CLOCK)
+    assert list(minari_root().iterdir()) == []
+
+
+def test_unsigned_times(tmp_path: Path) -> None:
+    """Those that fit are read, one that does not is refused."""
+    path = tmp_path / "log.parquet"
+    for start, fits in ((2**62, True), (2**63 - 2, False)):
+        rows = [row | {"t": start + step} for step, row in enumerate(simple(4))]
+        pl.DataFrame(rows, schema_overrides={"t": pl.UInt64}).write_parquet(path)
+        if fits:
+            assert observed(import_log([str(path)], ID, CLOCK)) == [[0.0, 0.1, 0.2, 0.3]]
+        else:
+            with pytest.raises(UserError, match="do not fit in 64 bits"):
+                import_log([str(path)], ID, CLOCK, replace=True)
+
+
+@pytest.mark.parametrize("columns", [Columns(("x",), ("u",)), Columns(("y",), ("u",), "x"), Columns(("y",), ("x",))])
+def test_two_columns_of_one_name(columns: Columns, tmp_path: Path) -> None:
+    (tmp_path / "dup.csv").write_text("x,u,y,x\n1,0.5,2,3\n2,0.25,3,4\n")
+    with pytest.raises(UserError, match=r"dup\.csv has two columns 'x': rename one of them"):
+        import_log([str(tmp_path / "dup.csv")], ID, columns)
+    assert observed(import_log([str(tmp_path / "dup.csv")], ID, Columns(("y",), ("u",)))) == [[2.0, 3.0]]
+
+
+START = datetime.datetime(2024, 1, 1)
+NAMES: dict[str, pl.Series] = {
+    "datetimes": pl.Series([0, 0, 1, 1], dtype=pl.Int64).cast(pl.Datetime("ns")),
+    "durations": pl.Series([0, 0, 1, 1], dtype=pl.Int64).cast(pl.Duration("ns")),
+    "times of day": pl.Series([0, 0, 1, 1], dtype=pl.Int64).cast(pl.Time),
+    "far days": pl.Series([datetime.datetime(9999, 12, 30), datetime.datetime(9999, 12, 31)]).gather([0, 0, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_episodes_named_by_times_a_nanosecond_apart(kind: str, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"x": [0.0, 1.0, 2.0, 3.0], "u": [0.5, 1.0, 0.5, 1.0], "trip": NAMES[kind]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    assert observed(import_log([str(tmp_path / "log.parquet")], ID, Columns(("x",), ("u",), "trip"))) == [
+        [0.0, 1.0],
+        [2.0, 3.0],
+    ]
+
+
+def test_an_episode_named_by_one_time_in_several_units(tmp_path: Path) -> None:
+    for number, unit in enumerate(("ms", "us", "ns")):
+        frame = pl.DataFrame({"x": [0.0, 1.0], "u": [float(number), 0.5], "trip": [START, START]})
+        frame.with_columns(pl.col("trip").dt.cast_time_unit(unit)).write_parquet(tmp_path / f"{number}.parquet")
+    assert import_log([str(tmp_path)], ID, Columns(("x",), ("u",), "trip")).counts.episodes_in_log == 1
+
+
+@pytest.mark.parametrize("dtype", ["M8[s]", "M8[h]", "M8[D]", "M8[ns]", "m8[s]", "m8[us]"])
+def test_episodes_named_by_times_of_arrays(dtype: str, tmp_path: Path) -> None:
+    trips = np.array([0, 0, 5, 5]).astype(dtype)
+    np.savez(tmp_path / "log.npz", x=np.arange(4.0), u=np.arange(4.0), trip=trips)
+    imported = import_log([str(tmp_path / "log.npz")], ID, Columns(("x",), ("u",), "trip"))
+    assert observed(imported) == [[0.0, 1.0], [2.0, 3.0]]
+
+
+def test_an_episode_is_text_in_every_file_or_in_none(tmp_path: Path) -> None:
+    write_rows(tmp_path / "1.parquet", [row | {"trip": 7} for row in simple(3)])
+    write_rows(tmp_path / "2.parquet", [row | {"trip": "7"} for row in simple(3)])
+    with pytest.raises(UserError, match="--episode holds numbers in one file and text in another"):
+        import_log([str(tmp_path)], ID, SIMPLE)
+    assert list(minari_root().iterdir()) == []
+    write_rows(tmp_path / "2.parquet", [row | {"trip": 7.0, "t": row["t"] + 3} for row in simple(3)])
+    assert import_log([str(tmp_path)], ID, SIMPLE).counts.episodes_in_log == 1
+
+
+EMPTY: dict[str, dict[str, pl.Series]] = {
+    "no rows": {"x": pl.Series([], dtype=pl.List(pl.Float64)), "u": pl.Series([], dtype=pl.Float64)},
+    "lists of null": {"x": pl.Series([None] * 2, dtype=pl.List(pl.Float64)), "u": pl.Series([0.5, 1.0])},
+    "no type": {"x": pl.Series([None] * 2, dtype=pl.Null), "u": pl.Series([0.5, 1.0])},
+    "nothing of any type": {name: pl.Series([None] * 2, dtype=pl.Null) for name in "xu"},
+}
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("case", EMPTY)
+def test_a_file_that_holds_nothing_does_not_stop_the_others(case: str, order: tuple[int, int], tmp_path: Path) -> None:
+    odd = pl.DataFrame(EMPTY[case]).with_columns(t=pl.lit(None), trip=pl.lit("b"))
+    full = pl.DataFrame({"x": [[0.0, 1.0], [1.0, 2.0]], "u": [0.5, 1.0], "t": [START, START], "trip": ["a", "a"]})
+    odd.write_parquet(tmp_path / f"{order[0]}.parquet")
+    full.write_parquet(tmp_path / f"{order[1]}.parquet")
+    imported = import_log([str(tmp_path)], ID, Columns(("x",), ("u",), "trip"))
+    (episode,) = minari.load_dataset(ID).iterate_episodes()
+    np.testing.assert_array_equal(episode.observations, [[0.0, 1.0], [1.0, 2.0]])
+    assert imported.counts.rows_without_observation == len(odd)
+
+
+def test_times_of_no_type_are_none(tmp_path: Path) -> None:
+    rows = [row | {"t": START + datetime.timedelta(seconds=row["t"])} for row in simple(4)]
+    write_rows(tmp_path / "1.parquet", rows)
+    write_rows(tmp_path / "2.parquet", [row | {"t": None} for row in simple(3)])
+    counts = import_log([str(tmp_path)], ID, SIMPLE).counts
+    assert (counts.rows_without_time, counts.transitions) == (3, 3)
+
+
+def test_lists_that_are_empty_are_no_vectors(tmp_path: Path) -> None:
+    pl.DataFrame({"x": [[], []], "u": [0.5, 1.0]}, schema_overrides={"x": pl.List(pl.Float64)}).write_parquet(
+        tmp_path / "log.parquet"
+    )
+    with pytest.raises(UserError, match="column 'x' holds empty lists"):
+        import_log([str(tmp_path / "log.parquet")], ID, Columns(("x",), ("u",)))
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_words_that_are_no_json(word: str, tmp_path: Path) -> None:
+    (tmp_path / "log.ndjson").write_text(f'{{"x": 1.0, "u": 0.5}}\n{{"x": {word}, "u": 0.25}}\n')
+    with pytest.raises(UserError, match=r"cannot be read as NDJSON: .*\(NaN and Infinity are not JSON: write null\)"):
+        import_log([str(tmp_path / "log.ndjson")], ID, Columns(("x",), ("u",)))
+
+
+def test_a_text_column_called_row(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("row,u\n1,0.5\nfast,0.25\n")
+    with pytest.raises(UserError, match=r"column 'row' holds no numbers but text \(String\), 'fast' in row 2"):
+        import_log([str(tmp_path / "log.csv")], ID, Columns(("row",), ("u",)))
+
+
 def test_a_time_of_day_is_not_enough(tmp_path: Path) -> None:
     rows = [row | {"t": datetime.time(10, step)} for step, row in enumerate(simple(4))]
     path = write_rows(tmp_path / "log.parquet", rows)
@@ -731,6 +927,25 @@ def test_an_id_that_is_taken(tmp_path: Path) -> None:
     (minari_root() / "company" / "folder-v0" / "mine").mkdir(parents=True)
     with pytest.raises(UserError, match="exists already and is no dataset"):
         import_log([path], "company/folder-v0", SIMPLE, replace=True)
+
+
+@pytest.mark.parametrize("inner", ["robots/arm-v0/left-v0", "robots/arm-v0/data/left-v0", "robots/arm-v0/a/b-v0"])
+@pytest.mark.parametrize("first", ["outer", "inner"])
+def test_no_dataset_in_the_folder_of_another(first: str, inner: str, tmp_path: Path) -> None:
+    """What lies there would be deleted as the outer one is replaced."""
+    path, outer = str(write_rows(tmp_path / "log.parquet", simple(4))), "robots/arm-v0"
+    write_dataset(outer if first == "outer" else inner, counting_episodes([3]))
+    before = snapshot(minari_root())
+    with pytest.raises(UserError, match=r"the dataset robots/arm-v0.*: choose another"):
+        import_log([path], inner if first == "outer" else outer, SIMPLE, replace=True)
+    assert snapshot(minari_root()) == before
+
+
+def test_a_dataset_beside_another_may_begin_with_its_name(tmp_path: Path) -> None:
+    path = str(write_rows(tmp_path / "log.parquet", simple(4)))
+    for identifier in ("robots/arm-v0", "robots/arm-v01", "robots/arm-v0"):
+        import_log([path], identifier, SIMPLE, replace=True)
+    assert local_ids() == ["robots/arm-v0", "robots/arm-v01"]
 
 
 def test_interrupted_import_leaves_what_was_there(tmp_path: Path) -> None:

@@ -341,11 +341,27 @@ def test_a_category_that_is_not_there_is_an_error() -> None:
         (leaf,) = leaves_of(space)
         inside = np.array([[-1, 1], [0, 0]]) if leaf.size == 2 else np.array([-1, 1])
         np.testing.assert_array_equal(leaf.stored(inside).reshape(inside.shape), inside + 1)
-        for wrong in (-2, 2):
-            values = inside.copy()
+        np.testing.assert_array_equal(leaf.stored(inside.astype(np.float64)).reshape(inside.shape), inside + 1)
+        for wrong in (-2, 2, 0.9, -0.5, np.nan):
+            values = inside.astype(type(wrong))
             values[-1] = wrong
             with pytest.raises(ValueError, match="not in its Discrete space"):
                 leaf.stored(values)
+
+
+@pytest.mark.parametrize("shape", [(3,), (8, 8, 1)])
+@pytest.mark.parametrize("wrong", [-1.0, 300.0, 256.0, 0.5, np.nan, np.inf])
+def test_no_number_is_bent_to_fit_a_byte(wrong: float, shape: tuple[int, ...]) -> None:
+    (leaf,) = leaves_of(Box(0, 255, shape, np.uint8))
+    values = np.zeros((2, *shape))
+    values[0], values[1] = 255.0, 7.0
+    assert leaf.stored(values)[:, 0].tolist() == [255, 7], "whole numbers may come as floating point"
+    values[1, 0] = wrong
+    with pytest.raises(ValueError, match="no whole number from 0 to 255, though its space is one of uint8"):
+        leaf.stored(values)
+    if wrong in (-1, 300, 256):
+        with pytest.raises(ValueError, match="no whole number from 0 to 255"):
+            leaf.stored(values.astype(np.int64))
 
 
 def test_statistics_are_of_numbers_alone() -> None:
