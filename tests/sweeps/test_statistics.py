@@ -118,8 +118,8 @@ def test_optimality_gap_by_hand(values: list[float], expected: float) -> None:
 class Mirrored(np.random.Generator):
     """Draws half of what is asked for, and the same counted from the other end."""
 
-    def integers(self, low: Any, high: Any = None, size: Any = None, **options: Any) -> Any:
-        half = super().integers(low, high, (size[0] // 2, *size[1:]), **options)
+    def integers(self, low: Any, high: Any = None, size: Any = None, *more: Any, **options: Any) -> Any:
+        half = super().integers(low, high, (size[0] // 2, *size[1:]), *more, **options)
         return np.concatenate([half, high - 1 - half])
 
 
