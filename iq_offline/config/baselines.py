@@ -79,6 +79,9 @@ class GAILConfig(ActorCriticConfig):
     """Entropy coefficient, fixed."""
     gradient_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Weight of E[(|dlogit| - 1)²] between the expert's transitions and others."""
+    behavior_anchor: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss, which IQ-Learn has online and the paper has not. Half of
+    what Q is where policy and expert are alike would be log(2) / (1 - discount) / 2."""
     discriminator_learning_rate: Rate = 3e-4
     """Adam's, at the start."""
     critics: Positive = 2

@@ -9,15 +9,15 @@ from iq_offline.data.spaces import ObservationEncoder
 from iq_offline.learning.adversarial import adversarial_reward, discriminator_loss
 from iq_offline.learning.agents import UnitBox
 from iq_offline.learning.agents.learned_reward import LearnedReward
-from iq_offline.learning.agents.soft_q import SoftActorCritic
+from iq_offline.learning.agents.soft_q import AnchoredActorCritic
 from iq_offline.learning.networks import Hidden
 from iq_offline.learning.objective import away_from_one
 
-GAIL_COEFFICIENTS = ("discount", "temperature", "gradient_penalty")
+GAIL_COEFFICIENTS = ("discount", "temperature", "gradient_penalty", "behavior_anchor")
 """Keys of :class:`GAILConfig` that are factors in a loss: the learners of a population may have different ones."""
 
 
-class GAIL(LearnedReward, SoftActorCritic):
+class GAIL(LearnedReward, AnchoredActorCritic):
     """The losses as functions of (parameters, batch, noise).
 
     Args:
