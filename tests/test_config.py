@@ -69,7 +69,7 @@ DIFFERENT = RunConfig(
     bc=BCConfig("likelihood", 1e-2, "everything", 0.7),
     valuedice=ValueDICEConfig(0.95, "initial", 0.25, 0.3, 0.2, 2e-2, 3e-2, 0.45),
     sqil=SQILConfig(0.96, 2.5e-2, 3.5e-2, 0.46, 0.124, 0.35, 0.6),
-    gail=GAILConfig(0.97, 2.6e-2, 3.6e-2, 0.47, 0.125, 0.45, 9.0, 4e-3, 3),
+    gail=GAILConfig(0.97, 2.6e-2, 3.6e-2, 0.47, 0.125, 0.45, 9.0, 6.0, 4e-3, 3),
     online=OnlineConfig(1001, "some/run", 7, "yes", 0.5, 12, 101, 0.25, 13, 0.75, 14, 1.5),
     evaluation=EvaluationConfig(3, 4),
 )
