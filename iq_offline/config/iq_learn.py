@@ -47,8 +47,8 @@ class IQLearnConfig:
     """Adam's, at the start. auto: 0.0003, behavior cloning's rate, where the actor imitates what is chosen or an
     anchored one learns from expert data alone, and online, where data are still coming; else 0.001."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
-    """Adam's momentum for both. auto: 0.9 where an anchored actor learns from expert data alone, as in behavior
-    cloning; else 0.5: without an anchor critic and actor circle around the expert at 0.9 instead of settling."""
+    """Adam's momentum for both. auto: 0.9 on expert data alone, as in behavior cloning, unless behavior_anchor is 0;
+    else 0.5: without an anchor critic and actor circle around the expert at 0.9 instead of settling."""
     target_network: bool = True
     """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
     target_update_rate: Rate = 0.005
