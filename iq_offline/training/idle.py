@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import fields
 
-from iq_offline.config import RunConfig, flat, to_table
+from iq_offline.config import RunConfig, flat, resolved, to_table
 from iq_offline.learning.agents import Agent
 from iq_offline.training.setup import Data
 
@@ -28,5 +28,7 @@ def idle_keys(config: RunConfig, data: Data, agent: Agent) -> set[str]:
 
 def set_in_vain(config: RunConfig, idle: Collection[str]) -> list[str]:
     """Those of some keys that someone gave another value than they have by themselves."""
-    usual, given = flat(to_table(RunConfig())), flat(to_table(config))
-    return sorted(key for key in idle if usual.get(key) not in (given.get(key), "auto"))
+    undecided, usual, given = (
+        flat(to_table(one)) for one in (RunConfig(), resolved(RunConfig(fast=config.fast)), config)
+    )
+    return sorted(key for key in idle if undecided.get(key) != "auto" and usual.get(key) != given.get(key))
