@@ -21,7 +21,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from iq_offline.config import ALGORITHMS, LABELS, OnlineConfig, RunConfig, resolved
-from iq_offline.config.online import OFFLINE, has_offline_half, require_offline_half
+from iq_offline.config.online import OFFLINE, has_offline_half
 from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
@@ -88,16 +88,16 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
 
     The online run then starts from its folder, and says so in its configuration, which is a recipe of its own.
     """
+    whole = resolved(config)
     if not has_offline_half(config):
-        return (resolved(config),)
-    require_offline_half(config)
-    online = replace(config.online, start=str((folder / OFFLINE).absolute()))
+        return (whole,)
+    online = replace(whole.online, start=str((folder / OFFLINE).absolute()))
     terms = {"policy": "learned_reward", "absorbing_value": "raised"}  # Fixed data cannot have them: they are online's.
     if not config.data.suboptimal:
         terms |= {"value_states": "mixture", "chi2_states": "mixture"}
     free = {name: "auto" for name, value in terms.items() if getattr(config.iq_learn, name) == value}
     before: Any = replace(config, online=OnlineConfig(), iq_learn=replace(config.iq_learn, **free))
-    return resolved(before), resolved(replace(config, online=online))
+    return resolved(before), replace(whole, online=online)
 
 
 def run_together(

@@ -114,14 +114,14 @@ def run_sweep_command(given: Sweep | Results | Report) -> None:
 
         sweep(load_sweep(given.file, changes_of(given.options)), given.options)
     elif isinstance(given, Results):
-        from iq_offline.sweeps.findings import unfinished_in
+        from iq_offline.sweeps.findings import sweep_in, unfinished_in
         from iq_offline.sweeps.results import BASELINE, read_episodes, runs_of
 
         runs = runs_of(read_episodes(given.folder))
         if given.baseline not in (BASELINE, *runs["algorithm"]):
             there = " or ".join(sorted(runs["algorithm"].unique()))
             raise UserError(f"{given.folder} has no runs of {given.baseline}: give --baseline {there}")
-        missing = len(unfinished_in(given.folder))
+        missing = len(unfinished_in(given.folder, sweep_in(given.folder)))
         tabulate(runs, given.output or given.folder / "results", given.baseline, missing)
     else:
         from iq_offline.sweeps.report import write_report
@@ -191,7 +191,7 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         if outcome.done:
             episodes = read_episodes(folder)
             finished = runs_of(episodes)
-            tabulate(finished, folder / "results", missing=len(unfinished_in(folder)))
+            tabulate(finished, folder / "results", missing=len(unfinished_in(folder, chosen)))
             draw(finished, curves_of(episodes), folder / "figures", chosen.published)
     except NothingToCompareError as error:
         say(f"no tables: {error}")

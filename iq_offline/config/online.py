@@ -68,19 +68,6 @@ def has_offline_half(config: Any) -> bool:
     return config.is_online and config.online.start == OFFLINE
 
 
-def require_offline_half(config: Any) -> None:
-    """Whether a ``RunConfig`` can be trained on its fixed data first.
-
-    Raises:
-        UserError: its algorithm learns nothing from them.
-    """
-    if config.algorithm == "gail" or (config.algorithm == "sqil" and not config.data.suboptimal):
-        raise UserError(
-            f"online.start = 'offline': {config.algorithm} learns nothing from these fixed data alone; give the folder "
-            "of another run, or leave online.start out to begin from scratch"
-        )
-
-
 def checked_online(config: Any) -> OnlineConfig:
     """The online section of a ``RunConfig`` that is online, ``fast`` applied.
 
@@ -88,6 +75,12 @@ def checked_online(config: Any) -> OnlineConfig:
         UserError: it does not fit the rest.
     """
     online = config.online
+    learns_nothing = config.algorithm == "gail" or (config.algorithm == "sqil" and not config.data.suboptimal)
+    if has_offline_half(config) and learns_nothing:
+        raise UserError(
+            f"online.start = 'offline': {config.algorithm} learns nothing from these fixed data alone; give the folder "
+            "of another run, or leave online.start out to begin from scratch"
+        )
     if config.fast:
         most = {"env_steps": 300 * online.environments, "start_steps": 100, "evaluate_every": 100, "critic_warmup": 20}
         online = dataclasses.replace(

@@ -142,8 +142,7 @@ class Spread:
         histogram = np.zeros(256, np.int64)
         flat = array.reshape(-1, 1)
         for chunk in chunks(flat):
-            known = fits_bytes(chunk)
-            if not known.all():
+            if chunk.dtype != np.uint8 and not (known := fits_bytes(chunk)).all():
                 self.no_byte.count(episode, ~known)
                 chunk = chunk[known.all(1)]
             histogram += np.bincount(chunk[:, 0].astype(np.uint8), minlength=256)

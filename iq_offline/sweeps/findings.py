@@ -79,7 +79,7 @@ def findings_in(folder: Path) -> Findings:
     Raises:
         UserError: no such folder, no finished run in it, or a sweep's file that cannot be read.
     """
-    sweep, episodes = _sweep_in(folder), read_episodes(folder)
+    sweep, episodes = sweep_in(folder), read_episodes(folder)
     runs, curves = runs_of(episodes), curves_of(episodes)
     begun = [name for name in runs["run"] if not (folder / name / SUMMARY).exists()]
     runs, curves = (frame.filter(~pl.col("run").is_in(begun)) for frame in (runs, curves))
@@ -90,21 +90,21 @@ def findings_in(folder: Path) -> Findings:
     except NothingToCompareError:
         metric = None
     summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in runs["run"]}
-    return Findings(folder, sweep, runs, curves, summaries, unfinished_in(folder), metric)
+    return Findings(folder, sweep, runs, curves, summaries, unfinished_in(folder, sweep), metric)
 
 
-def _sweep_in(folder: Path) -> grid.Sweep | None:
+def sweep_in(folder: Path) -> grid.Sweep | None:
+    """The sweep whose folder this is, if it is one's.
+
+    Raises:
+        UserError: its file cannot be read.
+    """
     file = folder / grid.FILE
     return grid.sweep_of(read_toml(file), str(file), folder.name) if file.is_file() else None
 
 
-def unfinished_in(folder: Path) -> dict[str, str]:
-    """Runs in a folder that are not finished, and how they stand: of a sweep's folder all that it plans.
-
-    Raises:
-        UserError: a sweep's file that cannot be read.
-    """
-    sweep = _sweep_in(folder)
+def unfinished_in(folder: Path, sweep: grid.Sweep | None) -> dict[str, str]:
+    """Runs in a folder that are not finished, and how they stand: of a sweep all that it plans."""
     if sweep:
         missing = [run.name for run in sweep.runs() if not finished(folder, run.name)]
         return {f"runs/{name}": state_of_log(log_file(folder, name)) for name in missing}

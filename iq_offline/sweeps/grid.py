@@ -45,7 +45,7 @@ from iq_offline.config import (
     resolved,
     to_table,
 )
-from iq_offline.config.online import has_offline_half, require_offline_half
+from iq_offline.config.online import has_offline_half
 from iq_offline.data.views import short
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import as_file_name, shipped
@@ -105,8 +105,6 @@ class Sweep:
             config = from_table(RunConfig, nested(self.fixed | chosen | {"recipe": self.name}), self.name)
             try:
                 decided = resolved(config)
-                if has_offline_half(config):
-                    require_offline_half(config)
             except UserError as error:
                 raise UserError(f"{self.name}: the run with {where} is not valid: {error}") from error
             found.setdefault(config if has_offline_half(config) else decided, name_of(chosen, decided))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from io import BytesIO
+from itertools import product
 from math import floor, isfinite, log10
 from pathlib import Path
 from typing import NamedTuple
@@ -168,16 +169,18 @@ def print_frame(frame: pl.DataFrame, title: str, caption: str = "") -> None:
 def write_tables(folder: Path, frames: dict[str, pl.DataFrame]) -> list[Path]:
     """Each frame as NAME.parquet, .csv, .md and .tex in a folder; of one that is empty no older files stay."""
     written = []
-    for name, frame in frames.items():
-        if not frame.width:
-            for kind in ("parquet", "csv", "md", "tex"):
-                (folder / f"{name}.{kind}").unlink(missing_ok=True)
-            continue
-        parquet = BytesIO()
-        frame.write_parquet(parquet)
-        contents = {"parquet": parquet.getvalue(), "csv": frame.write_csv()}
-        contents |= {"md": as_markdown(frame), "tex": as_latex(frame)}
-        for kind, content in contents.items():
-            written.append(folder / f"{name}.{kind}")
-            write_atomically(written[-1], content)
+    kinds = {"parquet": _as_parquet, "csv": pl.DataFrame.write_csv, "md": as_markdown, "tex": as_latex}
+    for (name, frame), (kind, content_of) in product(frames.items(), kinds.items()):
+        file = folder / f"{name}.{kind}"
+        if frame.width:
+            write_atomically(file, content_of(frame))
+            written.append(file)
+        else:
+            file.unlink(missing_ok=True)
     return written
+
+
+def _as_parquet(frame: pl.DataFrame) -> bytes:
+    content = BytesIO()
+    frame.write_parquet(content)
+    return content.getvalue()

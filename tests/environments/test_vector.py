@@ -11,6 +11,7 @@ import pytest
 
 from iq_offline.config.online import OnlineConfig
 from iq_offline.data.stream import Source, open_source
+from iq_offline.environments.make import calm_mujoco
 from iq_offline.environments.saved import Lane
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
@@ -73,6 +74,7 @@ def test_each_copy_goes_the_way_of_one_stepped_by_hand(in_processes: str):
 
 @pytest.mark.parametrize("name", SAVED)
 def test_a_saved_state_goes_on_bit_for_bit(name: str):
+    calm_mujoco()  # Else it writes its warnings into a file here.
     first, second = (Lane(gymnasium.make(name), 0) for _ in range(2))
     assert first.keeps_state()
     first.action_space.seed(0)
