@@ -87,7 +87,7 @@ class Report:
     folder: tyro.conf.Positional[Path]
     """Of a sweep, or any folder with runs in it."""
     output: Path | None = None
-    """The page; default FOLDER/report.html."""
+    """The page, or a folder for it; default FOLDER/report.html."""
     video: bool = True
     """Show the policy at each number of trajectories, where its environment can be drawn."""
 
