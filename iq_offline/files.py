@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import os
 import re
 import secrets
@@ -14,6 +15,9 @@ from pathlib import Path
 from iq_offline.errors import UserError
 
 PACKAGE = Path(__file__).parent
+
+PART = ".part"
+"""How the name of a file ends that is not written to its end yet."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -67,21 +71,39 @@ def sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace ``path`` by ``content``: whoever reads sees the old file or the new one, whole."""
+    """Replace ``path`` by ``content``: whoever reads sees the old file or the new one, whole.
+
+    What a killed writer of the same file left beside it goes.
+    """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    for abandoned in path.parent.glob(f".{glob.escape(path.name)}.????????{PART}"):
+        with suppress(OSError), open(abandoned, "rb") as file:  # Locked by its writer while that lives.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            abandoned.unlink()
+    name, descriptor = _locked_part(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def _locked_part(path: Path) -> tuple[str, int]:
+    """A new file beside ``path``, and its descriptor, which holds its lock where the disk has locks."""
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(name):  # Else another took it for abandoned before it had its lock.
+            return name, descriptor
+        os.close(descriptor)
 
 
 @contextmanager

@@ -1,0 +1,85 @@
+"""Files replaced as a whole: what a killed writer leaves, and writers that meet."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from iq_offline import files
+from iq_offline.files import write_atomically
+
+CHECKOUT = Path(__file__).parents[1]
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from iq_offline.files import write_atomically
+
+os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+write_atomically(Path(sys.argv[1]), "never seen")
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.is_file())
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path):
+    """It may be a replay of gigabytes."""
+    file, other = tmp_path / "state.safetensors", tmp_path / ".state.safetensors.notes"
+    write_atomically(file, "old")
+    other.write_text("a file of the user's")
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(file)]
+    for _ in range(2):
+        assert subprocess.run(command, cwd=CHECKOUT, check=False).returncode == -signal.SIGKILL
+        assert len(names(tmp_path)) == 3
+    assert file.read_text() == "old"
+    write_atomically(file, "new")
+    assert names(tmp_path) == [other.name, file.name]
+    assert file.read_text() == "new"
+
+
+def test_another_writer_that_lives_is_left_alone(tmp_path: Path):
+    file, replace = tmp_path / "rows.json", os.replace
+
+    def slow(source: str, target: Path) -> None:
+        patch.setattr(os, "replace", replace)
+        write_atomically(file, "second")
+        assert Path(source).read_text() == "first"
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", slow)
+        write_atomically(file, "first")
+    assert names(tmp_path) == ["rows.json"]
+    assert file.read_text() == "first"
+
+
+def write_often(file: Path, letter: str) -> None:
+    for _ in range(200):
+        write_atomically(file, letter * 1000)
+
+
+def test_many_writers_at_once_leave_one_whole_file(tmp_path: Path):
+    file = tmp_path / "shared"
+    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
+        for done in [pool.submit(write_often, file, letter) for letter in "abcd"]:
+            done.result()
+    assert names(tmp_path) == ["shared"]
+    assert file.read_text() in {letter * 1000 for letter in "abcd"}
+
+
+def test_a_disk_without_locks_is_written_to_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_locks(*arguments: object) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    write_atomically(tmp_path / "a", "one")
+    (tmp_path / ".a.abcdefgh.part").write_text("may be written to now")
+    write_atomically(tmp_path / "a", "two")
+    assert names(tmp_path) == [".a.abcdefgh.part", "a"]
