@@ -6,10 +6,7 @@ A run folder holds config.toml, data.json, metrics.ndjson, checkpoint/, snapshot
 curve.png (``docs/runs.md`` describes each). A finished run is not run again; a cut-off one goes on.
 """
 
-import json
-import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,41 +15,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
 
 from iq_offline.config import ALGORITHMS, LABELS, OnlineConfig, RunConfig, resolved
 from iq_offline.config.online import OFFLINE, has_offline_half
 from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
-from iq_offline.data.irregularity import few
 from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source, view_of
-from iq_offline.environments.make import evaluation_environment, wrappers_left_out
+from iq_offline.environments.make import evaluation_environment
 from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
-from iq_offline.evaluation.held_out import held_out_error
-from iq_offline.evaluation.plots import plot_comparison, plot_run
-from iq_offline.evaluation.rows import write_episodes
-from iq_offline.evaluation.scores import (
-    along_the_way,
-    evaluate,
-    mean_return,
-    normalized_score,
-    references,
-    why_unscored,
-)
-from iq_offline.evaluation.selection import health, read_diagnostics, watches
-from iq_offline.files import disk_errors, write_atomically
-from iq_offline.learning.policy import Policy
-from iq_offline.provenance import git_commit, package_versions
+from iq_offline.evaluation.plots import plot_comparison
+from iq_offline.evaluation.selection import watches
+from iq_offline.files import disk_errors
 from iq_offline.run import Run, Summary, require_same_run
+from iq_offline.scoring import evaluate_run
 from iq_offline.training.checkpoint import settle
 from iq_offline.training.idle import idle_keys, set_in_vain
-from iq_offline.training.offline import LATEST, seconds_trained, step_reached, train_together
+from iq_offline.training.offline import LATEST, step_reached, train_together
 from iq_offline.training.setup import Data, choose_data, require_device, require_one_program, shared_tables
-from iq_offline.training.tracking import progress_bar, read_metrics
+from iq_offline.training.tracking import progress_bar
 from iq_offline.training.training import Population
 
 LARGE = 100_000_000
@@ -116,14 +100,10 @@ def run_together(
         InterruptedTrainingError: Ctrl-C; the states are saved.
     """
     parts = [stages(config, folder) for config, folder in zip(configs, folders, strict=True)]
-    runs = [Run(last, folder) for (*_, last), folder in zip(parts, folders, strict=True)]
+    runs = [Run(last, folder, tuple(before)) for (*before, last), folder in zip(parts, folders, strict=True)]
     require_one_program([run.config for run in runs])
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("two runs cannot have one folder")
-    for (*before, _), one in zip(parts, runs, strict=True):
-        for half in before:
-            one.claim()  # What cannot be is said before the offline half is trained.
-            run(half, one.folder / OFFLINE, options)
     torch.set_num_threads(runs[0].config.training.torch_threads)
 
     def finish(run: Run) -> None:
@@ -139,17 +119,25 @@ def run_together(
         run.data = choose_data(run.config, source(run.config.data.expert), parts)
         say_what_is_special(run.data, say_once)
 
+    def train_offline_half(one: Run) -> None:
+        for half in one.before:
+            one.claim()
+            load(one)
+            environments(one, said_once).close()  # What cannot be is said before the offline half is trained.
+            run(half, one.folder / OFFLINE, options)
+
     def begin(run: Run) -> None:
-        run.begin(tables, environments(run, options) if run.config.is_online else None)
+        run.begin(tables, environments(run, said_once) if run.config.is_online else None)
         run.step = step_reached(run.folder)
         for key in set_in_vain(run.config, idle_keys(run.config, run.data, run.training.learner.agent)):
             say_once(f"note: {key} has no effect on what {LABELS[run.config.algorithm]} learns from these data")
 
     def score(run: Run) -> None:
-        run.outcome = evaluate_run(run, options)
+        run.outcome = evaluate_run(run, options.say, options.trust_env)
 
     source, say_once = cache(lambda name: obtain(name, options)), cache(options.say)
-    waiting = _each(load, _each(finish, runs))
+    said_once = replace(options, say=say_once)
+    waiting = _each(load, _each(train_offline_half, _each(finish, runs)))
     tables = shared_tables([run.config for run in waiting], [run.data for run in waiting])
     if any(table.bytes > LARGE for table in tables):
         options.say(where(tables))
@@ -274,98 +262,6 @@ def train_policies(runs: Sequence[Run], options: Options) -> None:
         else:
             run.save_policy("policy.safetensors")
             watch.append(run.folder)
-
-
-def evaluate_run(run: Run, options: Options) -> Summary:
-    """Score the final policy, and the snapshots for the curve; write the summary and the picture."""
-    config, policy, data, folder = run.config, run.policy(), run.data, run.folder
-    source = data.expert.data.source
-    started = time.monotonic()
-    returns: list[float] = []
-    curve: list[dict[str, Any]] = []
-    expert = random = score = data_return = None
-    meaning, online, environment = "not evaluated", None, None
-    try:
-        environment = evaluation_environment(source, options.trust_env)
-        known = references(source, environment)
-        returns, curve = _score_all(config, policy, environment, folder)
-    except UserError as error:
-        options.say(f"trained, but not evaluated: {error}")
-    else:
-        meaning = known.source
-        score = normalized_score(float(np.mean(returns)), known)
-        measured = known.expert_return, known.random_return, mean_return(data.seen)
-        expert, random, data_return = (value if math.isfinite(value) else None for value in measured)
-        if reason := why_unscored(known):
-            options.say(f"note: no normalised score: {reason}")
-        if config.is_online:
-            online = along_the_way(curve, known)
-    left_out = wrappers_left_out(source, options.trust_env)
-    if environment is not None and left_out:
-        did = "evaluated" if returns else "its environment was built"
-        words = f"{did} without the wrappers {few(left_out)} that {source.id} names"
-        options.say(f"note: {words}: they are code; --trust-env runs it")
-    diagnostics = read_diagnostics(folder)
-    summary = {
-        "schema": 1,
-        "recipe": config.recipe,
-        "algorithm": config.algorithm,
-        "dataset_ids": [selection.data.source.id for selection in data.seen],
-        "num_expert_trajectories": config.data.num_expert_trajectories,
-        "subsample": config.data.subsample,
-        "seed": config.seed,
-        "gradient_steps": config.stage.gradient_steps,
-        "fast": config.fast,
-        "seconds": round(seconds_trained(folder), 2),
-        "evaluation_seconds": round(time.monotonic() - started, 2),
-        "returns": returns,
-        "return_mean": float(np.mean(returns)) if returns else None,
-        "return_std": float(np.std(returns)) if returns else None,
-        "expert_return": expert,
-        "random_return": random,
-        "data_return": data_return,
-        "normalized_score": score,
-        "references": meaning,
-        "curve": curve,
-        "held_out": None if data.held_out is None else held_out_error(policy, data.held_out).table(),
-        "health": health(diagnostics, config.is_online).table(),
-        "versions": package_versions(),
-        "git_commit": git_commit(),
-    }
-    if config.is_online:
-        summary |= {"env_steps": config.online.env_steps, "start": config.online.start, "online": online}
-    with disk_errors("writing the summary", folder):
-        plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"), diagnostics)
-        write_episodes(folder, summary, config)
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
-    return summary
-
-
-def _score_all(
-    config: RunConfig, policy: Policy, environment: str | EnvSpec, folder: Path
-) -> tuple[list[float], list[dict[str, Any]]]:
-    """Returns of the final policy, and of the snapshots. The snapshots come after: nothing is chosen among them."""
-    options, last = config.evaluation, config.stage.gradient_steps
-    files = sorted((folder / "snapshots").glob("step-*.safetensors"))
-    steps = [int(file.stem.removeprefix("step-")) for file in files]
-    total, done = options.episodes * (1 + len([step for step in steps if step < last])), 0
-    with progress_bar(f"evaluating {config.algorithm}") as progress:
-
-        def scored(policy: Policy) -> list[float]:
-            return evaluate(policy, environment, options.episodes, options.seed, finished)
-
-        def finished(_: Any) -> None:
-            nonlocal done
-            done += 1
-            progress(done, total)
-
-        returns = scored(policy)
-        curve = []
-        for step, file in zip(steps, files, strict=True):
-            some = scored(Policy.load(file)) if step < last else returns
-            point = {"gradient_steps": step, "return_mean": float(np.mean(some)), "returns": some}
-            curve.append(point | ({"env_steps": config.online.env_steps_before(step)} if config.is_online else {}))
-    return returns, curve
 
 
 COMPARISON = "comparison.png"

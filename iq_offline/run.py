@@ -29,6 +29,8 @@ class Run:
 
     config: RunConfig
     folder: Path
+    before: tuple[RunConfig, ...] = ()
+    """The offline run that is trained first, in a folder within this one's, if there is one."""
     data: Data = field(init=False)
     training: Training = field(init=False)
     step: int = 0

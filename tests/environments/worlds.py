@@ -89,8 +89,10 @@ def point_dataset(identifier: str = "test/point-v0", **kwargs: Any) -> None:
     change_metadata(folder, env_spec=specification(**kwargs).to_json(), ref_min_score=-20.0, ref_max_score=0.0)
 
 
-def environment_dataset(identifier: str, environment: str, episodes: int = 3, seed: int = 0) -> None:
-    """Episodes of random actions in any environment."""
+def environment_dataset(
+    identifier: str, environment: str, episodes: int = 3, seed: int = 0, named: str | None = None
+) -> None:
+    """Episodes of random actions in any environment; the dataset names this one, or the one ``named``."""
     from minari.data_collector import EpisodeBuffer
 
     from tests.data_helpers import write_buffers
@@ -120,7 +122,7 @@ def environment_dataset(identifier: str, environment: str, episodes: int = 3, se
             )
         )
     folder = write_buffers(identifier, buffers, world.observation_space, world.action_space)
-    change_metadata(folder, env_spec=gymnasium.spec(environment).to_json())
+    change_metadata(folder, env_spec=gymnasium.spec(named or environment).to_json())
 
 
 def online_config(dataset: str = "test/point-v0", seed: int = 0, **online: Any) -> RunConfig:

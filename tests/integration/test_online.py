@@ -121,6 +121,18 @@ def test_both_halves_in_one_command(tmp_path: Path):
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
+def test_another_environment_than_the_data_name_is_told_before_the_offline_half(tmp_path: Path):
+    """Which may take minutes."""
+    environment_dataset("test/other-v0", "CartPole-v1", named="MountainCar-v0")
+    (tmp_path / "two_halves.toml").write_text(RECIPE.replace("test/point-v0", "test/other-v0"))
+    done = python("-c", COMMAND, "train", str(tmp_path / "two_halves.toml"), "--output", str(tmp_path / "runs"))
+    assert done.returncode == 2, done.stderr
+    assert "training iq_learn" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "MountainCar-v0" in line
+    assert not (tmp_path / "runs" / "iq_learn" / "offline").exists()
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
