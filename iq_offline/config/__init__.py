@@ -122,7 +122,9 @@ class TrainingConfig:
     gradient_steps: Positive = 10_000
     """Updates in all. The result is the averaged policy after the last one: no checkpoint is chosen."""
     batch_size: Positive = 256
-    """Transitions in each batch, all kinds together."""
+    """Transitions in each batch, of all kinds. What is imitated where that is chosen, and start
+    states where the value is theirs, are drawn besides: half as many, and as many. Cloning the labelled steps beside
+    suboptimal data reads their share alone."""
     hidden_sizes: tuple[Positive, ...] = (256, 256)
     """Units in the hidden layers of every network."""
     activation: Activation = "elu"

@@ -38,7 +38,8 @@ class OnlineConfig:
     online_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of each batch that is online; the rest is divided among the fixed data as offline."""
     critic_warmup: Annotated[int, Field(ge=0)] = 2_000
-    """Fine-tuning: updates in which everything moves but the actor."""
+    """Fine-tuning: updates in which everything moves but the actor. Without any, the reward has learned nothing when it
+    is asked how far to trust the offline policy, and trusts it wholly."""
     start_anchor: Annotated[float, Field(ge=0)] = 0.5
     """Fine-tuning, actions in a box: how much the actor is held to the offline policy's actions at the start, in units
     of |Q|, times how far the learned reward took that for the expert; fades to 0 at the end of the budget."""

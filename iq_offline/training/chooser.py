@@ -37,6 +37,8 @@ class Chooser:
     def renew(self, parameters: TensorDict) -> None:
         """Appraise every row with the networks as they are now."""
         rows = Appraisal.of_all([self.agent.appraise(parameters, batch) for batch in self.replay.walk("imitated")])
+        if not rows.is_finite():
+            return  # There is nothing to choose by: the training ends with its next row of metrics, and says why.
         returns, weights = self.agent.choose(rows, self.last, self.labelled)
         if returns is not None:
             self.replay.note("suboptimal", planned_return=returns[: -self.labelled])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from iq_offline.errors import UserError
+from iq_offline.learning.agents.iq_learn import IQLearn
 from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.learning.agents.soft_q import SoftmaxOfQ
 from iq_offline.learning.learner import Learner
@@ -20,10 +21,11 @@ def start_from(learner: Learner, folder: Path) -> None:
 
     What acts begins as the averaged policy, which is what that run was scored by: the current one circles around it.
     Where both runs have Q in their objective, or both ValueDICE's nu, everything else is taken too: critic, target, and
-    the optimiser's moments.
+    the optimiser's moments. Q is counted from where this run counts it from, and with finitely many actions it has the
+    same softmax at this run's temperature.
     What is worth a reward that is yet to be learned is drawn anew, and so is the critic where there was none (behaviour
-    cloning; those that choose from suboptimal data). With finitely many actions Q begins as what has the same softmax,
-    also where a regressed actor had acted beside a Q.
+    cloning; those that choose from suboptimal data). With finitely many actions Q begins as what has the same softmax
+    there, too, also where a regressed actor had acted beside a Q.
 
     Args:
         learner: that has made no step.
@@ -43,10 +45,16 @@ def start_from(learner: Learner, folder: Path) -> None:
     has_critic = has_critic and not isinstance(learner.agent, LearnedReward)  # Theirs is for rewards yet to be learned.
     has_critic = has_critic and _has_actor(saved) == _has_actor(own)  # Or what acted there is not the Q that acts here.
     taken = {name: value for name, value in saved.items() if name.startswith("parameters/normalizer/")}
+    scale, shift = _rescaling(saved, learner, has_critic)
     if has_critic:
         skipped = "parameters/coefficients/", "average/", f"parameters/{averaged}/"
         taken |= {name: value for name, value in saved.items() if name != "step" and not name.startswith(skipped)}
-    acting = _acting(saved, learner, has_critic)
+        for group in ("parameters/critic/", "parameters/target_critic/"):
+            critic = _rescaled(under(group, taken), scale, shift)
+            taken |= {group + name: value for name, value in critic.items()}
+    acting = under("average/", saved)
+    if averaged != "actor":
+        acting = _rescaled(acting, scale, shift)
     groups = (averaged,) if has_critic or averaged == "actor" else (averaged, f"target_{averaged}")
     if "parameters/start/weight" in own:
         groups = (*groups, "start/actor")
@@ -63,13 +71,25 @@ def _has_actor(tensors: dict[str, Tensor]) -> bool:
     return any(name.startswith("parameters/actor/") for name in tensors)
 
 
-def _acting(saved: dict[str, Tensor], learner: Learner, has_critic: bool) -> dict[str, Tensor]:
-    """The averaged weights, as those of what acts in this agent."""
-    agent, average = learner.agent, under("average/", saved)
-    if has_critic or not isinstance(agent, SoftmaxOfQ):
-        return average
-    last = max(int(name.split(".")[0]) for name in average if name[0].isdigit())
-    scale = float(agent.config.temperature)
-    if not _has_actor(saved):  # A Q at another temperature.
-        scale /= float(saved["parameters/coefficients/temperature"])
-    return {name: value * scale if name.startswith(f"{last}.") else value for name, value in average.items()}
+def _rescaling(saved: dict[str, Tensor], learner: Learner, has_critic: bool) -> tuple[float, float]:
+    """By what the last layer of a Q is multiplied, and what is added to its bias.
+
+    The softmax stays the same at another temperature. Rewards that are counted from their lowest one (``raised``), as
+    those of fixed data never are, move every value with them.
+    """
+    agent, parameters, scale, shift = learner.agent, learner.parameters, 1.0, 0.0
+    if has_critic and isinstance(agent, IQLearn):
+        shift = float(agent.raised(parameters)) / (1 - agent.discount)
+    if isinstance(agent, SoftmaxOfQ):
+        shift /= len(agent.actions.counts)  # Q is the sum of its branches.
+        scale = float(agent.config.temperature)
+        if not _has_actor(saved):  # A Q, where others give logits.
+            scale /= float(saved["parameters/coefficients/temperature"])
+    return scale, shift
+
+
+def _rescaled(network: dict[str, Tensor], scale: float, shift: float) -> dict[str, Tensor]:
+    """The same network with its outputs multiplied and shifted."""
+    last = max((int(name.split(".")[0]) for name in network if name[0].isdigit()), default=0)
+    ends = {f"{last}.weight": 0.0, f"{last}.bias": shift}
+    return {name: value * scale + ends[name] if name in ends else value for name, value in network.items()}

@@ -233,7 +233,8 @@ def test_the_online_critic_loss_is_the_formula(expert_ends: bool):
             rewards.append(slow.q("critic", at[:SIZE], at[SIZE:-SIZE]) - 0.9 * following)
         distance = abs(shares[0] - shares[1]) * np.linalg.norm(ends[1] - ends[0])
         over = max(0.0, abs(rewards[0] - rewards[1]) / distance / 0.002 - 1)
-        steepness += over**2 / EXPERTS * (1 - batch["suboptimal", "next", "terminated"][other].item())
+        ended = batch["expert", "next", "terminated"][index] or batch["suboptimal", "next", "terminated"][other]
+        steepness += over**2 / EXPERTS * (not ended)
     assert steepness > 1
 
     for named in (batch, noise):

@@ -1,5 +1,7 @@
 """Every row is given what belongs to it: its return, its weight, and whether the row below follows it."""
 
+import math
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -62,3 +64,8 @@ def test_rows_get_what_is_theirs(subsample: int) -> None:
     cumulative = training.replay.piles["imitated"].cumulative
     assert cumulative is not None
     torch.testing.assert_close(cumulative.diff().float(), weights[1:])
+
+    reader.appraise = lambda parameters, rows: Appraisal(*[torch.full((len(rows["observation"]),), math.nan)] * 3)  # type: ignore[method-assign]
+    Chooser(reader, training.replay, data.suboptimal, data.expert, 1).renew(training.learner.parameters)
+    kept = training.replay.piles["imitated"].cumulative
+    assert kept is cumulative, "what was chosen by numbers is not thrown away for what is none"

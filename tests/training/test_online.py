@@ -367,6 +367,40 @@ def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
     training.close()
 
 
+@pytest.mark.parametrize("dataset", ["test/point-v0", "test/pole-v0"])
+def test_a_q_goes_on_with_its_policy_and_its_rewards(dataset: str, tmp_path: Path):
+    """Though the temperature is another, and all rewards are counted from the lowest one."""
+    if dataset == "test/point-v0":
+        point_dataset()
+    else:
+        environment_dataset(dataset, "CartPole-v1")
+    given = replace(as_given(dataset, start="offline"), iq_learn=IQLearnConfig(policy="soft_actor_critic"))
+    offline, online = stages(given, tmp_path)
+    trained(offline, tmp_path / "offline")
+    training = begun(online, tmp_path / "online")
+    assert (offline.iq_learn.absorbing_value, online.iq_learn.absorbing_value) == ("zero", "raised")
+    old = prepare(offline, choose_data(offline, obtain(dataset), [])).learner
+    old.load_state(
+        {
+            name.removeprefix("learner/"): value
+            for name, value in weights(tmp_path / "offline" / LATEST).items()
+            if name.startswith("learner/")
+        }
+    )
+    new, rows = training.learner, Replay(*_expert(training)).sample()["expert"]
+    finite = dataset == "test/pole-v0"
+    ratio = online.iq_learn.temperature / offline.iq_learn.temperature if finite else 1.0
+    assert not finite or ratio == pytest.approx(10)
+    raised = 2 * online.iq_learn.chi2_alpha / (1 - online.iq_learn.discount)
+    agents: Any = old.agent, new.agent
+    state, action = normalized(new.parameters, rows["observation"]), agents[1].as_input(rows["action"])
+    for group, source in (("critic", old.average if finite else old.parameters["critic"]), ("target_critic", None)):
+        theirs = agents[0].q(source if source is not None else old.parameters[group], state, action)
+        mine = agents[1].q(new.parameters[group], state, action)
+        torch.testing.assert_close(mine, ratio * theirs + raised, rtol=0, atol=1e-3)
+    training.close()
+
+
 def _expert(training: OnlineTraining) -> tuple[Any, ...]:
     """For a replay of the expert's rows alone."""
     replay = training.replay

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from iq_offline import experiment
+from iq_offline import scoring
 from iq_offline.config import RunConfig, Suboptimal
 from iq_offline.errors import UserError
 from iq_offline.experiment import Options, Summary, run, run_together
@@ -47,7 +47,7 @@ CHECKOUT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than these trainings."""
-    monkeypatch.setattr(experiment, "plot_run", lambda file, *_: file.write_bytes(b""))
+    monkeypatch.setattr(scoring, "plot_run", lambda file, *_: file.write_bytes(b""))
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +94,24 @@ def assert_close_runs(one: Path, other: Path) -> None:
     assert len(rows) == len(expected) > 0
     for row, like in zip(rows, expected, strict=True):
         assert row == pytest.approx(like, rel=1e-8, abs=1e-10)
+
+
+def test_a_member_whose_numbers_end_does_not_take_the_others_along(tmp_path: Path):
+    """Also where they decide what is imitated: a reward in units of almost nothing overflows."""
+    configs = [
+        replace(config, data=replace(config.data, suboptimal=(Suboptimal(OTHER),)))
+        for config in members(log_every=10, gradient_steps=40, snapshots=0)
+    ]
+    terms: dict[str, Any] = {"policy": "lookahead", "choose_every": 5, "value_states": "auto", "chi2_states": "auto"}
+    configs = [with_iq_learn(config, **terms) for config in configs]
+    configs[1] = with_iq_learn(configs[1], chi2_alpha=1e-320)
+    first, broken, last = run_together(configs, folders(tmp_path), QUIET)
+    assert isinstance(broken, UserError)
+    assert "stopped being finite" in str(broken)
+    assert isinstance(first, dict)
+    assert isinstance(last, dict)
+    alone = run(configs[2], tmp_path / "alone", QUIET)
+    assert last["held_out"]["error"] == pytest.approx(alone["held_out"]["error"], rel=1e-5)
 
 
 @contextmanager

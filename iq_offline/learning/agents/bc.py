@@ -129,7 +129,10 @@ class BC:
         if self.weights:
             weights = self.weights(parameters, batch)
             losses = weights * losses
-            metrics["actor/effective_share"] = weights.mean().square() / weights.square().mean()
+            relative = weights / weights.max().clamp(
+                min=torch.finfo(weights.dtype).tiny
+            )  # Squares of small ones are 0.
+            metrics["actor/effective_share"] = relative.mean().square() / relative.square().mean().clamp(min=1e-30)
         loss = losses.mean()
         return loss, {"actor/loss": loss, **metrics}
 

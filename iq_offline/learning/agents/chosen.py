@@ -48,6 +48,10 @@ class Appraisal:
         """Parts below each other, on the CPU."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]).cpu() for field in fields(cls)))
 
+    def is_finite(self) -> bool:
+        """Whether every number is."""
+        return all(bool(getattr(self, field.name).isfinite().all()) for field in fields(self))
+
     def parts(self, labelled: int) -> "tuple[Appraisal, Appraisal]":
         """The others, and the labelled ones at the end."""
         every = [getattr(self, field.name) for field in fields(self)]

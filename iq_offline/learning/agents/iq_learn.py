@@ -241,7 +241,8 @@ class IQLearn(SoftQ):
         whole = torch.cat([there - here for here, there in zip(expert, online, strict=True)], -1)
         distance = (shares[:, 0] - shares[:, 1]).abs() * whole.square().sum(-1).sqrt()
         change = reward_at(shares[:, 0]) - reward_at(shares[:, 1])
-        return beyond_slope(change, distance, self.config.largest_slope, 1 - rows.terminated[-count:])
+        goes_on = (1 - rows.terminated[:count]) * (1 - rows.terminated[-count:])
+        return beyond_slope(change, distance, self.config.largest_slope, goes_on)
 
     def slope(self, critic: TensorDict, state: Tensor, action: Tensor) -> Tensor:
         """What ``gradient_penalty`` weighs; 0 where there is no gradient to speak of."""
