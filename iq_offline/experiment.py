@@ -54,14 +54,20 @@ class Options:
     say: Say = print
 
 
-def run(config: RunConfig, folder: Path, options: Options = Options()) -> Summary:
+def run(config: RunConfig, folder: Path, options: Options = Options(), is_half: bool = False) -> Summary:
     """Train and evaluate one learner in ``folder``, or go on with what is there.
+
+    Args:
+        config: as given.
+        folder: of the run.
+        options: what changes no result.
+        is_half: another stage follows, which may read what this one does not.
 
     Raises:
         UserError: bad data or configuration, a folder that holds another run, no space, a loss that is not finite.
         InterruptedTrainingError: Ctrl-C; the state is saved.
     """
-    (outcome,) = run_together([config], [folder], options)
+    (outcome,) = run_together([config], [folder], options, is_half)
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
@@ -85,12 +91,18 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
 
 
 def run_together(
-    configs: Sequence[RunConfig], folders: Sequence[Path], options: Options = Options()
+    configs: Sequence[RunConfig], folders: Sequence[Path], options: Options = Options(), is_half: bool = False
 ) -> list[Summary | UserError]:
     """Runs of one program (``training.setup.program_of``), trained at once and then evaluated one after another.
 
     Each has its own folder, and in it what :func:`run` would have left: who began together can go on alone, and the
     other way round. Finished runs are left as they are; those that were cut off at different steps are trained apart.
+
+    Args:
+        configs: as given.
+        folders: one a run.
+        options: what changes no result.
+        is_half: as for :func:`run`.
 
     Returns:
         For each run its summary, or why there is none: the others went on.
@@ -118,19 +130,20 @@ def run_together(
         parts = [source(part.dataset) for part in run.config.data.suboptimal]
         run.data = choose_data(run.config, source(run.config.data.expert), parts)
         say_what_is_special(run.data, say_once)
+        whole = (*run.before, run.config)
+        for key in () if is_half else set_in_vain(whole, idle_keys(whole, run.data)):
+            say_once(f"note: {key} has no effect on what {LABELS[run.config.algorithm]} learns from these data")
 
     def train_offline_half(one: Run) -> None:
         for half in one.before:
             one.claim()
             load(one)
             environments(one, said_once).close()  # What cannot be is said before the offline half is trained.
-            run(half, one.folder / OFFLINE, options)
+            run(half, one.folder / OFFLINE, options, is_half=True)
 
     def begin(run: Run) -> None:
         run.begin(tables, environments(run, said_once) if run.config.is_online else None)
         run.step = step_reached(run.folder)
-        for key in set_in_vain(run.config, idle_keys(run.config, run.data, run.training.learner.agent)):
-            say_once(f"note: {key} has no effect on what {LABELS[run.config.algorithm]} learns from these data")
 
     def score(run: Run) -> None:
         run.outcome = evaluate_run(run, options.say, options.trust_env)
@@ -255,7 +268,9 @@ def train_policies(runs: Sequence[Run], options: Options) -> None:
         if run.config.is_online and not run.step and not (run.folder / first_point).exists():
             run.save_policy(first_point)
     with progress_bar(title) as progress:
-        failures = train_together(together, first.stage, folders, progress, snapshot, options.tensorboard)
+        failures = train_together(
+            together, first.stage, folders, progress, snapshot, options.tensorboard, first.snapshot_steps
+        )
     for run, watch, failure in zip(runs, watching, failures, strict=True):
         if failure:
             run.outcome = failure

@@ -262,6 +262,17 @@ def test_the_actor_on_expert_data_alone_is_that_of_behavior_cloning() -> None:
     assert (online.behavior_anchor, online.actor_learning_rate, online.adam_beta1) == (100.0, 3e-4, 0.5)
 
 
+@pytest.mark.parametrize("suboptimal", [(), (Suboptimal("hopper/medium"),)])
+def test_an_anchor_that_no_actor_is_held_by_decides_nothing(suboptimal: tuple[Suboptimal, ...]) -> None:
+    """A regressed actor has none: on expert data alone it and its critic learn as with the anchor that is usual."""
+    found = []
+    for anchor in ("auto", 0.0, 5.0):
+        given = IQLearnConfig(policy="advantage_weighted", behavior_anchor=anchor)  # type: ignore[arg-type]
+        config = resolved(RunConfig(data=DataConfig(suboptimal=suboptimal), iq_learn=given)).iq_learn
+        found.append((config.actor_learning_rate, config.adam_beta1))
+    assert found == [(1e-3, 0.5) if suboptimal else (3e-4, 0.9)] * 3
+
+
 @pytest.mark.parametrize("policy", ["auto", "lookahead", "survival", "weighted", "best_episodes"])
 def test_what_is_chosen_is_imitated_at_the_rate_of_behavior_cloning(policy: str) -> None:
     """So that nothing but the robust loss is between the two where nothing but the labelled expert is chosen."""

@@ -161,7 +161,7 @@ def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path:
     ]
     assert varied(runs) == ["online.env_steps"]
     points = curves_of(read_episodes(folder)).filter(pl.col("online.env_steps") > 0, seed=0)
-    assert points["env_steps"].to_list() == [0, 50, 80]
+    assert points["env_steps"].to_list() == [0, 40, 80]
     again = python(*command)
     assert (again.returncode, "was finished already" in again.stderr) == (0, False), again.stderr
 

@@ -4,6 +4,7 @@ Defaults < a recipe (TOML) < command-line overrides. Importing this file imports
 """
 
 import dataclasses
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -162,6 +163,12 @@ class TrainingConfig:
     torch_threads: Positive = 1
     """Threads of torch. One is fastest for networks this small on busy machines; the last bits depend on it."""
 
+    @property
+    def snapshot_steps(self) -> frozenset[int]:
+        """The updates after which the averaged policy is kept, evenly spaced."""
+        total, count = self.gradient_steps, self.snapshots
+        return frozenset(math.ceil(total * number / count) for number in range(1, count + 1))
+
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluationConfig:
@@ -205,8 +212,12 @@ class RunConfig:
         """The training section as this run follows it: online, the budget is that of the steps in the environment."""
         if not self.is_online:
             return self.training
-        snapshots = max(1, self.online.env_steps // self.online.evaluate_every)
-        return dataclasses.replace(self.training, gradient_steps=self.online.gradient_steps, snapshots=snapshots)
+        return dataclasses.replace(self.training, gradient_steps=self.online.gradient_steps)
+
+    @property
+    def snapshot_steps(self) -> frozenset[int]:
+        """The updates after which the averaged policy is kept, the last one among them if there are any."""
+        return self.online.snapshot_steps if self.is_online else self.training.snapshot_steps
 
 
 Config = TypeVar("Config")

@@ -45,10 +45,11 @@ class IQLearnConfig:
     """Adam's, at the start."""
     actor_learning_rate: Rate | Literal["auto"] = "auto"
     """Adam's, at the start. auto: 0.0003, behavior cloning's rate, where the actor imitates what is chosen or an
-    anchored one learns from expert data alone, and online, where data are still coming; else 0.001."""
+    anchored or regressed one learns from expert data alone, and online, where data are still coming; else 0.001."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
-    """Adam's momentum for both. auto: 0.9 on expert data alone, as in behavior cloning, unless behavior_anchor is 0;
-    else 0.5: without an anchor critic and actor circle around the expert at 0.9 instead of settling."""
+    """Adam's momentum for both. auto: 0.9 on expert data alone, as in behavior cloning, unless soft_actor_critic has a
+    behavior_anchor of 0; else 0.5: without an anchor critic and actor circle around the expert at 0.9 instead of
+    settling."""
     target_network: bool = True
     """Off: V(s') by the critic itself, and the gradient goes through it, as the paper does offline."""
     target_update_rate: Rate = 0.005
@@ -142,7 +143,8 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     if anchor == "auto":
         alike = 4 * config.chi2_alpha / (1 - config.discount)  # Q, where nobody could tell the policy from the expert.
         anchor = round(alike / 2, 6) if policy == "learned_reward" else 10.0 if mixed else 30.0
-    cloning = anchor > 0 and not mixed  # Then what is between this and behavior cloning is the Q-term alone.
+    imitates = policy == "advantage_weighted" or anchor > 0  # A regressed actor has no anchor.
+    cloning = imitates and not mixed  # Then what is between this and behavior cloning is the Q-term alone.
     imitating = policy not in (*FROM_Q, "learned_reward")
     defaults: dict[str, str | float] = {
         "value_states": "suboptimal" if config.value == "expectile" else states,

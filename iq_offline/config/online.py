@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from bisect import bisect_left
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -44,7 +45,8 @@ class OnlineConfig:
     """Fine-tuning, actions in a box: how much the actor is held to the offline policy's actions at the start, in units
     of |Q|, times how far the learned reward took that for the expert; fades to 0 at the end of the budget."""
     evaluate_every: Positive = 5_000
-    """Steps in the environment between averaged policies that are kept, and scored after training."""
+    """Steps in the environment between averaged policies that are kept, and scored after training: at the first update
+    from each multiple on, and at the end."""
     time_limit: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that one step, or one reset, of all copies together may take."""
 
@@ -52,6 +54,14 @@ class OnlineConfig:
     def gradient_steps(self) -> int:
         """Updates in all."""
         return max(0, math.floor((self.env_steps - self.start_steps) * self.updates_per_env_step))
+
+    @property
+    def snapshot_steps(self) -> frozenset[int]:
+        """The updates after which the averaged policy is kept."""
+        updates = range(1, self.gradient_steps + 1)
+        due = range(self.evaluate_every, self.env_steps, self.evaluate_every)
+        found = {updates[bisect_left(updates, steps, key=self.env_steps_before)] for steps in due}
+        return frozenset(found | {self.gradient_steps})
 
     def env_steps_before(self, update: int) -> int:
         """Steps in the environment that are there when an update begins; the first has number 1, and 0 is none.

@@ -18,8 +18,8 @@ from iq_offline.files import disk_errors
 from iq_offline.run import Run
 from iq_offline.sweeps.folders import finished, run_folder, summary_file
 from iq_offline.sweeps.grid import PlannedRun
-from iq_offline.training.idle import idle_keys
-from iq_offline.training.setup import choose_data, make_agent, require_device, rows_in_batch
+from iq_offline.training.idle import changed, idle_keys
+from iq_offline.training.setup import choose_data, require_device, rows_in_batch
 from iq_offline.training.tracking import patient_progress
 
 
@@ -59,9 +59,11 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
     sources = {name: obtain(name, options) for name in dict.fromkeys(names)}
     seen = set()
     idle_for: dict[str, set[str]] = {}
+    wished: set[str] = set()
     with patient_progress("checking the runs") as progress:
         for number, run in enumerate(runs):
-            config = stages(run.config, run_folder(folder, run.name))[-1]
+            parts = stages(run.config, run_folder(folder, run.name))
+            config = parts[-1]
             require_same_run(config, run_folder(folder, run.name))
             training = dataclasses.replace(config.training, device="cpu")
             what = dataclasses.replace(config, training=training, evaluation=EvaluationConfig())
@@ -69,9 +71,10 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
                 continue
             seen.add(what)
             try:
-                parts = [sources[part.dataset] for part in config.data.suboptimal]
-                data = choose_data(config, sources[config.data.expert], parts)
-                idle = idle_keys(config, data, make_agent(what, data))
+                others = [sources[part.dataset] for part in config.data.suboptimal]
+                data = choose_data(config, sources[config.data.expert], others)
+                idle = idle_keys(parts, data)
+                wished |= changed(config, idle)
                 idle_for[config.algorithm] = idle_for.get(config.algorithm, idle) & idle
                 rows_in_batch(config)
             except UserError as error:
@@ -79,7 +82,7 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
             progress(number + 1, len(runs))
     for key in _varied(configs):
         readers = [idle for algorithm, idle in idle_for.items() if not is_others(key, algorithm)]
-        idle = all(key in idle for idle in readers)
+        idle = key in wished and all(key in idle for idle in readers)  # Or else it follows from what differs besides.
         if not idle and not key.startswith("evaluation."):
             continue
         why = "has no effect on what is trained here" if idle else "trains every learner again for each value"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def train(
     progress: Progress = silent,
     on_snapshot: Callable[[int, TensorDict], None] = lambda step, actor: None,
     tensorboard: bool = False,
+    snapshot_steps: Collection[int] | None = None,
 ) -> None:
     """One run by itself, as :func:`train_together` runs several; ``on_snapshot`` gets the step and the averaged actor.
 
@@ -48,7 +49,7 @@ def train(
     def snapshot(member: int, step: int) -> None:
         on_snapshot(step, training.learner.average)
 
-    (failure,) = train_together(training, config, [folder], progress, snapshot, tensorboard)
+    (failure,) = train_together(training, config, [folder], progress, snapshot, tensorboard, snapshot_steps)
     if failure:
         raise failure
 
@@ -60,6 +61,7 @@ def train_together(
     progress: Progress = silent,
     on_snapshot: Callable[[int, int], None] = lambda member, step: None,
     tensorboard: bool = False,
+    snapshot_steps: Collection[int] | None = None,
 ) -> list[UserError | None]:
     """Run to the end of the budget, from the checkpoints in the members' folders where there are some.
 
@@ -72,8 +74,9 @@ def train_together(
         config: budget and intervals.
         folders: of the members' runs.
         progress: told of every row.
-        on_snapshot: called with the member's number and the step, ``config.snapshots`` times and evenly spaced.
+        on_snapshot: called with the member's number and the step.
         tensorboard: also write event files.
+        snapshot_steps: the steps after which it is; default those of ``config``.
 
     Returns:
         For each member None, or how it failed: a loss was not finite. Its last good checkpoint is kept, and the others
@@ -89,24 +92,33 @@ def train_together(
     learner, total = training.learner, config.gradient_steps
     if any(run.saved_step != learner.step for run in runs):
         raise ValueError("the checkpoints of a population are all of one step")
+    snapshot_steps = config.snapshot_steps if snapshot_steps is None else snapshot_steps
     sums: Metrics = {name: torch.stack([run.sums[name] for run in runs]) for name in runs[0].sums}
     going = list(enumerate(runs))
     with polite_signals() as stop_asked:
+
+        def waiting() -> bool:
+            progress(learner.step, total, _shown([run for _, run in going]))
+            return not stop_asked()
+
         try:
             while learner.step < total and going:
-                since = learner.step % config.log_every
-                for name, value in training.update().items():
-                    sums[name] = sums[name] + value if name in sums else value
+                count = learner.step % config.log_every
+                updating = training.collect_due(waiting)
+                if updating:
+                    count += 1
+                    for name, value in training.update().items():
+                        sums[name] = sums[name] + value if name in sums else value
                 step = learner.step
-                logging = step % config.log_every == 0 or step == total
-                saving = step % config.checkpoint_every == 0 or step == total
+                logging = updating and (step % config.log_every == 0 or step == total)
+                saving = updating and (step % config.checkpoint_every == 0 or step == total)
+                snapping = updating and step in snapshot_steps
                 stopping = stop_asked()
-                snapping = step * config.snapshots // total > (step - 1) * config.snapshots // total
                 if not (logging or saving or stopping or snapping):
                     continue
                 columns = {name: value.reshape(-1).tolist() for name, value in sums.items()}
                 for member, run in going:
-                    run.means = {name: column[member] / (since + 1) for name, column in columns.items()}
+                    run.means = {name: column[member] / count for name, column in columns.items()}
                 going = [(member, run) for member, run in going if run.is_finite()]
                 if logging and going:
                     sums = {}

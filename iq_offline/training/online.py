@@ -6,7 +6,7 @@ reader of the metrics, and reaches no batch. Every draw comes from the run's see
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -81,11 +81,25 @@ class OnlineTraining(Training):
         self._finished = torch.zeros(3, dtype=torch.float64)
         """Of the episodes that ended since the last row of metrics: how many, their returns, their lengths."""
 
+    def collect_due(self, go_on: Callable[[], bool] = lambda: True) -> bool:
+        """The steps in the environment that the next update asks for; where these are several, asked before each.
+
+        Returns:
+            Whether all are there.
+
+        Raises:
+            StepError: as :meth:`collect`.
+        """
+        due, at_once = self.online.env_steps_before(self.learner.step + 1), self.online.environments
+        while self.env_steps < due:
+            if due - self.env_steps > at_once and not go_on():
+                return False
+            self.collect()
+        return True
+
     def update(self) -> Metrics:
         """The steps in the environment that are due, then one gradient step on one batch."""
-        due = self.online.env_steps_before(self.learner.step + 1)
-        while self.env_steps < due:
-            self.collect()
+        self.collect_due()
         if "start" in self.learner.parameters:
             self._hold()
         return super().update()

@@ -1,6 +1,6 @@
 """What trains: one run, or several of one program, stepped as one. What learns, what it sees, what it draws."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -35,6 +35,10 @@ class Training:
     def members(self) -> "list[Training]":
         """Itself: what steps one training steps several in the same way."""
         return [self]
+
+    def collect_due(self, go_on: Callable[[], bool]) -> bool:
+        """What has to be collected before the next update, asking now and then; whether all of it was."""
+        return True
 
     def update(self) -> Metrics:
         """One gradient step on one batch."""
@@ -109,6 +113,10 @@ class Population:
     def __init__(self, members: Sequence[Training]) -> None:
         self.members = list(members)
         self.learner = Learner.together([member.learner for member in members])
+
+    def collect_due(self, go_on: Callable[[], bool]) -> bool:
+        """Nothing: no member meets an environment."""
+        return True
 
     def update(self) -> Metrics:
         """One gradient step of every member, each on its own batch; metrics have one number a member."""

@@ -65,7 +65,7 @@ def test_offline_then_finetune(tmp_path: Path):
     assert config.training.hidden_sizes == (8,)
     summary = json.loads((tmp_path / "tuned" / "summary.json").read_text())
     offline = json.loads((folder / "iq_learn" / "summary.json").read_text())
-    assert [point["env_steps"] for point in summary["curve"]] == [0, 50, 80]
+    assert [point["env_steps"] for point in summary["curve"]] == [0, 40, 80]
     assert summary["curve"][0]["returns"] == offline["returns"], "the curve begins with the offline policy"
     assert summary["online"]["start_score"] == pytest.approx(offline["normalized_score"])
     assert (summary["env_steps"], summary["gradient_steps"]) == (80, 60)

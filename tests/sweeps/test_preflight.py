@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from iq_offline.config import DataConfig, Suboptimal
+from iq_offline.config import DataConfig, IQLearnConfig, OnlineConfig, RunConfig, Suboptimal, TrainingConfig, resolved
 from iq_offline.errors import UserError
 from iq_offline.experiment import Options, run_together
 from iq_offline.sweeps import preflight
 from iq_offline.sweeps.folders import finished, run_folder, summary_file
 from iq_offline.sweeps.grid import PlannedRun
 from iq_offline.sweeps.preflight import check_runs, let_be_scored
+from tests.environments.worlds import environment_dataset
 from tests.sweeps.program import planned
 from tests.training.program import EXPERT, OTHER, QUIET, write_datasets
 
@@ -39,6 +40,39 @@ def test_a_batch_without_room_for_both_kinds_is_found_before_anything_starts(tmp
     with pytest.raises(UserError, match=r"run bad cannot be trained: batch_size 1 .* both need some; no run was start"):
         check_runs([good, PlannedRun("bad", config)], tmp_path / "sweep", QUIET)
     assert not (tmp_path / "sweep").exists()
+
+
+def notes_on(configs: list[RunConfig], folder: Path) -> list[str]:
+    """Which keys the runs are said to differ in without an effect."""
+    said: list[str] = []
+    check_runs([PlannedRun(str(i), config) for i, config in enumerate(configs)], folder, Options(say=said.append))
+    return [line.split()[5].rstrip(",") for line in said if "has no effect" in line]
+
+
+def test_runs_differ_in_vain_in_what_someone_set(tmp_path: Path) -> None:
+    """And not in what was decided for each by itself, as with and without suboptimal data."""
+    environment_dataset("test/cart-v0", "CartPole-v1")
+    alone = RunConfig(
+        data=DataConfig("test/cart-v0", held_out_trajectories=0),
+        iq_learn=IQLearnConfig(policy="soft_actor_critic"),
+        training=replace(runs()[0].config.training, gradient_steps=5),
+    )
+    mixed = replace(alone, data=replace(alone.data, suboptimal=(Suboptimal("test/cart-v0", 1),)))
+    anchors = [resolved(config).iq_learn.behavior_anchor for config in (alone, mixed)]
+    assert anchors == [30.0, 10.0]
+    assert notes_on([resolved(alone), resolved(mixed)], tmp_path / "by themselves") == []
+    wished = [replace(mixed, iq_learn=replace(mixed.iq_learn, behavior_anchor=anchor)) for anchor in (0.0, 3.0)]
+    assert notes_on([*map(resolved, wished)], tmp_path / "wished") == ["iq_learn.behavior_anchor"]
+
+
+def test_what_one_of_two_stages_reads_is_not_in_vain(tmp_path: Path) -> None:
+    """The first has a budget of updates, the second has it by its steps in the environment."""
+    budgets = [TrainingConfig(gradient_steps=steps, batch_size=16) for steps in (5, 6)]
+    base = RunConfig(data=DataConfig(EXPERT), online=OnlineConfig(20_000))
+    scratch = [resolved(replace(base, training=budget)) for budget in budgets]
+    assert notes_on(scratch, tmp_path / "scratch") == ["training.gradient_steps"]
+    two_stages = [replace(base, training=budget, online=OnlineConfig(20_000, "offline")) for budget in budgets]
+    assert notes_on(two_stages, tmp_path / "stages") == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

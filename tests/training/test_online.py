@@ -1,6 +1,7 @@
 """Training in the environment: what enters the batches, what is never read, and going on bit for bit."""
 
 import math
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from iq_offline.learning.agents import normalized
 from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.run import Run
 from iq_offline.training import checkpoint
-from iq_offline.training.offline import LATEST, step_reached
+from iq_offline.training.offline import LATEST, InterruptedTrainingError, step_reached, train
 from iq_offline.training.online import OnlineTraining
 from iq_offline.training.setup import choose_data, prepare
 from iq_offline.training.tracking import read_metrics
@@ -278,7 +279,8 @@ def test_fine_tuning_begins_with_the_offline_run_whole(algorithm: Any, critic: s
         ):
             continue
         theirs = name.replace("parameters/actor/", "average/").replace("parameters/start/actor/", "average/")
-        assert torch.equal(value, offline[f"learner/{theirs}"]), name
+        raised = 100.0 if name.endswith("critic/2.bias") and algorithm == "iq_learn" else 0.0  # 2 alpha / (1 - gamma)
+        assert torch.equal(value, offline[f"learner/{theirs}"] + raised), name
     policy, first = (
         weights(folder / name) for name in ("offline/policy.safetensors", "snapshots/step-0000000.safetensors")
     )
@@ -596,3 +598,49 @@ def test_the_environment_that_is_stepped_is_the_one_to_evaluate_in(tmp_path: Pat
     assert stepper.vector.envs[0].unwrapped.radius == 0.7
     assert evaluation_environment(obtain("test/point-v0").source).kwargs == {"radius": 0.7}  # type: ignore[union-attr]
     training.close()
+
+
+@pytest.mark.parametrize(
+    "online",
+    [
+        OnlineConfig(5000, start_steps=4000, evaluate_every=500),
+        OnlineConfig(9999, evaluate_every=5000),
+        OnlineConfig(3000, environments=7, updates_per_env_step=0.3, evaluate_every=400),
+        OnlineConfig(60, start_steps=20, evaluate_every=100),
+    ],
+)
+def test_policies_are_kept_at_steps_in_the_environment(online: OnlineConfig):
+    """At the first update from each multiple on: none is skipped, but for those before the first update."""
+    steps = sorted(online.snapshot_steps)
+    assert steps[-1] == online.gradient_steps
+    for update in range(1, online.gradient_steps):
+        before, now = (online.env_steps_before(step) // online.evaluate_every for step in (update - 1, update))
+        assert (update in steps) == (now > (0 if update == 1 else before)), update
+
+
+def test_a_stop_is_heard_while_the_first_steps_are_taken(tmp_path: Path):
+    """Which may take minutes; what was collected is kept, and the end is the same."""
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    config = online_config("test/pole-v0", start_steps=40, env_steps=80)
+    straight, folder = tmp_path / "straight", tmp_path / "broken"
+    trained(config, straight)
+    training = begun(config, folder)
+    inner, taken = training.collect, 0
+
+    def counted() -> None:
+        nonlocal taken
+        inner()
+        taken += 1
+        if taken == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    training.collect = counted  # type: ignore[method-assign]
+    shown: list[tuple[int, str]] = []
+    with pytest.raises(InterruptedTrainingError):
+        train(training, config.stage, folder, lambda done, total, note="": shown.append((done, note)))
+    assert taken == 5
+    tensors, values = checkpoint.load(folder / LATEST)
+    assert (values["step"], int(tensors["online/env_steps"])) == (0, 10)
+    assert shown[-1] == (0, "10 env steps, 0/s"), "it says that it is under way"
+    trained(config, folder)
+    assert_same_run(straight, folder)

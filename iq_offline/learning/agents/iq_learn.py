@@ -72,7 +72,7 @@ class IQLearn(SoftQ):
         self.absorbing = config.absorbing_value in ("bound", "raised")
         finite = isinstance(actions, ActionBranches)
         self.smoothed = "online" in others and not finite and config.smoothness_penalty > 0
-        self.unread = self._unread(finite, "online" in others)
+        self.unread = self._unread(finite, others)
         self.coefficients = (*COEFFICIENTS, *(name for name in IN_SAMPLE_COEFFICIENTS if name not in self.unread))
         self.next_critic = "target_critic" if config.target_network else "critic"
         self.target_update_rate = config.target_update_rate
@@ -264,22 +264,23 @@ class IQLearn(SoftQ):
     def _data_value(self, value: TensorDict, state: Tensor) -> Tensor:
         return call(self.value_network, value, state).squeeze(-1)
 
-    def _unread(self, finite: bool, online: bool) -> tuple[str, ...]:
-        """Keys without an effect on what is trained; ``finite``: actions are; ``online``: there are online data."""
+    def _unread(self, finite: bool, others: tuple[str, ...]) -> tuple[str, ...]:
+        """Keys without an effect on what is trained; ``finite``: actions are; ``others``: kinds beside ``expert``."""
         config, regressed, in_sample = self.config, self.regressed, self.in_sample
+        anchor_decides = not others and not config.behavior_anchor  # Of 0, on expert data alone: adam_beta1's auto.
         without_effect = {
             "chi2_alpha": config.divergence != "chi_squared",
             "chi2_states": config.divergence != "chi_squared",
             "constraint_weight": config.divergence not in ("total_variation", "wasserstein"),
             "gradient_penalty": finite,
-            "behavior_anchor": finite or regressed,
+            "behavior_anchor": (finite and not anchor_decides) or regressed,
             "actor_learning_rate": finite and not regressed,
             "temperature": (in_sample or not finite) if regressed else in_sample and finite,
             "target_update_rate": not config.target_network,
             "expectile": not in_sample,
             "advantage_temperature": not regressed,
             "outlier_error": finite or not regressed,
-            "smoothness_penalty": finite or not online,
+            "smoothness_penalty": finite or "online" not in others,
             "largest_slope": not self.smoothed,
         }
         return (*CHOOSING, "critics", *(name for name, idle in without_effect.items() if idle))
