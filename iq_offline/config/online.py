@@ -48,7 +48,8 @@ class OnlineConfig:
     """Steps in the environment between averaged policies that are kept, and scored after training: at the first update
     from each multiple on, and at the end."""
     time_limit: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds that one step, or one reset, of all copies together may take."""
+    """Seconds that one step, or one reset, of all copies together may take. To build a copy may take as long, and 60 in
+    any case."""
 
     @property
     def gradient_steps(self) -> int:

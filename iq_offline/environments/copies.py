@@ -23,6 +23,12 @@ class RaisedError(Exception):
     """What an environment raised, in words that go after its name."""
 
 
+def in_words(error: BaseException, doing: str) -> str:
+    """One line: what kind of error it was, of what, and what it said."""
+    said = " ".join(str(error).split())
+    return f"raised {type(error).__name__} in a {doing}" + (f": {said}" if said else "")
+
+
 @contextlib.contextmanager
 def raising(doing: str) -> Iterator[None]:
     """Turn whatever is raised into a :class:`RaisedError`, but for Ctrl-C and the end of the time.
@@ -31,21 +37,10 @@ def raising(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, OutOfTimeError, RaisedError):
+    except (KeyboardInterrupt, OutOfTimeError):
         raise
     except BaseException as error:
-        words = " ".join(str(error).split())
-        raise RaisedError(f"raised {type(error).__name__} in a {doing}" + (f": {words}" if words else "")) from error
-
-
-@contextlib.contextmanager
-def closing(environment: gymnasium.Env) -> Iterator[None]:
-    """Close it in the end, whatever it says to that: nothing depends on it any more."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(RaisedError), raising("close"):
-            environment.close()
+        raise RaisedError(in_words(error, doing)) from error
 
 
 class Copy(gymnasium.Env):
@@ -68,6 +63,11 @@ class Copy(gymnasium.Env):
         self.observation_space, self.action_space = observation_space, action_space
         self._environment, self._index = environment, index
         self._lane: Any = None
+
+    @property
+    def unwrapped(self) -> gymnasium.Env:
+        """The environment itself, once it is built."""
+        return self._lane.unwrapped
 
     def build(self) -> None:
         """What has to be done before anything else."""
@@ -100,7 +100,7 @@ class Copy(gymnasium.Env):
             self._lane.load_lane_state(states)
 
     def close(self) -> None:
-        """Close the environment, if it was built."""
+        """Close the environment, if it was built, whatever it says to that."""
         if self._lane is not None:
-            with closing(self._lane):
-                pass
+            with contextlib.suppress(RaisedError), raising("close"):
+                self._lane.close()

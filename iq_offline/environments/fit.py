@@ -54,9 +54,8 @@ def check_fit(
     if wrappers_left_out:
         remedy = f"give --trust-env to build it with the wrappers that the dataset names ({few(wrappers_left_out)})"
     else:
-        box = (np.where(is_open(bound), own, bound) for bound, own in ((low, own_low), (high, own_high)))
-        lines = recipe_lines(*(bound.astype(np.float32) for bound in box))
-        remedy = f"say in the recipe's [data] which box to act in: {lines} is the environment's"
+        lines = recipe_lines(_told(low, own_low), _told(high, own_high))
+        remedy = "say in the recipe's [data] which box to act in" + (f", the environment's is {lines}" if lines else "")
     raise UserError(
         f"{name}: its actions go from {low[first]:.7g} to {high[first]:.7g} in dimension {first}, those of {source.id} "
         f"from {own_low[first]:.7g} to {own_high[first]:.7g}: {remedy}"
@@ -68,3 +67,9 @@ def _differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     says = ~(is_open(one) | is_open(other))
     one, other = (np.where(says, bound.astype(np.float64), 0) for bound in (one, other))
     return np.abs(one - other) > ROUNDING * np.maximum(np.abs(one), np.abs(other))
+
+
+def _told(bound: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The environment's bound, the dataset's where that says nothing, infinite where neither does."""
+    found = np.where(is_open(bound), own, bound)
+    return np.where(is_open(found), np.inf, found)

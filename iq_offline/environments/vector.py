@@ -8,10 +8,10 @@ import contextlib
 import math
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing import TimeoutError as ProcessTimeoutError
@@ -19,53 +19,66 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import logger
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import _async_worker
 
+from iq_offline.config import DataConfig
 from iq_offline.config.online import OnlineConfig
-from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source
-from iq_offline.environments.make import calm_mujoco, make
+from iq_offline.environments.copies import Copy, OutOfTimeError, RaisedError, in_words, raising
+from iq_offline.environments.fit import check_fit
+from iq_offline.environments.make import make, wrappers_left_out
 from iq_offline.environments.saved import Lane
 from iq_offline.errors import UserError
 from iq_offline.training.training import StepError
 
 PIPE_SECONDS = 1.5e-4
 """What a step is taken to cost more for each copy in a process of its own; ``benchmarks/online.py`` measures it."""
-LOOK_STEPS = 20
+LOOK_STEPS, LOOK_SECONDS = 20, 1.0
+"""How much is looked at, after a first step, to see how long one takes: until either is over."""
+BUILD_SECONDS = 60.0
+"""That building a copy may take at the least: what ``online.time_limit`` allows a step may be far less."""
+LAST_WORDS_SECONDS = 10.0
+"""To wait for the exception of a process that has announced one."""
 
 
 class VectorStepper:
     """Steps ``config.environments`` copies of an environment (a ``training.online.Stepper``).
 
+    To build a copy may take ``config.time_limit`` seconds as well, and 60 in any case: much is loaded the first time.
+
     Args:
         environment: from :func:`iq_offline.environments.make.evaluation_environment`, which says what may be built.
         source: the dataset whose policies act in it.
         config: how many, where, and how long a step may take.
+        data: of the run: bounds of actions that it gives are not held against the environment's.
 
     Raises:
         UserError: it cannot be built, or its spaces are not the dataset's.
     """
 
-    def __init__(self, environment: str | EnvSpec, source: Source, config: OnlineConfig) -> None:
+    def __init__(
+        self, environment: str | EnvSpec, source: Source, config: OnlineConfig, data: DataConfig = DataConfig()
+    ) -> None:
         self.name = environment if isinstance(environment, str) else environment.id
         self.config = config
         self.in_processes = False
         self.vector: Any = None
-        (first,) = make(environment, 1)
-        with contextlib.closing(first):
-            for name in ("observation_space", "action_space"):
-                theirs, ours = form_of(getattr(first, name)), form_of(getattr(source, name))
-                if theirs != ours:
-                    raise UserError(f"{self.name}: its {name.replace('_', ' ')} is {theirs}, {source.id} has {ours}")
+        is_whole = isinstance(environment, EnvSpec) and bool(environment.additional_wrappers)
+        with self._faults("build"):
+            (first,) = make(environment, 1)
+        try:
+            check_fit(self.name, first, source, data, wrappers_left_out(source, trust=is_whole))
             self.keeps_state = Lane(first, 0).keeps_state()
             count, choice = config.environments, config.in_processes
             possible = count > 1 and not multiprocessing.current_process().daemon
             self.in_processes = choice == "yes" or (choice == "auto" and possible and self._is_slow(first))
-        making = [partial(_lane, environment, index, os.getpid()) for index in range(count)]
-        kind: Any = AsyncVectorEnv if self.in_processes else SyncVectorEnv
-        with self._faults("build", time_limit=False):
-            self.vector = kind(making, autoreset_mode=AutoresetMode.DISABLED)
+        finally:
+            _close(first, config.time_limit)
+        spaces = first.observation_space, first.action_space
+        self._build([partial(Copy, environment, index, *spaces) for index in range(count)])
 
     def reset(self, seeds: Sequence[int | None]) -> Any:
         """Begin episodes in the copies that have a seed."""
@@ -91,74 +104,121 @@ class VectorStepper:
     def state(self) -> list[Any]:
         """Of each copy, as JSON values."""
         with self._faults("saving of its state"):
-            return list(self.vector.call("lane_state"))
+            return list(self._call("lane_state"))
 
     def load_state(self, states: list[Any]) -> None:
         """Go back to what :meth:`state` gave."""
         with self._faults("loading of its state"):
-            self.vector.call("load_lane_state", states)
+            self._call("load_lane_state", states)
 
     def close(self) -> None:
         """Close the environments and end their processes."""
         vector, self.vector = self.vector, None
         if vector is None:
             return
-        with contextlib.suppress(Exception), _without_warnings():
-            vector.close(**({"terminate": True} if self.in_processes else {}))
-        for process in getattr(vector, "processes", ()):  # Those of a vector that could not close itself.
-            process.terminate()
+        if self.in_processes:
+            with contextlib.suppress(Exception), _gymnasium_silent():
+                vector.close(terminate=True)
+            for process in vector.processes:  # Those of a vector that could not close itself.
+                process.terminate()
+        else:
+            _close(vector, self.config.time_limit)
         vector.closed = True
+
+    @property
+    def _turns(self) -> int:
+        """How many copies have to share a processor."""
+        return math.ceil(self.config.environments / (os.cpu_count() or 1))
+
+    def _build(self, making: list[Any]) -> None:
+        disabled = AutoresetMode.DISABLED
+        with self._faults("build"):
+            if self.in_processes:
+                self.vector = AsyncVectorEnv(making, autoreset_mode=disabled, worker=_work)
+                own = self.vector.error_queue
+                own.get = partial(own.get, timeout=LAST_WORDS_SECONDS)  # Else it waits for what may never come.
+                self._call("build", seconds=self._limit("build"))
+                return
+            self.vector = SyncVectorEnv(making, autoreset_mode=disabled)
+        for copy in self.vector.envs:
+            with self._faults("build"):
+                copy.build()
+
+    def _call(self, name: str, *arguments: Any, seconds: float | None = None) -> Any:
+        """What a method of each copy gives."""
+        if not self.in_processes:
+            return self.vector.call(name, *arguments)
+        self.vector.call_async(name, *arguments)
+        return self.vector.call_wait(timeout=seconds or self.config.time_limit)
 
     def _is_slow(self, environment: gymnasium.Env) -> bool:
         """Whether stepping copies one after another takes longer than passing messages to processes."""
-        with self._faults("step"):
-            environment.reset(seed=0)
-            environment.action_space.seed(0)
-            seconds: list[float] = []
-            while len(seconds) < LOOK_STEPS:
+        steps = self._seconds_of_steps(environment)
+        next(steps)  # It may have had to compile something.
+        until = time.perf_counter() + LOOK_SECONDS
+        seconds = [next(steps)]
+        while len(seconds) < LOOK_STEPS and time.perf_counter() < until:
+            seconds.append(next(steps))
+        count = self.config.environments
+        return (count - self._turns) * float(np.median(seconds)) > count * PIPE_SECONDS
+
+    def _seconds_of_steps(self, environment: gymnasium.Env) -> Iterator[float]:
+        """What random steps take, without the resets between them."""
+        ended = True
+        environment.action_space.seed(0)
+        while True:
+            if ended:
+                with self._faults("reset"):
+                    environment.reset(seed=0)
+            with self._faults("step"):
                 started = time.perf_counter()
                 _, _, terminated, truncated, _ = environment.step(environment.action_space.sample())
-                seconds.append(time.perf_counter() - started)
-                if terminated or truncated:
-                    environment.reset()
-        count = self.config.environments
-        in_turns = math.ceil(count / (os.cpu_count() or 1))
-        return (count - in_turns) * float(np.median(seconds)) > count * PIPE_SECONDS
+                seconds = time.perf_counter() - started
+            ended = terminated or truncated
+            yield seconds
+
+    def _limit(self, doing: str) -> float:
+        """Seconds that this may take."""
+        if doing != "build":
+            return self.config.time_limit
+        return max(self.config.time_limit, BUILD_SECONDS) * (self._turns if self.in_processes else 1)
 
     @contextlib.contextmanager
-    def _faults(self, doing: str, time_limit: bool = True) -> Iterator[None]:
+    def _faults(self, doing: str) -> Iterator[None]:
         """Turn whatever an environment does wrong into one line."""
-        limit = self.config.time_limit
         try:
-            if self.in_processes:
-                with _without_warnings():  # Gymnasium's, of the tracebacks in its processes.
-                    yield
-            else:
-                with _alarm(limit) if time_limit else contextlib.nullcontext():
-                    yield
-        except (_OutOfTimeError, ProcessTimeoutError):
+            with _gymnasium_silent() if self.in_processes else _alarm(self._limit(doing)):
+                yield
+        except (KeyboardInterrupt, UserError):
+            raise
+        except BaseException as error:
             self.close()
-            raise StepError(
-                f"{self.name} hangs: a {doing} took more than {limit:g} seconds (online.time_limit)"
-            ) from None
-        except (EOFError, BrokenPipeError, ConnectionError) as error:
-            self.close()
-            raise StepError(f"{self.name}: the process of an environment died in a {doing}") from error
-        except Exception as error:
-            self.close()
-            words = " ".join(str(error).split())
-            raise StepError(f"{self.name} raised {type(error).__name__} in a {doing}: {words}") from error
+            raise StepError(self.name + self._what_happened(error, doing)) from error
 
-
-class _OutOfTimeError(BaseException):
-    """Not an Exception: an environment may catch these."""
+    def _what_happened(self, error: BaseException, doing: str) -> str:
+        """In words that go after the environment's name."""
+        if isinstance(error, OutOfTimeError | ProcessTimeoutError):
+            option = "online.time_limit" + (f", for a build at least {BUILD_SECONDS:g}" if doing == "build" else "")
+            return f" hangs: a {doing} took more than {self._limit(doing):g} seconds ({option})"
+        if self.in_processes and isinstance(error, EOFError | ConnectionError | queue.Empty):
+            return f": the process of an environment died in a {doing}"
+        return f" {error if isinstance(error, RaisedError) else in_words(error, doing)}"
 
 
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _gymnasium_silent() -> Iterator[None]:
+    """It prints the tracebacks of its processes, and fails at that where one has a per cent sign."""
+    level, logger.min_level = logger.min_level, logger.ERROR + 1
+    try:
         yield
+    finally:
+        logger.min_level = level
+
+
+def _close(environment: Any, seconds: float) -> None:
+    """Whatever it says to that, and however long it takes: nothing depends on it any more."""
+    with contextlib.suppress(RaisedError, OutOfTimeError), _alarm(seconds), raising("close"):
+        environment.close()
 
 
 @contextlib.contextmanager
@@ -169,7 +229,7 @@ def _alarm(seconds: float) -> Iterator[None]:
         return
 
     def ring(number: int, frame: Any) -> None:
-        raise _OutOfTimeError
+        raise OutOfTimeError
 
     previous = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -180,10 +240,9 @@ def _alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _lane(environment: str | EnvSpec, index: int, parent: int) -> gymnasium.Env:
-    """One copy. In a process of its own it leaves Ctrl-C to its parent, and ends when that tells it to."""
-    if os.getpid() != parent:  # The vector builds one here as well, to look at.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    calm_mujoco()
-    return Lane(gymnasium.make(environment, disable_env_checker=True), index)
+def _work(*arguments: Any) -> None:
+    """A process: it leaves Ctrl-C to its parent, ends when that tells it to, and without a word when that is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(EOFError, ConnectionError):
+        _async_worker(*arguments)

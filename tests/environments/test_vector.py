@@ -2,6 +2,9 @@
 
 import json
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,14 @@ import pytest
 
 from iq_offline.config.online import OnlineConfig
 from iq_offline.data.stream import Source, open_source
+from iq_offline.environments import vector
 from iq_offline.environments.make import calm_mujoco
 from iq_offline.environments.saved import Lane
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
 from iq_offline.training.training import StepError
-from tests.data_helpers import change_metadata, write_spaces_dataset
-from tests.environments.worlds import environment_dataset, point_dataset, specification
+from tests.data_helpers import CHECKOUT
+from tests.environments.worlds import Point, environment_dataset, point_dataset, specification
 
 SAVED = (
     *("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"),
@@ -145,7 +149,12 @@ def test_a_process_that_dies_between_steps_is_one_line_when_its_state_is_asked_f
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("raise", "Point-v0 raised ZeroDivisionError in a step: a wheel came off"),
+        ("raise", "Point-v0 raised ZeroDivisionError in a step: a wheel came off$"),
+        ("handle", "Point-v0 raised HandleError in a step: lost the handle, 50% done$"),
+        ("two", r"Point-v0 raised SimulatorError in a step: no answer \(3\)$"),
+        ("exit", "Point-v0 raised SystemExit in a step: gave up$"),
+        ("pipe", "Point-v0 raised BrokenPipeError in a step: no simulator$"),
+        ("bare", "Point-v0 raised AssertionError in a step$"),
         ("hang", "Point-v0 hangs: a step took more than 1 seconds"),
         ("shape", "Point-v0 raised ValueError in a step"),
         ("die", "Point-v0: the process of an environment died in a step"),
@@ -167,29 +176,150 @@ def test_faults_are_one_line(
     with pytest.raises(StepError, match=words) as raised:
         stepper.step(np.zeros((2, 2), np.float32))
     assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
     assert signal.getsignal(signal.SIGALRM) == handlers
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     stepper.close()
 
 
-@pytest.mark.parametrize(("fault", "words"), [("raise", "wheel came off"), ("hang", "hangs: a step took more than 1")])
-def test_a_fault_in_the_first_look_is_one_line_too(fault: str, words: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise", "Point-v0 raised ZeroDivisionError in a {doing}: a wheel came off$"),
+        ("exit", "Point-v0 raised SystemExit in a {doing}: gave up$"),
+        ("pipe", "Point-v0 raised BrokenPipeError in a {doing}: no simulator$"),
+        ("hang", "Point-v0 hangs: a {doing} took more than 1 seconds"),
+    ],
+)
+@pytest.mark.parametrize("at", ["step", "reset"])
+def test_a_fault_in_the_first_look_is_one_line_too(at: str, fault: str, words: str, tmp_path: Path):
     """Which is where steps are timed, before there is a vector."""
     (tmp_path / "broken").touch()
-    with pytest.raises(StepError, match=words):
-        stepper_of(point_source(), 8, "auto", 1.0, fault=fault, after=1, while_there=str(tmp_path / "broken"))
+    faults: dict[str, Any] = {"fault": fault, "at": at, "after": 1, "while_there": str(tmp_path / "broken")}
+    with pytest.raises(StepError, match=words.format(doing=at)):
+        stepper_of(point_source(), 8, "auto", 1.0, radius=0.01, **faults)
 
 
-def test_other_spaces_are_refused_before_anything_is_stepped():
-    from iq_offline.data import catalog
+@pytest.mark.parametrize("in_processes", ["no", "yes"])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise", "Point-v0 raised ZeroDivisionError in a build: a wheel came off$"),
+        ("handle", "Point-v0 raised HandleError in a build: lost the handle, 50% done$"),
+        ("exit", "Point-v0 raised SystemExit in a build: gave up$"),
+        ("hang", r"Point-v0 hangs: a build took more than 1 seconds \(online.time_limit, for a build at least 0.5\)$"),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_constructor_that_fails_is_one_line(
+    after: int,
+    fault: str,
+    words: str,
+    in_processes: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Also where the first copy, which is only looked at, could be built."""
+    (tmp_path / "broken").touch()
+    monkeypatch.setattr(Point, "built", 0)
+    monkeypatch.setattr(vector, "BUILD_SECONDS", 0.5)
+    if (fault, after) in (("raise", 0), ("handle", 0)):
+        words = "cannot build the environment Point-v0: "
+    faults: dict[str, Any] = {"fault": fault, "at": "build", "after": after, "while_there": str(tmp_path / "broken")}
+    with pytest.raises(UserError, match=words):
+        stepper_of(point_source(), 2, in_processes, 1.0 if fault == "hang" else 60.0, **faults)
+    assert capfd.readouterr() == ("", "")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
+
+def test_a_slow_constructor_has_longer_than_a_step(monkeypatch: pytest.MonkeyPatch):
+    built = Point.__init__
+
+    def slowly(self: Point, **kwargs: Any) -> None:
+        time.sleep(0.3)
+        built(self, **kwargs)
+
+    monkeypatch.setattr(Point, "__init__", slowly)
+    source = point_source()
+    for in_processes in ("no", "yes"):
+        stepper_of(source, 2, in_processes, 0.2).close()
+
+
+@pytest.mark.parametrize("in_processes", ["no", "yes"])
+@pytest.mark.parametrize("fault", ["raise", "exit", "hang"])
+def test_nothing_depends_on_a_close(fault: str, in_processes: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    (tmp_path / "broken").touch()
+    faults: dict[str, Any] = {"fault": fault, "at": "close", "after": -1, "while_there": str(tmp_path / "broken")}
+    stepper = stepper_of(point_source(), 2, in_processes, 0.5 if fault == "hang" else 30.0, **faults)
+    stepper.close()
+    stepper.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_process_cannot_even_say_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "broken").touch()
+    monkeypatch.setattr(vector, "LAST_WORDS_SECONDS", 0.5)
+    stepper = stepper_of(point_source(), 2, "yes", 30.0, fault="unsendable", while_there=str(tmp_path / "broken"))
+    stepper.reset([0, 1])
+    with pytest.raises(StepError, match="Point-v0: the process of an environment died in a step"):
+        stepper.step(np.zeros((2, 2), np.float32))
+
+
+@pytest.mark.parametrize("in_processes", ["no", "yes"])
+def test_what_environments_tell_besides_is_left_alone(in_processes: str):
+    stepper = stepper_of(point_source(), 3, in_processes, ragged=True)
+    stepper.reset([0, 1, 2])
+    stepper.step(np.zeros((3, 2), np.float32))
+    stepper.reset([None, 3, None])
+    stepper.close()
+
+
+def test_processes_end_quietly_when_their_parent_is_killed():
+    """One in the middle of a step, and one that waits for its next."""
     point_source()
-    folder = write_spaces_dataset("test/other-v0", gymnasium.spaces.Box(-1, 1, (5,)), gymnasium.spaces.Box(-1, 1, (2,)))
-    change_metadata(folder, env_spec=specification().to_json())
-    path = catalog.locate("test/other-v0")
-    assert path is not None
-    with pytest.raises(UserError, match=r"Point-v0: its observation space is Box of shape \(4,\), test/other-v0 has"):
-        stepper_of(open_source(path))
+    program = """
+import time
+import numpy as np
+from iq_offline.data import catalog
+from tests.environments.test_vector import open_source, stepper_of
+
+stepper = stepper_of(open_source(catalog.locate("test/point-v0")), 2, "yes", slow=1.0)
+stepper.reset([0, 1])
+stepper.vector.parent_pipes[0].send(("step", np.zeros(2, np.float32)))
+time.sleep(0.3)
+print("going on", flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"going on\n"
+        parent.kill()
+        assert parent.communicate(timeout=30) == (b"", b""), "read to the end: no process is left"
+
+
+def test_the_first_look_takes_no_slow_environment_for_one_that_hangs():
+    """A limit is for one step, and who needs long for one is looked at no longer than it takes to see that."""
+    started = time.monotonic()
+    stepper = stepper_of(point_source(), 8, "auto", 1.0, slow=0.4, radius=0.01)
+    assert stepper.in_processes
+    stepper.close()
+    assert time.monotonic() - started < vector.LOOK_STEPS * 0.4
+
+
+def test_a_first_step_that_compiles_says_nothing(monkeypatch: pytest.MonkeyPatch):
+    step = Point.step
+
+    def first_slowly(self: Point, action: np.ndarray) -> Any:
+        if not self.steps:
+            time.sleep(1.2)
+        return step(self, action)
+
+    monkeypatch.setattr(Point, "step", first_slowly)
+    stepper = stepper_of(point_source(), 8, "auto")
+    assert not stepper.in_processes
+    stepper.close()
 
 
 def test_processes_are_chosen_where_steps_are_slow():

@@ -4,6 +4,7 @@ Registered where this is imported; ``python -c COMMAND ARGUMENTS`` is ``iq-offli
 """
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,48 @@ COMMAND = "import sys, tests.environments.worlds; from iq_offline.cli import mai
 LONGEST = 9
 
 
+class HandleError(Exception):
+    """Holds what cannot be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.handle = threading.Lock()
+
+
+class SimulatorError(Exception):
+    """Is not built from one argument."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{text} ({code})")
+
+
+class Unsendable:
+    """No pipe takes it, nor what it raises then."""
+
+    def __reduce__(self) -> Any:
+        raise HandleError("no way through a pipe")
+
+
 class Point(gymnasium.Env):
     """The point mass of ``tests.helpers``; its episodes are terminated where it leaves a circle.
 
     Args:
-        fault: ``raise``, ``hang``, ``nan``, ``shape`` or ``die``, while the file ``while_there`` is there.
+        fault: ``raise``, ``hang``, ``nan``, ``shape``, ``unsendable``, ``die`` or one of ``RAISED``, while the file
+            ``while_there`` is there.
         after: steps of this copy before that.
         while_there: a file.
         reward: in place of the true one.
         radius: of the circle.
+        slow: seconds that a step takes.
+        at: what goes wrong: a ``step``, a ``reset``, a ``close``, or the ``build`` of every copy but the first
+            ``after``.
+        bound: of the actions, on both sides.
+        ragged: add arrays of varying length to what nobody reads.
     """
 
     observation_space = Box(-np.inf, np.inf, (4,), np.float64)
     action_space = Box(-1.0, 1.0, (2,), np.float32)
+    built = 0
 
     def __init__(
         self,
@@ -45,32 +75,67 @@ class Point(gymnasium.Env):
         reward: float | None = None,
         radius: float = 1.5,
         slow: float = 0.0,
+        at: str = "step",
+        bound: float = 1.0,
+        ragged: bool = False,
     ) -> None:
         self.fault, self.after, self.while_there, self.reward, self.radius = fault, after, while_there, reward, radius
-        self.slow = slow
+        self.slow, self.at, self.ragged = slow, at, ragged
+        self.action_space = Box(-bound, bound, (2,), np.float32)
         self.steps = 0
+        Point.built += 1
+        if self._is_broken("build", Point.built):
+            go_wrong(fault)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.state = np.concatenate([self.np_random.uniform(-1, 1, 2), self.np_random.uniform(-0.2, 0.2, 2)])
-        return self.state, {}
+        if self._is_broken("reset", self.steps):
+            go_wrong(self.fault)
+        return self.state, self._info()
 
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self.slow:
             time.sleep(self.slow)
         self.steps += 1
         self.state, reward = point_mass_step(self.state, np.asarray(action, np.float64))
-        observation = self.state
-        if self.fault and self.steps > self.after and Path(self.while_there).exists():
-            if self.fault == "raise":
-                raise ZeroDivisionError("a wheel came off")
-            if self.fault == "die":
-                os._exit(3)
-            while self.fault == "hang":
-                time.sleep(0.01)
-            observation = np.full(4, np.nan) if self.fault == "nan" else np.zeros(7)
+        observation, found = self.state, float(reward if self.reward is None else self.reward)
         ended = bool(np.linalg.norm(self.state[:2]) > self.radius)
-        return observation, float(reward if self.reward is None else self.reward), ended, False, {}
+        if self._is_broken("step", self.steps):
+            if self.fault == "unsendable":
+                return observation, Unsendable(), ended, False, {}
+            go_wrong(self.fault)
+            observation = np.full(4, np.nan) if self.fault == "nan" else np.zeros(7)
+        return observation, found, ended, False, self._info()
+
+    def close(self) -> None:
+        if self._is_broken("close", self.steps):
+            go_wrong(self.fault)
+
+    def _is_broken(self, at: str, done: int) -> bool:
+        return bool(self.fault) and at == self.at and done > self.after and Path(self.while_there).exists()
+
+    def _info(self) -> dict[str, Any]:
+        return {"seen": np.zeros(1 + int(1000 * abs(self.state[0])) % 50)} if self.ragged else {}
+
+
+RAISED = {
+    "raise": lambda: ZeroDivisionError("a wheel came off"),
+    "handle": lambda: HandleError("lost\n the handle, 50% done"),
+    "two": lambda: SimulatorError(3, "no answer"),
+    "exit": lambda: SystemExit("gave up"),
+    "pipe": lambda: BrokenPipeError("no simulator"),
+    "bare": AssertionError,
+}
+
+
+def go_wrong(fault: str) -> None:
+    if fault in RAISED:
+        raise RAISED[fault]()
+    if fault == "die":
+        os._exit(3)
+    while fault == "hang":
+        time.sleep(0.01)
 
 
 gymnasium.register(POINT, entry_point="tests.environments.worlds:Point", max_episode_steps=LONGEST)
