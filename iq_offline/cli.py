@@ -7,7 +7,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -70,7 +70,8 @@ class RunArguments:
     online: OnlineConfig
     evaluation: EvaluationConfig
     meets_environment: Annotated[bool, tyro.conf.arg(name="online")] = False
-    """Train in the environment as well, without its reward: for 300,000 steps, or --online.env-steps."""
+    """Train in the environment as well, without its reward: for 300,000 steps, or --online.env-steps. --no-online: what
+    an online recipe is on fixed data alone."""
     algorithms: tuple[Algorithm, ...] = ("bc", "iq_learn")
     """Learners to train, one after another, on the same data."""
     seed: int = 0
@@ -100,10 +101,12 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         recipe, algorithms = load_recipe(name)
         values: dict[str, Any] = {key: getattr(recipe, key) for key in OF_A_RUN} | {"algorithms": algorithms}
-        default = RunArguments(**values)
+        default = RunArguments(**values, meets_environment=recipe.is_online)
         about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}. Only --online meets an environment."
         given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
-        if given.meets_environment and not given.online.env_steps:
+        if recipe.is_online and not given.meets_environment:
+            given = dataclasses.replace(given, online=OnlineConfig())
+        elif given.meets_environment and not (recipe.is_online or given.online.env_steps):
             given = dataclasses.replace(given, online=dataclasses.replace(given.online, env_steps=FROM_SCRATCH))
         then = next_recipe(name)
         more = load_recipe(then)[0] if then else None
@@ -189,6 +192,10 @@ def _in_one_line(complaint: str) -> str:
     return words
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     """Train and evaluate the algorithms, and print what came out; ``beside``: a folder that may be among theirs."""
     table = {key: getattr(given, key) for key in OF_A_RUN} | {"recipe": recipe}
@@ -201,11 +208,11 @@ def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
         raise UserError(f"--algorithms names none that can be trained: {known}")
     from iq_offline.experiment import Options, run_all
 
-    options = Options(given.download, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))
+    options = Options(given.download, given.trust_env, given.tensorboard, _say)
     if left_out := [LABELS[name] for name in given.algorithms if name not in algorithms]:
         options.say(f"note: {', '.join(left_out)} has no online stage, and is left out")
     plain = given.iq_learn.policy == "soft_actor_critic"
-    if plain and given.data.suboptimal and "iq_learn" in given.algorithms:
+    if plain and given.data.suboptimal and "iq_learn" in given.algorithms and not given.online.env_steps:
         options.say(MIXTURE_WARNING)
     folder = given.output or default_folder(recipe, given)
     summaries = run_all(configs, folder, options, beside)
@@ -225,6 +232,8 @@ class FinetuneArguments:
     """A rehearsal of every part in seconds. Its scores are not results."""
     output: Path | None = None
     """Folder of the run; default runs/finetune/…"""
+    download: bool = False
+    """Fetch Minari datasets that are not on this machine (needs a network)."""
     trust_env: bool = False
     """Step the environment that a dataset names even where no installed package registers it: runs its code."""
     tensorboard: bool = False
@@ -238,7 +247,7 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
 
     def command() -> None:
         offline = offline_run(folder)
-        online = OnlineConfig(FINE_TUNING, str(folder))
+        online = OnlineConfig(FINE_TUNING, str(folder.resolve()))
         default = FinetuneArguments(
             online=online,
             training=offline.training,
@@ -252,13 +261,33 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
         config = dataclasses.replace(offline, algorithm="iq_learn", **changes)
         from iq_offline.experiment import Options, run
 
-        options = Options(False, given.trust_env, given.tensorboard, lambda line: print(line, file=sys.stderr))
+        options = Options(given.download, given.trust_env, given.tensorboard, _say)
         name = "-".join(folder.resolve().parts[-2:]) + ("-fast" if given.fast else "")
         target = given.output or Path("runs") / "finetune" / name
+        for note in _on_the_start(folder, offline, target):
+            _say(f"note: {note}")
         print_table([run(config, target, options)])
         print(f"the run, its curve and its policy: {target}")
 
     return guarded(command, "--debug" in arguments)
+
+
+def _on_the_start(folder: Path, offline: RunConfig, target: Path) -> Iterator[str]:
+    """What someone may not expect of how a run is fine-tuned, unless that has begun."""
+    from iq_offline.training.offline import LATEST, step_reached
+
+    if (target / LATEST).exists() or not (folder / LATEST).exists():
+        return
+    reached, planned = step_reached(folder), offline.training.gradient_steps
+    if reached < planned:
+        yield f"{folder} is not at its end: its networks are those of step {reached:,} of {planned:,}"
+    if offline.algorithm in MEETS_ENVIRONMENTS and offline.algorithm != "iq_learn":
+        learner, critic = LABELS[offline.algorithm], "nu" if offline.algorithm == "valuedice" else "critic"
+        yield (
+            f"{learner}'s policy goes on by IQ-Learn; {learner} itself goes on, with its {critic}, where a recipe has "
+            "the run as online.start: iq-offline train RUN_DIR/config.toml --online.start RUN_DIR --online.env-steps "
+            f"{FINE_TUNING}"
+        )
 
 
 def offline_run(folder: Path) -> RunConfig:

@@ -21,9 +21,10 @@ from iq_offline.config.online import OFFLINE, has_offline_half
 from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
 from iq_offline.data.cache import CachedSource, cached
+from iq_offline.data.irregularity import few
 from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source, view_of
-from iq_offline.environments.make import evaluation_environment
+from iq_offline.environments.make import CANNOT_TRAIN, evaluation_environment, wrappers_left_out
 from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
@@ -35,7 +36,7 @@ from iq_offline.scoring import evaluate_run
 from iq_offline.training.checkpoint import settle
 from iq_offline.training.idle import idle_keys, set_in_vain
 from iq_offline.training.offline import LATEST, step_reached, train_together
-from iq_offline.training.setup import Data, choose_data, require_device, require_one_program, shared_tables
+from iq_offline.training.setup import Data, choose_data, prepare, require_device, require_one_program, shared_tables
 from iq_offline.training.tracking import progress_bar
 from iq_offline.training.training import Population
 
@@ -135,10 +136,11 @@ def run_together(
             say_once(f"note: {key} has no effect on what {LABELS[run.config.algorithm]} learns from these data")
 
     def train_offline_half(one: Run) -> None:
-        for half in one.before:
-            one.claim()
+        for half in () if (one.folder / LATEST).exists() else one.before:
             load(one)
-            environments(one, said_once).close()  # What cannot be is said before the offline half is trained.
+            prepare(one.config, one.data)  # What cannot be is said before the offline half is trained,
+            environments(one, said_once).close()
+            one.claim()  # and leaves no folder that the command, put right, would find taken.
             run(half, one.folder / OFFLINE, options, is_half=True)
 
     def begin(run: Run) -> None:
@@ -181,7 +183,11 @@ def environments(run: Run, options: Options) -> VectorStepper:
         UserError: the data name no environment that may be built, or its spaces are others.
     """
     source = run.data.expert.data.source
-    stepper = VectorStepper(evaluation_environment(source, options.trust_env), source, run.config.online)
+    environment = evaluation_environment(source, options.trust_env, CANNOT_TRAIN)
+    stepper = VectorStepper(environment, source, run.config.online, run.config.data)
+    if left_out := wrappers_left_out(source, options.trust_env):
+        words = f"{stepper.name} is stepped without the wrappers {few(left_out)} that {source.id} names"
+        options.say(f"note: {words}: they are code; --trust-env runs it")
     if not stepper.keeps_state:
         options.say(
             f"note: the state of {stepper.name} cannot be saved: after an interruption its episodes begin anew, and "
@@ -265,7 +271,8 @@ def train_policies(runs: Sequence[Run], options: Options) -> None:
     folders = [run.folder for run in runs]
     first_point = "snapshots/step-0000000.safetensors"  # What the environment has not touched.
     for run in runs:
-        if run.config.is_online and not run.step and not (run.folder / first_point).exists():
+        is_kept = (run.folder / LATEST).exists() and (run.folder / first_point).exists()
+        if run.config.is_online and not run.step and not is_kept:
             run.save_policy(first_point)
     with progress_bar(title) as progress:
         failures = train_together(

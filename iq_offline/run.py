@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from iq_offline.config import RunConfig, flat, saved_config, to_table, to_toml
+from iq_offline.config.online import OFFLINE
 from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
 from iq_offline.errors import UserError
 from iq_offline.files import disk_errors, write_atomically
@@ -21,6 +22,18 @@ from iq_offline.training.start import start_from
 from iq_offline.training.training import Training
 
 Summary = dict[str, Any]
+
+OF_NO_RESULT = ("online.time_limit", "online.in_processes")
+"""Keys that change nothing but how long the environment is waited for, and where it is: a run may go on with others."""
+MEANINGS = (
+    "data.observation_keys",
+    "data.frame_stack",
+    "data.action_low",
+    "data.action_high",
+    "training.activation",
+    "training.normalize_observations",
+)
+"""Keys that say what goes into a network, through it and out of it, and that no weight's shape tells."""
 
 
 @dataclass
@@ -65,8 +78,7 @@ class Run:
         start = self.offline_folder()
         if start is not None and not (self.folder / LATEST).exists():
             require_same_data(self.data, start, write=False)
-            if _activation(start, self.config) != self.config.training.activation:  # No weight's shape tells.
-                raise UserError(f"{start} has other networks than this run (activation): it cannot start from there")
+            require_same_meaning(self.config, start)
             start_from(self.training.learner, start)
         self.claim()
         with disk_errors("starting a run", self.folder):
@@ -110,11 +122,48 @@ def require_same_run(config: RunConfig, folder: Path) -> None:
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run: choose another --output")
         return
-    theirs, ours = flat(to_table(saved_config(file))), flat(to_table(config))
-    different = [f"{key} is {theirs[key]!r} there and {ours[key]!r} here" for key in ours if ours[key] != theirs[key]]
+    saved = saved_config(file)
+    free = [*OF_NO_RESULT, "online.start"] if _is_same_start(saved, config, folder) else OF_NO_RESULT
+    different = _differences(saved, config, [key for key in flat(to_table(config)) if key not in free])
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise UserError(f"{folder} holds another configuration ({different[0]}{more}): choose another --output")
+
+
+def _is_same_start(saved: RunConfig, config: RunConfig, folder: Path) -> bool:
+    """Whether a run that has begun, and the same one by its configuration now, may begin with one offline run.
+
+    However that is spelled. One that is not where it was has been moved; so has, or was copied, the offline half that
+    lies in the run's own folder.
+    """
+    theirs, ours = saved.online.start, config.online.start
+    if not (theirs and ours):
+        return theirs == ours
+    half = (folder / OFFLINE).resolve()
+    was, now = Path(theirs).resolve(), Path(ours).resolve()
+    return was == now or not was.exists() or (now == half and half.exists())
+
+
+def require_same_meaning(config: RunConfig, start: Path) -> None:
+    """A run can begin with networks that read and answer what its own would.
+
+    Args:
+        config: of the run.
+        start: folder of the offline run; what is not known of it is not compared.
+
+    Raises:
+        UserError: they would not.
+    """
+    file = start / "config.toml"
+    different = _differences(saved_config(file), config, MEANINGS) if file.exists() else []
+    if different:
+        raise UserError(f"{start} has other networks than this run ({different[0]}): it cannot start from there")
+
+
+def _differences(saved: RunConfig, config: RunConfig, keys: Iterable[str]) -> list[str]:
+    """In words, which of these keys have other values in a saved configuration."""
+    theirs, ours = flat(to_table(saved)), flat(to_table(config))
+    return [f"{key} is {theirs[key]!r} there and {ours[key]!r} here" for key in keys if ours[key] != theirs[key]]
 
 
 def require_same_data(data: Data, folder: Path, write: bool = True) -> None:
@@ -139,12 +188,6 @@ def require_same_data(data: Data, folder: Path, write: bool = True) -> None:
         )
     if write:
         write_atomically(file, manifest)
-
-
-def _activation(folder: Path, config: RunConfig) -> str:
-    """Between the layers of a run's policy; this run's where nothing is known of it."""
-    file = folder / "config.toml"
-    return saved_config(file).training.activation if file.exists() else config.training.activation
 
 
 def _manifest(selection: Selection) -> dict[str, Any]:

@@ -17,8 +17,12 @@ from iq_offline.data.irregularity import Surroundings
 from iq_offline.data.stream import Source
 from iq_offline.errors import UserError
 
+CANNOT_EVALUATE = "its policies cannot be evaluated here"
+CANNOT_TRAIN = "there is none to train in: train on the data alone, without --online (online.env_steps)"
+"""What follows where a dataset names no environment."""
 
-def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec:
+
+def evaluation_environment(source: Source, trust: bool = False, without: str = CANNOT_EVALUATE) -> str | EnvSpec:
     """What to evaluate a dataset's policies in: its evaluation environment, else the one it was recorded in.
 
     Metadata can name any code as an entry point, so that of a downloaded dataset is followed only if an environment
@@ -27,13 +31,14 @@ def evaluation_environment(source: Source, trust: bool = False) -> str | EnvSpec
     Args:
         source: the dataset.
         trust: follow the entry point in the metadata anyway.
+        without: what follows where the metadata name none.
 
     Raises:
         UserError: the metadata name no environment, or one that is not registered.
     """
     text = _named(source)
     if not text:
-        raise UserError(f"{source.id} names no environment, so its policies cannot be evaluated here")
+        raise UserError(f"{source.id} names no environment, so {without}")
     specification = _specification(source, text, wrappers=trust)
     if specification.id not in registry:
         register_installed()

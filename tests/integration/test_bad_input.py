@@ -23,6 +23,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 from minari.serialization import serialize_space
 
 from iq_offline.cli import main
+from iq_offline.data import catalog
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
 from iq_offline.learning.policy import Policy
@@ -143,7 +144,29 @@ def test_unknown_suboptimal_dataset(fails: Fails, output: Path) -> None:
     assert not output.exists()
 
 
+def test_the_data_of_a_run_that_is_fine_tuned_can_be_fetched_again(
+    fails: Fails, root: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    succeeds(train("--output", output, "--algorithms", "bc"), capsys)
+    shutil.rmtree(root / NAME)
+    command = ["finetune", str(output / "bc"), "--output", str(output.with_name("tuned"))]
+    assert "--download fetches it" in fails(command)
+    monkeypatch.setattr(catalog, "download", lambda name: small_dataset(name).path)
+    assert main([*command, "--download"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"downloading {NAME}"
+    assert f"error: {NAME} names no environment, so there is none to train in" in lines[-1]
+
+
 # ---------------------------------------------------------------------------------------------- bad data
+
+
+def test_data_without_an_environment_to_train_in(fails: Fails, output: Path) -> None:
+    line = fails(train("--output", output, "--online", "--algorithms", "iq_learn"))
+    assert line == (
+        f"error: {NAME} names no environment, so there is none to train in: train on the data alone, without --online "
+        "(online.env_steps)"
+    )
 
 
 def test_suboptimal_data_of_another_environment(fails: Fails, output: Path) -> None:

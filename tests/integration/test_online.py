@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,16 +10,37 @@ from pathlib import Path
 import pytest
 import torch
 
-from iq_offline.config import RunConfig, from_table, read_toml
+from iq_offline.cli import main
+from iq_offline.config import RunConfig, from_table, read_toml, saved_config
 from iq_offline.training import checkpoint
 from iq_offline.training.tracking import read_metrics
-from tests.data_helpers import python, start_python
-from tests.environments.worlds import COMMAND, environment_dataset, point_dataset
+from tests.data_helpers import PROGRESS, change_metadata, python, start_python
+from tests.environments.worlds import COMMAND, environment_dataset, point_dataset, specification
 from tests.training.program import assert_same_run, weights
 
 SMALL = ("--hidden-sizes", "8", "--batch-size", "16", "--checkpoint-every", "10", "--log-every", "5")
 SHORT = ("--online.env-steps", "80", "--online.start-steps", "20", "--online.evaluate-every", "40")
+TUNED = ("--env-steps", "80", "--start-steps", "20", "--evaluate-every", "40", "--critic-warmup", "10")
 LATEST = "checkpoint/latest.safetensors"
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[str, list[str]]:
+    """A command in this process: what it prints, and its lines on stderr.
+
+    Without the progress, and the note that the point mass has no state that could be saved.
+    """
+    capsys.readouterr()
+    ended = main([*map(str, arguments)])
+    printed = capsys.readouterr()
+    assert ended == code, printed.err
+    usual = re.compile(f"{PROGRESS.pattern}|note: the state of Point-v0 cannot be saved")
+    return printed.out, [line for line in printed.err.splitlines() if not usual.match(line)]
+
+
+def train_offline(capsys: pytest.CaptureFixture[str], output: Path, *more: str) -> list[str]:
+    """A short run of each learner on fixed data of the point mass; its lines on stderr."""
+    few = ("--expert", "test/point-v0", "--gradient-steps", "20", "--evaluation.episodes", "2", *SMALL, *more)
+    return said(capsys, "train", "hopper_offline", *few, "--output", output)[1]
 
 
 def online(output: Path, *more: str, dataset: str = "test/point-v0") -> tuple[str, ...]:
@@ -121,6 +143,88 @@ def test_both_halves_in_one_command(tmp_path: Path):
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
+def test_a_run_of_two_halves_may_be_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Cut off or finished; once it has a checkpoint of its own, its offline half is not needed any more."""
+    broken = tmp_path / "broken"
+    point_dataset(fault="raise", after=57, while_there=str(broken))
+    broken.touch()
+    command = "train", _written(tmp_path, RECIPE)
+    _, lines = said(capsys, *command, "--output", tmp_path / "runs", code=2)
+    assert "a wheel came off" in lines[-1]
+    broken.unlink()
+    shutil.copytree(tmp_path / "runs", tmp_path / "copied")
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved" / "iq_learn" / "offline")
+    first, _ = said(capsys, *command, "--output", tmp_path / "moved")
+    assert not (tmp_path / "moved" / "iq_learn" / "offline").exists(), "it was not trained again"
+    assert saved_config(tmp_path / "moved" / "iq_learn" / "config.toml").online.start.startswith(str(tmp_path))
+    said(capsys, *command, "--output", tmp_path / "copied")
+    assert_same_run(tmp_path / "copied" / "iq_learn", tmp_path / "moved" / "iq_learn")
+    (tmp_path / "moved").rename(tmp_path / "archive")
+    again, lines = said(capsys, *command, "--output", tmp_path / "archive")
+    assert again.replace("archive", "moved") == first
+    assert "is finished already: nothing to train" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--online.critic-warmup", "60"), "online.critic_warmup = 60 of 60 updates leaves none"),
+        (("--batch-size", "1"), "batch_size 1 with online_fraction 0.5 leaves"),
+        (("--expert", "test/other-v0"), "no dataset 'test/other-v0'"),
+        (("--action-low", "2"), "action"),
+    ],
+)
+def test_what_cannot_be_online_is_told_before_the_offline_half(
+    wrong: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """And the folder is nobody's yet: the same command with other settings may have it."""
+    point_dataset()
+    command = "train", _written(tmp_path, RECIPE), "--output", tmp_path / "runs"
+    _, lines = said(capsys, *command, *wrong, code=2)
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert not (tmp_path / "runs").exists()
+    said(capsys, *command)
+
+
+@pytest.mark.parametrize("words", [("--no-online",), ("--online.env-steps", "0")])
+def test_what_an_online_recipe_is_without_its_environment(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    point_dataset()
+    _, lines = said(capsys, "train", _written(tmp_path, RECIPE), *words, "--output", tmp_path / "runs")
+    assert not lines or words != ("--no-online",), "its section of steps in the environment is nobody's wish"
+    folder = tmp_path / "runs" / "iq_learn"
+    config, summary = saved_config(folder / "config.toml"), json.loads((folder / "summary.json").read_text())
+    assert not config.is_online
+    assert config.iq_learn.policy == "soft_actor_critic"
+    assert (summary["gradient_steps"], "env_steps" in summary) == (20, False)
+    assert not (folder / "offline").exists()
+
+
+def test_wrappers_are_missed_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """And once, though the environment is looked at before either half."""
+    point_dataset()
+    wrapper = {"name": "Flat", "entry_point": "gymnasium.wrappers:TransformReward", "kwargs": {}}
+    named = json.loads(specification().to_json()) | {"additional_wrappers": [wrapper]}
+    change_metadata(tmp_path / "minari" / "test" / "point-v0" / "data", env_spec=json.dumps(named))
+    assert main(["train", _written(tmp_path, RECIPE), "--output", str(tmp_path / "runs")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    (note,) = [line for line in lines if "stepped without" in line]
+    assert note == (
+        "note: Point-v0 is stepped without the wrappers Flat that test/point-v0 names: they are code; --trust-env runs "
+        "it"
+    )
+    assert lines.index(note) < next(i for i, line in enumerate(lines) if line.startswith("training "))
+
+
+def _written(folder: Path, recipe: str) -> str:
+    """The path of a recipe's file."""
+    (folder / "two_halves.toml").write_text(recipe)
+    return str(folder / "two_halves.toml")
+
+
 def test_another_environment_than_the_data_name_is_told_before_the_offline_half(tmp_path: Path):
     """Which may take minutes."""
     environment_dataset("test/other-v0", "CartPole-v1", named="MountainCar-v0")
@@ -157,8 +261,10 @@ def test_an_environment_that_fails_leaves_a_checkpoint(fault: str, words: str, t
     tensors, values = checkpoint.load(run / LATEST)
     assert (values["step"], int(tensors["online/env_steps"]), len(tensors["online/table/numbered"])) == (27, 47, 47)
     broken.unlink()
-    done = python(*command)
+    patient = ("--online.time-limit", "30", "--online.in-processes", "no")  # Which change no result.
+    done = python(*online(tmp_path / "runs", *patient))
     assert done.returncode == 0, done.stderr
+    assert read_toml(run / "config.toml")["online"]["time_limit"] == 30
     assert int(weights(run / LATEST)["online/env_steps"]) == 80
     assert (run / "summary.json").exists()
 
@@ -194,3 +300,67 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(number: signal.Signals, tmp
     done = python(*command)
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "whole" / "iq_learn", run)
+
+
+def test_a_start_is_the_same_however_it_is_spelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """From another folder, by its whole path, and after it was moved; another run is another start."""
+    broken = tmp_path / "broken"
+    point_dataset(fault="raise", after=20, while_there=str(broken))
+    train_offline(capsys, tmp_path / "out" / "a b")
+    broken.touch()
+    (tmp_path / "elsewhere").mkdir()
+    output, run = ("--output", tmp_path / "tuned"), tmp_path / "out" / "a b" / "iq_learn"
+
+    def cut_off(start: object) -> None:
+        _, lines = said(capsys, "finetune", start, *TUNED, *output, code=2)
+        assert "a wheel came off" in lines[-1]
+
+    monkeypatch.chdir(tmp_path)
+    cut_off("out/a b/iq_learn")
+    assert saved_config(tmp_path / "tuned" / "config.toml").online.start == str(run)
+    _, lines = said(capsys, "finetune", "out/a b/bc", *TUNED, *output, code=2)
+    assert f"online.start is {str(run)!r} there and {str(run.with_name('bc'))!r} here" in lines[-1]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cut_off(run)
+    cut_off("../out/a b/iq_learn")
+    (tmp_path / "out").rename(tmp_path / "archive")
+    broken.unlink()
+    said(capsys, "finetune", tmp_path / "archive" / "a b" / "iq_learn", *TUNED, *output)
+    assert json.loads((tmp_path / "tuned" / "summary.json").read_text())["env_steps"] == 80
+
+
+def test_fine_tuning_says_what_it_begins_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A run that is not at its end; ValueDICE's, of which only the policy is taken."""
+    point_dataset()
+    train_offline(capsys, tmp_path / "runs", "--algorithms", "valuedice")
+    run = tmp_path / "runs" / "valuedice"
+    file = run / "config.toml"  # As if it had been cut off.
+    file.write_text(file.read_text().replace("gradient_steps = 20", "gradient_steps = 2000"))
+    _, notes = said(capsys, "finetune", run, *TUNED, "--output", tmp_path / "tuned")
+    assert notes[0] == f"note: {run} is not at its end: its networks are those of step 20 of 2,000"
+    assert notes[1] == (
+        "note: ValueDICE's policy goes on by IQ-Learn; ValueDICE itself goes on, with its nu, where a recipe has the "
+        "run as online.start: iq-offline train RUN_DIR/config.toml --online.start RUN_DIR --online.env-steps 100000"
+    )
+    assert len(notes) == 2
+    _, notes = said(capsys, "finetune", run, *TUNED, "--output", tmp_path / "tuned")
+    assert notes == [f"{tmp_path / 'tuned'} is finished already: nothing to train"]
+    short = ("--online.env-steps", "80", "--online.start-steps", "20", "--online.critic-warmup", "10")
+    command = ("train", run / "config.toml", "--online.start", run, *short)
+    _, notes = said(capsys, *command, "--output", tmp_path / "both")
+    assert not notes
+    assert "learner/parameters/nu/0.weight" in weights(tmp_path / "both" / "valuedice" / LATEST)
+
+
+def test_the_advice_on_mixtures_is_for_fixed_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What it advises does not exist online."""
+    point_dataset()
+    point_dataset("test/other-v0")
+    plain = ("--suboptimal", "test/other-v0", "--iq-learn.policy", "soft_actor_critic", "--algorithms", "iq_learn")
+    lines = train_offline(capsys, tmp_path / "offline", *plain)
+    assert any("known to score near zero offline" in line for line in lines)
+    (_, _, *arguments) = online(tmp_path / "online", *plain)
+    _, lines = said(capsys, *arguments)
+    assert not any("known to score near zero offline" in line for line in lines)

@@ -1,6 +1,8 @@
 """Training in the environment: what enters the batches, what is never read, and going on bit for bit."""
 
 import math
+import re
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +33,7 @@ from iq_offline.training.setup import choose_data, prepare
 from iq_offline.training.tracking import read_metrics
 from tests.environments.worlds import as_given, environment_dataset, online_config, point_dataset
 from tests.helpers import point_mass_dataset
-from tests.training.program import QUIET, assert_same_run, weights
+from tests.training.program import QUIET, assert_same_run, weights, write_config
 
 
 def trained(config: RunConfig, folder: Path) -> None:
@@ -391,7 +393,8 @@ def test_a_q_goes_on_with_its_policy_and_its_rewards(dataset: str, tmp_path: Pat
     )
     new, rows = training.learner, Replay(*_expert(training)).sample()["expert"]
     finite = dataset == "test/pole-v0"
-    ratio = online.iq_learn.temperature / offline.iq_learn.temperature if finite else 1.0
+    before, after = (float(stage.iq_learn.temperature) for stage in (offline, online))
+    ratio = after / before if finite else 1.0
     assert not finite or ratio == pytest.approx(10)
     raised = 2 * online.iq_learn.chi2_alpha / (1 - online.iq_learn.discount)
     agents: Any = old.agent, new.agent
@@ -458,6 +461,22 @@ def test_the_first_point_of_the_curve_survives_a_failure_before_the_first_update
     assert all(torch.equal(offline[name], first[name]) for name in offline)
 
 
+def test_the_first_point_of_the_curve_is_of_what_the_training_begins_with(tmp_path: Path):
+    """Not of an earlier beginning, killed before its first checkpoint: the offline run may have gone on since."""
+    point_dataset()
+    trained(stages(as_given(start="offline"), tmp_path)[0], tmp_path / "offline")
+    config, first = (
+        online_config(start=str(tmp_path / "offline")),
+        tmp_path / "tuned/snapshots/step-0000000.safetensors",
+    )
+    Run(config, tmp_path / "tuned").claim()
+    first.parent.mkdir()
+    shutil.copy(tmp_path / "offline/snapshots/step-0000010.safetensors", first)
+    trained(config, tmp_path / "tuned")
+    offline, found = weights(tmp_path / "offline/policy.safetensors"), weights(first)
+    assert all(torch.equal(offline[name], found[name]) for name in offline)
+
+
 def test_an_environment_that_dies_at_a_checkpoint_leaves_one_to_go_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -502,13 +521,39 @@ def test_another_start_is_refused(tmp_path: Path):
     )
     with pytest.raises(UserError, match="has other networks than this run"):
         begun(wider, tmp_path / "b")
-    Run(offline, tmp_path / "small").claim()
-    smoother = replace(wider, training=replace(config.training, activation="tanh"))
-    with pytest.raises(UserError, match="has other networks than this run"):
-        begun(smoother, tmp_path / "d")
     other = replace(wider, training=config.training, data=replace(config.data, num_expert_trajectories=2))
     with pytest.raises(UserError, match="was begun on other data"):
         begun(other, tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ("data", {"observation_keys": ("state",)}),
+        ("data", {"frame_stack": 4}),
+        ("data", {"action_low": (-2.0,)}),
+        ("data", {"action_high": (2.0, 3.0)}),
+        ("training", {"activation": "tanh"}),
+        ("training", {"normalize_observations": False}),
+    ],
+)
+def test_a_start_whose_networks_mean_something_else_is_refused(section: str, changes: dict[str, Any], tmp_path: Path):
+    """No weight's shape tells."""
+    point_dataset()
+    offline, _ = stages(as_given(start="offline"), tmp_path)
+    trained(offline, tmp_path / "offline")
+    other = replace(offline, **{section: replace(getattr(offline, section), **changes)})
+    write_config(other, tmp_path / "offline" / "config.toml")
+    ((key, theirs),) = changes.items()
+    theirs, ours = (
+        list(value) if isinstance(value, tuple) else value
+        for value in (theirs, getattr(getattr(offline, section), key))
+    )
+    words = f"other networks than this run ({section}.{key} is {theirs!r} there and {ours!r} here)"
+    with pytest.raises(UserError, match=re.escape(words)):
+        begun(online_config(start=str(tmp_path / "offline")), tmp_path / "tuned")
+    write_config(offline, tmp_path / "offline" / "config.toml")
+    begun(online_config(start=str(tmp_path / "offline")), tmp_path / "tuned").close()
 
 
 def test_the_schedule_of_steps():
