@@ -233,10 +233,12 @@ def heat_map(runs: pl.DataFrame, varied: Sequence[str] = (), width: float = PAGE
     for cell in cells:
         where = counts.index(cell[COUNT][0]), datasets.index(cell["data"][0]), lines.index(cell["line"][0])
         values[where] = interquartile_mean(cell["score"].to_list())
-    figure = Figure(figsize=(width, len(counts) * (0.27 * len(datasets) + 0.25) + 0.9), layout="constrained")
-    grid = figure.subplots(len(counts), 1, squeeze=False, sharex=True)[:, 0]
     letters = max(8, int(0.6 * width * 72 / len(lines) / (0.55 * panels.SMALL)))
     upright = max(len(word) for name in lines for word in name.split()) > letters
+    below = 0.55 * panels.SMALL / 72 * max(map(len, lines)) if upright else 0.0
+    height = len(counts) * (0.27 * len(datasets) + 0.25) + 0.9 + below
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(len(counts), 1, squeeze=False, sharex=True)[:, 0]
     meshes = [_cells(axes, part) for axes, part in zip(grid, values, strict=True)]
     for axes, count in zip(grid, counts, strict=True):
         axes.set_title(_joined(_trajectories(count), _kept(named)), fontsize=panels.MEDIUM)

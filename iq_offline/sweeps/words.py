@@ -140,14 +140,19 @@ def _unsaid_where_usual(rows: Sequence[tuple]) -> Iterator[tuple]:
 
 
 def _usual(rows: Sequence[tuple]) -> dict[str, list[str] | None]:
-    """Of each algorithm the commonest values, in the order of a row; None if some settings differ in two places."""
+    """Of each algorithm the commonest values, in the order of a row; None where its settings are a grid.
+
+    That is where a fourth of them or more differ in two places. A single one that does is a change which decides
+    another: without an anchor Adam's momentum is another by itself.
+    """
     usual: dict[str, list[str] | None] = {}
     for algorithm in {row[0] for row in rows}:
         distinct = {tuple(map(repr, row)) for row in rows if row[0] == algorithm}
         commonest = [Counter(column).most_common(1)[0][0] for column in zip(*sorted(distinct), strict=True)]
         changes = [sum(map(ne, each, commonest)) for each in distinct]
         varied = sum(len(set(column)) > 1 for column in zip(*distinct, strict=True))
-        usual[algorithm] = commonest if varied > 1 and max(changes) == 1 else None
+        one_at_a_time = sum(change <= 1 for change in changes) > 0.75 * len(changes)
+        usual[algorithm] = commonest if varied > 1 and one_at_a_time else None
     return usual
 
 

@@ -103,3 +103,21 @@ def test_settings_that_differ_one_at_a_time_are_called_by_what_differs() -> None
     crossed = {"iq_learn.chi2_alpha": 0.17, "training.layer_norm": "all"}
     all_four = make_runs(("iq_learn",), counts=(1,), seeds=1, changes=[*changes, crossed])
     assert with_lines(all_four, keys)["line"].to_list()[0] == "IQ-Learn, chi2 alpha 0.5, layer norm none"
+
+
+def test_a_change_that_decides_another_makes_no_name_longer() -> None:
+    """Without an anchor Adam's momentum is another by itself: one setting of six differs in two places."""
+    usual = {"iq_learn.behavior_anchor": 30.0, "iq_learn.adam_beta1": 0.9, "iq_learn.chi2_alpha": 0.5}
+    single = [{"iq_learn.behavior_anchor": value} for value in (10.0, 90.0)]
+    single += [{"iq_learn.chi2_alpha": value} for value in (0.17, 1.5)]
+    double = {"iq_learn.behavior_anchor": 0.0, "iq_learn.adam_beta1": 0.5}
+    changes = [usual, *({**usual, **one} for one in (*single, double))]
+    named = with_lines(make_runs(("iq_learn",), counts=(1,), seeds=1, changes=changes), [*usual])
+    assert set(named["line"]) == {
+        "IQ-Learn",
+        "IQ-Learn, behavior anchor 10",
+        "IQ-Learn, behavior anchor 90",
+        "IQ-Learn, chi2 alpha 0.17",
+        "IQ-Learn, chi2 alpha 1.5",
+        "IQ-Learn, behavior anchor 0, adam beta1 0.5",
+    }
