@@ -36,7 +36,14 @@ from iq_offline.scoring import evaluate_run
 from iq_offline.training.checkpoint import settle
 from iq_offline.training.idle import idle_keys, set_in_vain
 from iq_offline.training.offline import LATEST, step_reached, train_together
-from iq_offline.training.setup import Data, choose_data, prepare, require_device, require_one_program, shared_tables
+from iq_offline.training.setup import (
+    Data,
+    choose_data,
+    require_device,
+    require_one_program,
+    require_trainable,
+    shared_tables,
+)
 from iq_offline.training.tracking import progress_bar
 from iq_offline.training.training import Population
 
@@ -137,8 +144,7 @@ def run_together(
 
     def train_offline_half(one: Run) -> None:
         for half in () if (one.folder / LATEST).exists() else one.before:
-            load(one)
-            prepare(one.config, one.data)  # What cannot be is said before the offline half is trained,
+            require_trainable(one.config, one.data)  # What cannot be is said before the offline half is trained,
             environments(one, said_once).close()
             one.claim()  # and leaves no folder that the command, put right, would find taken.
             run(half, one.folder / OFFLINE, options, is_half=True)
@@ -152,7 +158,7 @@ def run_together(
 
     source, say_once = cache(lambda name: obtain(name, options)), cache(options.say)
     said_once = replace(options, say=say_once)
-    waiting = _each(load, _each(train_offline_half, _each(finish, runs)))
+    waiting = _each(train_offline_half, _each(load, _each(finish, runs)))
     tables = shared_tables([run.config for run in waiting], [run.data for run in waiting])
     if any(table.bytes > LARGE for table in tables):
         options.say(where(tables))

@@ -123,9 +123,9 @@ class TrainingConfig:
     gradient_steps: Positive = 10_000
     """Updates in all. The result is the averaged policy after the last one: no checkpoint is chosen."""
     batch_size: Positive = 256
-    """Transitions in each batch, of all kinds. What is imitated where that is chosen, and start
-    states where the value is theirs, are drawn besides: half as many, and as many. Cloning the labelled steps beside
-    suboptimal data reads their share alone."""
+    """Transitions in each batch, of all kinds. Drawn besides: what is imitated, where that is chosen, as many as there
+    are suboptimal ones; and start states, where the value is theirs, as many as in the batch. Cloning the labelled
+    steps beside suboptimal data reads their share alone."""
     hidden_sizes: tuple[Positive, ...] = (256, 256)
     """Units in the hidden layers of every network."""
     activation: Activation = "elu"
@@ -206,6 +206,11 @@ class RunConfig:
     def is_online(self) -> bool:
         """Whether training meets the environment."""
         return self.online.env_steps > 0
+
+    @property
+    def is_fine_tuning(self) -> bool:
+        """Whether it goes on from an offline run."""
+        return self.is_online and bool(self.online.start)
 
     @property
     def stage(self) -> TrainingConfig:

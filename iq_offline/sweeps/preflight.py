@@ -19,7 +19,7 @@ from iq_offline.run import Run
 from iq_offline.sweeps.folders import finished, run_folder, summary_file
 from iq_offline.sweeps.grid import PlannedRun
 from iq_offline.training.idle import changed, idle_keys
-from iq_offline.training.setup import choose_data, require_device, rows_in_batch
+from iq_offline.training.setup import choose_data, require_device, require_trainable
 from iq_offline.training.tracking import patient_progress
 
 
@@ -76,7 +76,7 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
                 idle = idle_keys(parts, data)
                 wished |= changed(config, idle)
                 idle_for[config.algorithm] = idle_for.get(config.algorithm, idle) & idle
-                rows_in_batch(config)
+                require_trainable(what, data)
             except UserError as error:
                 raise UserError(f"run {run.name} cannot be trained: {error}; no run was started") from error
             progress(number + 1, len(runs))

@@ -41,9 +41,9 @@ def _idle(config: RunConfig, data: Data) -> set[str]:
     if not config.is_online:
         return idle | {f"online.{field.name}" for field in fields(config.online)}
     idle.update(BUDGET)
-    if not config.online.start or agent.averaged != "actor":
+    if not config.is_fine_tuning or agent.averaged != "actor":
         idle.add("online.critic_warmup")
-    if not config.online.start or not isinstance(agent, SoftActorCritic):
+    if not config.is_fine_tuning or not isinstance(agent, SoftActorCritic):
         idle.add("online.start_anchor")
     return idle
 

@@ -37,7 +37,6 @@ def train(
     progress: Progress = silent,
     on_snapshot: Callable[[int, TensorDict], None] = lambda step, actor: None,
     tensorboard: bool = False,
-    snapshot_steps: Collection[int] | None = None,
 ) -> None:
     """One run by itself, as :func:`train_together` runs several; ``on_snapshot`` gets the step and the averaged actor.
 
@@ -49,7 +48,7 @@ def train(
     def snapshot(member: int, step: int) -> None:
         on_snapshot(step, training.learner.average)
 
-    (failure,) = train_together(training, config, [folder], progress, snapshot, tensorboard, snapshot_steps)
+    (failure,) = train_together(training, config, [folder], progress, snapshot, tensorboard)
     if failure:
         raise failure
 

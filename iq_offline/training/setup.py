@@ -35,6 +35,7 @@ from iq_offline.learning.networks import Hidden
 from iq_offline.learning.policy import Policy, network_of
 from iq_offline.training.chooser import Chooser
 from iq_offline.training.online import OnlineTraining
+from iq_offline.training.start import updates_held
 from iq_offline.training.training import Population, Training
 
 FACTORS = {
@@ -167,18 +168,12 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         measured, fixed_mean, fixed_std = data.observations.constants()
         mean = torch.where(measured, torch.zeros_like(mean), fixed_mean)
         std = torch.where(measured, torch.ones_like(std), fixed_std)
-    fine_tuned = config.is_online and bool(config.online.start)
     with torch.random.fork_rng(devices=[]):
         agent = make_agent(config, data)
-        held = config.online.critic_warmup if fine_tuned and agent.averaged == "actor" else 0
-        if held >= options.gradient_steps:
-            raise UserError(
-                f"online.critic_warmup = {held} of {options.gradient_steps} updates leaves none in which the policy "
-                "moves: give more online.env_steps, or a shorter warm-up"
-            )
+        held = updates_held(config, agent)
         torch.manual_seed(seeds["networks"])  # Only now: making an agent draws as often as it has networks.
         parameters = agent.initial_parameters(mean, std)
-        if fine_tuned and config.online.start_anchor and isinstance(agent, SoftActorCritic):
+        if config.is_fine_tuning and config.online.start_anchor and isinstance(agent, SoftActorCritic):
             parameters["start"] = agent.start_group(parameters)
         parameters = parameters.to(dtype).to(options.device)
     learner = Learner(
@@ -221,6 +216,17 @@ def prepare(config: RunConfig, data: Data, tables: Sequence[Table] = ()) -> Trai
         Chooser(agent, replay, data.suboptimal, data.expert, every) if isinstance(agent, ChosenImitation) else None
     )
     return Training(learner, replay, noise, prefetcher, chooser)
+
+
+def require_trainable(config: RunConfig, data: Data) -> None:
+    """What :func:`prepare` refuses, before anything is read or drawn for it.
+
+    Raises:
+        UserError: the algorithm is not for these data, the warm-up is longer than the budget, or a batch lacks a kind.
+    """
+    with torch.random.fork_rng(devices=[]):
+        updates_held(config, make_agent(config, data))
+    rows_in_batch(config)
 
 
 def rows_in_batch(config: RunConfig) -> dict[str, int]:

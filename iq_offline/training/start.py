@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from iq_offline.config import RunConfig
 from iq_offline.errors import UserError
+from iq_offline.learning.agents import Agent
 from iq_offline.learning.agents.iq_learn import IQLearn
 from iq_offline.learning.agents.learned_reward import LearnedReward
 from iq_offline.learning.agents.soft_q import SoftmaxOfQ
@@ -93,3 +95,19 @@ def _rescaled(network: dict[str, Tensor], scale: float, shift: float) -> dict[st
     last = max((int(name.split(".")[0]) for name in network if name[0].isdigit()), default=0)
     ends = {f"{last}.weight": 0.0, f"{last}.bias": shift}
     return {name: value * scale + ends[name] if name in ends else value for name, value in network.items()}
+
+
+def updates_held(config: RunConfig, agent: Agent) -> int:
+    """In how many updates of fine-tuning the actor does not move.
+
+    Raises:
+        UserError: in all of them.
+    """
+    held = config.online.critic_warmup if config.is_fine_tuning and agent.averaged == "actor" else 0
+    steps = config.stage.gradient_steps
+    if held >= steps:
+        raise UserError(
+            f"online.critic_warmup = {held} of {steps} updates leaves none in which the policy moves: give more "
+            "online.env_steps, or a shorter warm-up"
+        )
+    return held

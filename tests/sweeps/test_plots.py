@@ -488,6 +488,17 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         ),
         width=COLUMN,
     ),
+    "names longer than the map is high": lambda: heat_map(
+        make_runs(
+            ("iq_learn",),
+            counts=(1,),
+            seeds=2,
+            changes=[
+                {"iq_learn.critic_learning_rate": 1e-3, "iq_learn.gradient_penalty": value / 7} for value in range(12)
+            ],
+        ),
+        ["iq_learn.critic_learning_rate", "iq_learn.gradient_penalty"],
+    ),
 }
 
 

@@ -42,6 +42,18 @@ def test_a_batch_without_room_for_both_kinds_is_found_before_anything_starts(tmp
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_warm_up_as_long_as_the_budget_is_found_before_anything_starts(tmp_path: Path) -> None:
+    """Not after the offline half of the run that has it."""
+    (good, bad) = runs()
+    online = OnlineConfig(60, "offline", start_steps=20, critic_warmup=40)
+    config = replace(bad.config, algorithm="iq_learn", iq_learn=IQLearnConfig(), online=online)
+    with pytest.raises(
+        UserError, match=r"run bad cannot be trained: online.critic_warmup = 40 of 40 .* no run was start"
+    ):
+        check_runs([good, PlannedRun("bad", config)], tmp_path / "sweep", QUIET)
+    assert not (tmp_path / "sweep").exists()
+
+
 def notes_on(configs: list[RunConfig], folder: Path) -> list[str]:
     """Which keys the runs are said to differ in without an effect."""
     said: list[str] = []

@@ -129,9 +129,8 @@ class BC:
         if self.weights:
             weights = self.weights(parameters, batch)
             losses = weights * losses
-            relative = weights / weights.max().clamp(
-                min=torch.finfo(weights.dtype).tiny
-            )  # Squares of small ones are 0.
+            # By the largest one, as the squares of small ones are 0.
+            relative = weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
             metrics["actor/effective_share"] = relative.mean().square() / relative.square().mean().clamp(min=1e-30)
         loss = losses.mean()
         return loss, {"actor/loss": loss, **metrics}
