@@ -24,10 +24,10 @@ hopper: $(STAMP)
 	$(BIN)/python -m iq_offline.recipes.hopper_offline
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m ''
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m ''
 
 check: $(STAMP)
 	$(BIN)/ruff check .

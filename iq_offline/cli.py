@@ -1,7 +1,9 @@
 """The command line: ``iq-offline`` and the modules in ``iq_offline.recipes``. Errors are one line; torch comes late."""
 
+import atexit
 import contextlib
 import dataclasses
+import gc
 import io
 import os
 import re
@@ -42,6 +44,9 @@ from iq_offline.errors import InterruptedCommandError, UserError
 from iq_offline.files import as_file_name
 from iq_offline.run_table import print_table
 from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
+
+atexit.register(gc.freeze)
+"""Else the interpreter goes through all that torch is made of before it ends, for most of a second."""
 
 Arguments_ = TypeVar("Arguments_")
 

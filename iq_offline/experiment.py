@@ -24,6 +24,7 @@ from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.irregularity import few
 from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source, view_of
+from iq_offline.data.subsampling import PLENTY, one_phase
 from iq_offline.environments.make import CANNOT_TRAIN, evaluation_environment, wrappers_left_out
 from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
@@ -137,7 +138,7 @@ def run_together(
         require_device(run.config.training.device, run.config.training.compile)
         parts = [source(part.dataset) for part in run.config.data.suboptimal]
         run.data = choose_data(run.config, source(run.config.data.expert), parts)
-        say_what_is_special(run.data, say_once)
+        say_what_is_special(run.data, run.config.data.subsample, say_once)
         whole = (*run.before, run.config)
         for key in () if is_half else set_in_vain(whole, idle_keys(whole, run.data)):
             say_once(f"note: {key} has no effect on what {LABELS[run.config.algorithm]} learns from these data")
@@ -224,9 +225,16 @@ def obtain(name: str, options: Options = Options()) -> CachedSource:
         return cached(source, progress if source.total_steps > 200_000 else lambda done, total: None)
 
 
-def say_what_is_special(data: Data, say: Say) -> None:
-    """One line for whatever training does to these data that their owner might not expect."""
+def say_what_is_special(data: Data, subsample: int, say: Say) -> None:
+    """One line for whatever their owner might not expect of these data, or of what training does to them."""
     source = data.expert.data.source
+    if narrow := one_phase(data.expert, data.observations, subsample):
+        fraction, other = narrow
+        say(
+            f"note: {source.id}: steps {subsample} apart show one phase of a motion that repeats itself: they vary "
+            f"{fraction:.2f} times as much as all steps of the same trajectories"
+            + (f"; with --subsample {other} at least {PLENTY}" if other else "")
+        )
     outside = data.actions_outside_box
     if outside:
         total = sum(len(selection.rows) for selection in data.seen)
@@ -318,7 +326,8 @@ def run_all(
         raise UserError(f"{folder} holds other things than runs: choose another --output")
     for config in configs:
         require_same_run(stages(config, folder / config.algorithm)[-1], folder / config.algorithm)
-    summaries = [run(config, folder / config.algorithm, options) for config in configs]
+    once = replace(options, say=cache(options.say))  # What is special about the data is so for each of them.
+    summaries = [run(config, folder / config.algorithm, once) for config in configs]
     with disk_errors("drawing the comparison", folder):
         plot_comparison(folder / COMPARISON, summaries)
     return summaries

@@ -10,11 +10,11 @@ from iq_offline import sweep_cli
 from iq_offline.cli import main
 from iq_offline.sweeps.results import curves_of, read_episodes, runs_of, varied
 from iq_offline.sweeps.work import Outcome
-from tests.data_helpers import python
 from tests.environments.worlds import COMMAND, environment_dataset
 from tests.sweeps.run_folders import sweep_table, write_sweep
 from tests.sweeps.test_launch import Here
 from tests.training.program import EXPERT, write_datasets
+from tests.warm import warm_python
 
 FILE = f"""
 sweep = "small"
@@ -153,7 +153,7 @@ def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path:
     (tmp_path / "halves.toml").write_text(HALVES)
     folder = tmp_path / "out"
     command = ("-c", COMMAND, "sweep", str(tmp_path / "halves.toml"), "--workers", "1", "--output", str(folder))
-    done = python(*command)
+    done = warm_python(*command)
     assert done.returncode == 0, done.stderr
     runs = runs_of(read_episodes(folder)).sort("seed", "online.env_steps")
     assert runs.select("seed", "online.env_steps", "online.start", "iq_learn.temperature").rows() == [
@@ -162,7 +162,7 @@ def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path:
     assert varied(runs) == ["online.env_steps"]
     points = curves_of(read_episodes(folder)).filter(pl.col("online.env_steps") > 0, seed=0)
     assert points["env_steps"].to_list() == [0, 40, 80]
-    again = python(*command)
+    again = warm_python(*command)
     assert (again.returncode, "was finished already" in again.stderr) == (0, False), again.stderr
 
 

@@ -18,8 +18,9 @@ from iq_offline.data.views import name_of, parsed, short
 from iq_offline.errors import UserError
 from iq_offline.experiment import Options, obtain, run
 from iq_offline.files import as_file_name
-from tests.data_helpers import counting_episodes, python
+from tests.data_helpers import counting_episodes
 from tests.helpers import write_dataset
+from tests.warm import warm_python
 
 
 def view_with(ids: list[int], total: int) -> Any:
@@ -99,13 +100,13 @@ def test_a_view_on_the_command_line(tmp_path: Path) -> None:
     write_dataset("test/viewed-v0", counting_episodes([4, 5, 6, 7]))
     options = ["--gradient-steps", "2", "--hidden-sizes", "4", "--batch-size", "4", "--algorithms", "bc"]
     parts = ["--expert", "test/viewed-v0[2-3]", "--suboptimal", "test/viewed-v0[0,1]:1"]
-    done = python("-m", "iq_offline", "train", "hopper_offline", *parts, *options, cwd=tmp_path)
+    done = warm_python("-m", "iq_offline", "train", "hopper_offline", *parts, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs" / "hopper_offline").iterdir()
     assert folder.name == "test-viewed-v0-2-3-n1-k1-seed0-test-viewed-v0-0-11"
-    shown = python("-m", "iq_offline", "datasets", "check", "test/viewed-v0[1-2]", cwd=tmp_path)
+    shown = warm_python("-m", "iq_offline", "datasets", "check", "test/viewed-v0[1-2]", cwd=tmp_path)
     assert "test/viewed-v0: 2 episodes, 11 steps" in shown.stdout
-    wrong = python(
+    wrong = warm_python(
         "-m", "iq_offline", "train", "hopper_offline", "--expert", "test/viewed-v0[9]", *options, cwd=tmp_path
     )
     assert wrong.returncode == 2

@@ -43,6 +43,7 @@ from tests.data_helpers import (
     write_spaces_dataset,
 )
 from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
+from tests.warm import warm_python
 
 NAME = "test/small-v0"
 NO_HELD_OUT = ("--held-out-trajectories", "0")
@@ -735,7 +736,7 @@ def test_real_processes_on_every_terminal(locale: dict[str, str]) -> None:
 
 
 def test_debug_shows_the_traceback() -> None:
-    done = python("-m", "iq_offline", "train", "hoper_offline", "--debug")
+    done = warm_python("-m", "iq_offline", "train", "hoper_offline", "--debug")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert "UserError: no recipe 'hoper_offline'" in done.stderr

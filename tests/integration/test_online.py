@@ -14,9 +14,10 @@ from iq_offline.cli import main
 from iq_offline.config import RunConfig, from_table, read_toml, saved_config
 from iq_offline.training import checkpoint
 from iq_offline.training.tracking import read_metrics
-from tests.data_helpers import PROGRESS, change_metadata, python, start_python
+from tests.data_helpers import PROGRESS, change_metadata, start_python
 from tests.environments.worlds import COMMAND, environment_dataset, point_dataset, specification
 from tests.training.program import assert_same_run, weights
+from tests.warm import warm_python
 
 SMALL = ("--hidden-sizes", "8", "--batch-size", "16", "--checkpoint-every", "10", "--log-every", "5")
 SHORT = ("--online.env-steps", "80", "--online.start-steps", "20", "--online.evaluate-every", "40")
@@ -63,21 +64,21 @@ def test_offline_then_finetune(tmp_path: Path):
         "2",
     )
     folder = tmp_path / "runs"
-    done = python("-c", COMMAND, "train", "hopper_offline", *few, *SMALL, "--output", str(folder))
+    done = warm_python("-c", COMMAND, "train", "hopper_offline", *few, *SMALL, "--output", str(folder))
     assert done.returncode == 0, done.stderr
-    again = python("-c", COMMAND, "finetune", str(folder))
+    again = warm_python("-c", COMMAND, "finetune", str(folder))
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     assert f"error: {folder} holds several runs: give {folder / 'iq_learn'}" in again.stderr
 
     short = ("--env-steps", "80", "--start-steps", "20", "--evaluate-every", "40", "--environments", "2")
     arguments = ("-c", COMMAND, "finetune", str(folder / "iq_learn"), *short, "--output", str(tmp_path / "tuned"))
-    done = python(*arguments)
+    done = warm_python(*arguments)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         2,
         "error: online.critic_warmup = 2000 of 60 updates leaves none in which the policy moves: give more "
         "online.env_steps, or a shorter warm-up",
     )
-    done = python(*arguments, "--critic-warmup", "10")
+    done = warm_python(*arguments, "--critic-warmup", "10")
     assert done.returncode == 0, done.stderr
     assert "80 steps in the environment: " in done.stdout
     assert "env steps, " in done.stderr, "the progress says how fast the environment goes"
@@ -95,7 +96,7 @@ def test_offline_then_finetune(tmp_path: Path):
     assert not any(torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
     assert (tmp_path / "tuned" / "curve.png").stat().st_size > 10_000
     assert all("time/env_steps_per_second" in row for row in read_metrics(tmp_path / "tuned" / "metrics.ndjson"))
-    again = python("-c", COMMAND, "finetune", str(tmp_path / "tuned"))
+    again = warm_python("-c", COMMAND, "finetune", str(tmp_path / "tuned"))
     assert again.returncode == 2
     assert "is an online run already" in again.stderr
 
@@ -105,7 +106,7 @@ def test_offline_then_finetune(tmp_path: Path):
 def test_cartpole_is_learned_without_its_reward(algorithm: str, tmp_path: Path):
     """Not to the end, which takes 15,000 steps: five times as long as a random policy holds it."""
     budget = ("--online.env-steps", "6000", "--online.evaluate-every", "6000", "--algorithms", algorithm)
-    done = python("-m", "iq_offline", "train", "cartpole_online", *budget, "--output", str(tmp_path / "runs"))
+    done = warm_python("-m", "iq_offline", "train", "cartpole_online", *budget, "--output", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "runs" / algorithm / "summary.json").read_text())
     before, after = (point["return_mean"] for point in (summary["curve"][0], summary["curve"][-1]))
@@ -129,7 +130,7 @@ def test_both_halves_in_one_command(tmp_path: Path):
     (tmp_path / "two_halves.toml").write_text(RECIPE)
     folder = tmp_path / "runs"
     command = ("-c", COMMAND, "train", str(tmp_path / "two_halves.toml"), "--output", str(folder))
-    done = python(*command)
+    done = warm_python(*command)
     assert done.returncode == 0, done.stderr
     before, after = (json.loads((folder / "iq_learn" / name / "summary.json").read_text()) for name in ("offline", "."))
     assert after["curve"][0]["returns"] == before["returns"]
@@ -139,7 +140,7 @@ def test_both_halves_in_one_command(tmp_path: Path):
     assert "IQ-Learn, 80 steps in the environment: " in done.stdout
     rates = [line for line in done.stderr.splitlines() if line.startswith("training iq_learn: 60/60  ")]
     assert re.fullmatch(r"training iq_learn: 60/60  \d+/s  80 env steps, \d+/s  .*", rates[0]), rates
-    again = python(*command)
+    again = warm_python(*command)
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
@@ -229,7 +230,7 @@ def test_another_environment_than_the_data_name_is_told_before_the_offline_half(
     """Which may take minutes."""
     environment_dataset("test/other-v0", "CartPole-v1", named="MountainCar-v0")
     (tmp_path / "two_halves.toml").write_text(RECIPE.replace("test/point-v0", "test/other-v0"))
-    done = python("-c", COMMAND, "train", str(tmp_path / "two_halves.toml"), "--output", str(tmp_path / "runs"))
+    done = warm_python("-c", COMMAND, "train", str(tmp_path / "two_halves.toml"), "--output", str(tmp_path / "runs"))
     assert done.returncode == 2, done.stderr
     assert "training iq_learn" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -251,7 +252,7 @@ def test_an_environment_that_fails_leaves_a_checkpoint(fault: str, words: str, t
     broken.touch()
     point_dataset(fault=fault, after=47, while_there=str(broken))
     command = online(tmp_path / "runs", "--online.time-limit", "2")
-    done = python(*command)
+    done = warm_python(*command)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert words in line
@@ -262,7 +263,7 @@ def test_an_environment_that_fails_leaves_a_checkpoint(fault: str, words: str, t
     assert (values["step"], int(tensors["online/env_steps"]), len(tensors["online/table/numbered"])) == (27, 47, 47)
     broken.unlink()
     patient = ("--online.time-limit", "30", "--online.in-processes", "no")  # Which change no result.
-    done = python(*online(tmp_path / "runs", *patient))
+    done = warm_python(*online(tmp_path / "runs", *patient))
     assert done.returncode == 0, done.stderr
     assert read_toml(run / "config.toml")["online"]["time_limit"] == 30
     assert int(weights(run / LATEST)["online/env_steps"]) == 80
@@ -275,7 +276,7 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(number: signal.Signals, tmp
     """With environments in processes of their own, which Ctrl-C reaches as well."""
     environment_dataset("test/pole-v0", "CartPole-v1")
     more = ("--online.environments", "2", "--online.env-steps", "400", "--online.in-processes", "yes")
-    whole = python(*online(tmp_path / "whole", *more, dataset="test/pole-v0"))
+    whole = warm_python(*online(tmp_path / "whole", *more, dataset="test/pole-v0"))
     assert whole.returncode == 0, whole.stderr
     command = online(tmp_path / "cut", *more, dataset="test/pole-v0")
     process = start_python(*command, start_new_session=True)
@@ -297,7 +298,7 @@ def test_cut_off_anywhere_it_ends_with_the_same_bits(number: signal.Signals, tmp
     if number == signal.SIGINT:
         assert "goes on from there" in errors
         assert "Traceback" not in errors
-    done = python(*command)
+    done = warm_python(*command)
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "whole" / "iq_learn", run)
 

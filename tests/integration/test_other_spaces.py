@@ -20,7 +20,6 @@ from iq_offline.run import require_same_data
 from iq_offline.training.setup import choose_data
 from tests.data_helpers import (
     QUICK,
-    python,
     small_dataset,
     stacked_samples,
     stored_array,
@@ -28,6 +27,7 @@ from tests.data_helpers import (
     write_spaces_dataset,
 )
 from tests.training.program import run_training
+from tests.warm import warm_python
 
 ROBOT = Dict(
     {
@@ -53,7 +53,7 @@ def test_parts_images_and_discrete_actions_through_the_recipes_module(tmp_path: 
         str(folder),
     )
     more = ("--observation-keys", "pair", "camera", "state", "--frame-stack", "2", "--hidden-sizes", "16")
-    done = python(*command, *more, "--batch-size", "16", "--held-out-trajectories", "2")
+    done = warm_python(*command, *more, "--batch-size", "16", "--held-out-trajectories", "2")
     assert done.returncode == 0, done.stderr
     assert "trained, but not evaluated: test/robot-v0 names no environment" in done.stderr
     assert "not evaluated" in done.stdout

@@ -41,6 +41,9 @@ from tests.data_helpers import (
 from tests.helpers import write_dataset
 from tests.sweeps.made_up import write_run, write_runs
 
+pytestmark = pytest.mark.xdist_group("one sweep")
+"""The sweep that most of these look at is made once."""
+
 NAME = "test/pendulum-v0"
 TEXT = f"""
 question = "Does it run?"

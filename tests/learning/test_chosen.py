@@ -381,7 +381,7 @@ def test_keys_count_unless_they_are_said_not_to(policy: str, terms: dict[str, st
         plain = {"policy": policy, "reward_learning_rate": 3e-2, "choose_every": 5, "lasting": 5, **terms}
         config = resolved(replace(PLAIN, iq_learn=replace(PLAIN.iq_learn, **plain | changes)))
         training = prepare(config, choose_data(config, sources[1], sources))
-        for _ in range(25):
+        for _ in range(11):
             training.update()
         learner = training.learner
         return leaves_of(learner.parameters["actor"]), learner.agent.unread

@@ -32,7 +32,7 @@ from iq_offline.training.setup import FACTORS, Data, choose_data, population, pr
 from tests.data_helpers import write_spaces_dataset
 from tests.helpers import point_mass_dataset
 
-STEPS, LEARNERS = 50, 4
+STEPS, LEARNERS = 30, 4
 NETWORKS = ("activation", "layer_norm", "weight_decay", "input_decay")
 Sources = dict[str, CachedSource]
 

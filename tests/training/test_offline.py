@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -38,8 +36,8 @@ from tests.training.program import (
     write_config,
     write_datasets,
 )
+from tests.warm import Started, start_warm_python
 
-CHECKOUT = Path(__file__).parents[2]
 LATEST = Path("checkpoint/latest.safetensors")
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -142,12 +140,11 @@ def test_training_does_not_touch_the_global_generator(tmp_path: Path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def start(config_file: Path, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.training.program", str(config_file), str(folder)]
-    return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(config_file: Path, folder: Path) -> Started:
+    return start_warm_python("-m", "tests.training.program", str(config_file), str(folder))
 
 
-def wait_for_checkpoint(program: subprocess.Popen[str], file: Path) -> None:
+def wait_for_checkpoint(program: Started, file: Path) -> None:
     while program.poll() is None and not file.exists():
         time.sleep(0.001)
     assert program.poll() is None, f"ended too early: {program.communicate()}"

@@ -4,8 +4,6 @@ import json
 import math
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +38,7 @@ from tests.training.program import (
     write_config,
     write_datasets,
 )
-
-CHECKOUT = Path(__file__).parents[2]
+from tests.warm import start_warm_python
 
 
 @pytest.fixture(autouse=True)
@@ -212,10 +209,10 @@ def test_a_population_ended_at_a_random_moment_goes_on_as_if_nothing_had_happene
     configs = members(gradient_steps=150, log_every=7, checkpoint_every=10, snapshots=4)
     straight, broken = folders(tmp_path / "straight"), folders(tmp_path / "broken")
     assert train_together(configs, straight) == [None] * 3
-    command = [sys.executable, "-m", "tests.training.program"]
+    command = ["-m", "tests.training.program"]
     for index, (config, folder) in enumerate(zip(configs, broken, strict=True)):
         command += [str(write_config(config, tmp_path / f"{index}.toml")), str(folder)]
-    program = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = start_warm_python(*command)
     while program.poll() is None and not (broken[0] / LATEST).exists():
         time.sleep(0.001)
     time.sleep(random.uniform(0, 0.2))

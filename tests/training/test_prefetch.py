@@ -1,8 +1,6 @@
 """Batches drawn ahead, and data mapped or held: the same training, bit for bit, and nothing left running."""
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -36,8 +34,8 @@ from tests.training.program import (
     write_config,
     write_datasets,
 )
+from tests.warm import start_warm_python
 
-CHECKOUT = Path(__file__).parents[2]
 LATEST = Path("checkpoint/latest.safetensors")
 
 
@@ -128,8 +126,7 @@ def test_a_process_that_is_ended_from_outside(number: signal.Signals, tmp_path: 
     config = configuration(suboptimal=True, gradient_steps=300, log_every=7, checkpoint_every=25, snapshots=5)
     run_training(config, tmp_path / "straight")
     file, folder = write_config(with_prefetch(config, 3), tmp_path / "config.toml"), tmp_path / "broken"
-    command = [sys.executable, "-m", "tests.training.program", str(file), str(folder)]
-    program = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = start_warm_python("-m", "tests.training.program", str(file), str(folder))
     while program.poll() is None and not (folder / LATEST).exists():
         time.sleep(0.005)
     program.send_signal(number)

@@ -1,0 +1,78 @@
+"""Kept steps that show one phase of a motion, and that this is said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iq_offline.cli import main
+from iq_offline.config import DataConfig, RunConfig
+from iq_offline.data.subsampling import one_phase, variation_kept
+from iq_offline.training.setup import Data, choose_data
+from tests.data_helpers import QUICK, cached_dataset
+from tests.helpers import Episode
+
+
+def gait(period: float, length: int = 400, noise: float = 0.05, seed: int = 0) -> Episode:
+    """Three joints that go round and round, a constant, and a little noise."""
+    generator = np.random.default_rng(seed)
+    angle = 2 * np.pi * np.arange(length + 1)[:, None] / period + np.array([0.0, 1.0, 2.0])
+    moving = np.sin(angle) + noise * generator.standard_normal(angle.shape)
+    observations = np.concatenate([moving, np.ones((length + 1, 1))], 1)
+    ends = np.arange(length) == length - 1
+    return observations, np.zeros((length, 1), np.float32), np.zeros(length), np.zeros(length, bool), ends
+
+
+def chosen(episodes: list[Episode], subsample: int, count: int = 1, name: str = "test/gait-v0") -> Data:
+    """The labelled trajectories of a dataset of these."""
+    data = cached_dataset(name, episodes)
+    config = RunConfig(data=DataConfig(name, count, subsample, held_out_trajectories=0))
+    return choose_data(config, data, [])
+
+
+def test_a_gait_whose_period_divides_the_distance_is_at_one_phase() -> None:
+    """Of the sine only the noise is left, 0.05 beside a deviation of 1/sqrt(2); at 19 all four phases are there."""
+    data = chosen([gait(4)], 20)
+    found = one_phase(data.expert, data.observations, 20)
+    assert found is not None
+    assert found[1] == 19
+    assert found[0] == pytest.approx(0.05 * 2**0.5, rel=0.4)
+    every_19th = variation_kept(data.expert, data.observations, data.expert.rows[0] + 19 * np.arange(20))
+    assert every_19th == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(("period", "subsample"), [(4, 19), (4, 1), (7.3, 20), (23, 20), (1000, 20)])
+def test_other_distances_show_the_motion(period: float, subsample: int) -> None:
+    data = chosen([gait(period)], subsample)
+    assert one_phase(data.expert, data.observations, subsample) is None
+
+
+def test_where_chance_could_do_it_nothing_is_said() -> None:
+    """Few kept steps; noise alone; nothing that varies; many trajectories, at a phase each."""
+    for name, episodes in (
+        ("few", [gait(4, length=300)]),
+        ("noise", [gait(4, noise=100.0)]),
+        ("many", [gait(4, seed=seed) for seed in range(11)]),
+    ):
+        data = chosen(episodes, 20, len(episodes), f"test/{name}-v0")
+        assert one_phase(data.expert, data.observations, 20) is None
+    constant = [np.ones_like(part) if index == 0 else part for index, part in enumerate(gait(4))]
+    data = chosen([tuple(constant)], 20)  # type: ignore[list-item]
+    assert variation_kept(data.expert, data.observations) == 1
+    assert one_phase(data.expert, data.observations, 20) is None
+
+
+def test_trajectories_at_different_phases_complete_each_other() -> None:
+    data = chosen([gait(4, seed=seed) for seed in range(10)], 20, 10)
+    assert variation_kept(data.expert, data.observations) > 0.6
+    assert one_phase(data.expert, data.observations, 20) is None
+
+
+def test_it_is_said_once_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cached_dataset("test/gait-v0", [gait(4, seed=seed) for seed in range(2)])
+    command = ("train", "hopper_offline", "--expert", "test/gait-v0", "--subsample", "20", *QUICK)
+    assert main([*command, "--held-out-trajectories", "1", "--output", str(tmp_path / "runs")]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "one phase" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith("note: test/gait-v0: steps 20 apart show one phase of a motion that repeats itself: ")
+    assert notes[0].endswith("times as much as all steps of the same trajectories; with --subsample 19 at least 0.9")
