@@ -229,11 +229,11 @@ def say_what_is_special(data: Data, subsample: int, say: Say) -> None:
     """One line for whatever their owner might not expect of these data, or of what training does to them."""
     source = data.expert.data.source
     if narrow := one_phase(data.expert, data.observations, subsample):
-        fraction, other = narrow
+        kept, other = narrow
         say(
-            f"note: {source.id}: steps {subsample} apart show one phase of a motion that repeats itself: they vary "
-            f"{fraction:.2f} times as much as all steps of the same trajectories"
-            + (f"; with --subsample {other} at least {PLENTY}" if other else "")
+            f"note: {source.id}: steps {subsample} apart show one phase of a motion that repeats itself: in each "
+            f"trajectory they vary {kept:.2f} times as much as all its steps; with --subsample {other} at least "
+            f"{PLENTY}"
         )
     outside = data.actions_outside_box
     if outside:

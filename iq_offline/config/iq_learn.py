@@ -38,9 +38,10 @@ class IQLearnConfig:
     constraint_weight: Annotated[float, Field(ge=0)] = 10.0
     """total_variation, wasserstein: of E[max(0, |r| - 1/2)²] over the batch; of E_E[max(0, |dQ| - 1)²]."""
     behavior_anchor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss. 0: the paper's policy step. auto: 30 on expert data
-    alone; 10 where others are learned from, too; learned_reward: half of what Q is where policy and expert are alike,
-    2 chi2_alpha / (1 - discount)."""
+    """Weight of E_E[|tanh(mean(s)) - a|²] in the actor's loss; with finitely many actions, on expert data alone, of
+    -E_E[log pi(a|s)] in the critic's. 0: the paper's policy step. auto: 30 on expert data alone; 10 where others are
+    learned from, too; learned_reward: half of what Q is where policy and expert are alike, 2 chi2_alpha /
+    (1 - discount)."""
     critic_learning_rate: Rate = 1e-3
     """Adam's, at the start."""
     actor_learning_rate: Rate | Literal["auto"] = "auto"

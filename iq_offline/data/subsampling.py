@@ -4,51 +4,72 @@ A gait that repeats itself every four steps is at one phase in every twentieth: 
 motion. (Signal processing calls it aliasing.)
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from iq_offline.data.replay import Selection
 from iq_offline.data.spaces import ObservationEncoder
 
 FEWEST = 20
-"""Kept steps below which chance alone may make them alike."""
+"""Kept steps of a trajectory below which chance alone may make them alike."""
 ALIKE = 0.6
-"""Of the whole trajectories' deviations: what keeps less is said to show one phase. Chance leaves 0.8 and more."""
+"""Of a whole trajectory's deviations: what keeps less is said to show one phase. Chance leaves 0.9 and more."""
 PLENTY = 0.9
 """What another distance has to keep to be named."""
 MOST = 10
-"""Trajectories beyond which none is looked at: each begins at a phase of its own."""
+"""Trajectories beyond which none is looked at: each begins at a phase of its own, and so many complete each other."""
 
 
-def variation_kept(labelled: Selection, encoder: ObservationEncoder, rows: np.ndarray | None = None) -> float:
-    """The kept steps' standard deviation as a fraction of all their trajectories' steps': the dimensions' median.
+def variation_kept(labelled: Selection, encoder: ObservationEncoder, subsample: int) -> float:
+    """The standard deviation of steps so far apart as a fraction of all steps', each trajectory by itself.
 
     Args:
-        labelled: what was chosen.
+        labelled: the trajectories, and the first step that is kept of each.
         encoder: says which observations are numbers that were measured.
-        rows: in the place of the chosen ones, rows of the same trajectories.
+        subsample: the distance of kept steps.
 
     Returns:
-        About 1 where nothing repeats itself, 0 where all kept steps are the same; 1 too where nothing varies.
+        The median over dimensions and trajectories: about 1 where nothing repeats itself, 0 where all kept steps are
+        the same. 1 as well where nothing varies, or no trajectory keeps :data:`FEWEST` steps.
     """
-    kept = labelled.rows if rows is None else rows
-    starts, lengths = (counts[labelled.trajectories] for counts in (labelled.data.starts, labelled.data.lengths))
-    every = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
     measured, _, _ = encoder.constants()
-    ratios, first = [], 0
-    for leaf, width in zip(encoder.leaves, encoder.widths, strict=True):
-        if width and measured[first]:
-            table = labelled.data.steps[labelled.data.column(leaf)]
-            some, whole = (table[torch.from_numpy(chosen)].double().std(0, unbiased=False) for chosen in (kept, every))
-            varies = whole > 1e-6
-            ratios.append((some[varies] / whole[varies]).reshape(-1))
-        first += width
+    begin = np.cumsum([0, *encoder.widths[:-1]])
+    numbers = [
+        leaf
+        for leaf, first, width in zip(encoder.leaves, begin, encoder.widths, strict=True)
+        if width and measured[first]
+    ]
+    tables = [labelled.data.steps[labelled.data.column(leaf)] for leaf in numbers]
+    ratios = [
+        _deviations_kept(table[start : start + length], first, subsample)
+        for start, length, first in _spans(labelled)
+        if len(range(first, length, subsample)) >= FEWEST
+        for table in tables
+    ]
     found = torch.cat(ratios) if ratios else torch.empty(0)
     return float(found.median()) if len(found) else 1.0
 
 
-def one_phase(labelled: Selection, encoder: ObservationEncoder, subsample: int) -> tuple[float, int | None] | None:
-    """Where the kept steps show one phase of a motion: what they keep of its variation, and a distance that shows it.
+def _deviations_kept(steps: Tensor, first: int, subsample: int) -> Tensor:
+    """For each dimension that varies, what the kept steps have of its deviation."""
+    some, whole = (part.double().std(0, correction=0) for part in (steps[first::subsample], steps))
+    varies = whole > 1e-6
+    return some[varies] / whole[varies]
+
+
+def _spans(labelled: Selection) -> Iterator[tuple[int, int, int]]:
+    """Of each trajectory its first row, its number of steps, and which of them is the first that is kept."""
+    for trajectory in labelled.trajectories:
+        start, length = int(labelled.data.starts[trajectory]), int(labelled.data.lengths[trajectory])
+        kept = labelled.rows[(labelled.rows >= start) & (labelled.rows < start + length)]
+        yield start, length, int(kept[0]) - start
+
+
+def one_phase(labelled: Selection, encoder: ObservationEncoder, subsample: int) -> tuple[float, int] | None:
+    """Where the kept steps of each trajectory show one phase of a motion that repeats itself, and others would not.
 
     Args:
         labelled: what was chosen.
@@ -56,26 +77,15 @@ def one_phase(labelled: Selection, encoder: ObservationEncoder, subsample: int) 
         subsample: the distance of the kept steps.
 
     Returns:
-        The fraction, and the nearest smaller distance that keeps :data:`PLENTY` (None where none does); None where the
-        kept steps are like those between them, too few to tell, or of many trajectories.
+        What they keep of the variation, and the nearest smaller distance that keeps :data:`PLENTY`. None where the kept
+        steps are like those between them, or where no other distance is better: then it is a stretch of the
+        trajectories that they miss, not a phase. None too where there are few steps to tell by, or many trajectories.
     """
-    if subsample == 1 or len(labelled.rows) < FEWEST or len(labelled.trajectories) > MOST:
+    if subsample == 1 or len(labelled.trajectories) > MOST:
         return None
-    fraction = variation_kept(labelled, encoder)
-    if fraction >= ALIKE:
+    kept = variation_kept(labelled, encoder, subsample)
+    if kept >= ALIKE:
         return None
-    others = range(subsample - 1, max(1, subsample // 2), -1)
-    return fraction, next(
-        (other for other in others if variation_kept(labelled, encoder, _every(labelled, other)) >= PLENTY), None
-    )
-
-
-def _every(labelled: Selection, distance: int) -> np.ndarray:
-    """Rows at another distance, from the same first ones."""
-    parts = []
-    for trajectory in labelled.trajectories:
-        start = int(labelled.data.starts[trajectory])
-        end = start + int(labelled.data.lengths[trajectory])
-        own = labelled.rows[(labelled.rows >= start) & (labelled.rows < end)]
-        parts.append(np.arange(own[0], end, distance))
-    return np.concatenate(parts)
+    others = range(subsample - 1, subsample // 2, -1)
+    better = (other for other in others if variation_kept(labelled, encoder, other) >= PLENTY)
+    return next(((kept, other) for other in better), None)

@@ -140,16 +140,11 @@ def in_a_row(parts: Sequence[object]) -> str:
 
 
 def is_anchored(runs: pl.DataFrame) -> bool:
-    """Whether some IQ-Learn here is held to the expert's actions, on expert data alone.
-
-    Finitely many actions have no actor to anchor.
-    """
-    finite = pl.col("held_out_measure") == "wrong_actions"
+    """Whether some IQ-Learn here is held to the expert's actions, on expert data alone."""
     anchored = runs.filter(
         pl.col("algorithm") == "iq_learn",
         pl.col("iq_learn.behavior_anchor") > 0,
         pl.col("data.suboptimal") == "[]",
         pl.col("online.env_steps") == 0,
-        ~finite.fill_null(False),
     )
     return anchored.height > 0

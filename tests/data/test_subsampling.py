@@ -37,8 +37,7 @@ def test_a_gait_whose_period_divides_the_distance_is_at_one_phase() -> None:
     assert found is not None
     assert found[1] == 19
     assert found[0] == pytest.approx(0.05 * 2**0.5, rel=0.4)
-    every_19th = variation_kept(data.expert, data.observations, data.expert.rows[0] + 19 * np.arange(20))
-    assert every_19th == pytest.approx(1, abs=0.1)
+    assert variation_kept(data.expert, data.observations, 19) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize(("period", "subsample"), [(4, 19), (4, 1), (7.3, 20), (23, 20), (1000, 20)])
@@ -48,7 +47,7 @@ def test_other_distances_show_the_motion(period: float, subsample: int) -> None:
 
 
 def test_where_chance_could_do_it_nothing_is_said() -> None:
-    """Few kept steps; noise alone; nothing that varies; many trajectories, at a phase each."""
+    """Few kept steps; noise alone; nothing that varies; many trajectories, which complete each other."""
     for name, episodes in (
         ("few", [gait(4, length=300)]),
         ("noise", [gait(4, noise=100.0)]),
@@ -58,13 +57,27 @@ def test_where_chance_could_do_it_nothing_is_said() -> None:
         assert one_phase(data.expert, data.observations, 20) is None
     constant = [np.ones_like(part) if index == 0 else part for index, part in enumerate(gait(4))]
     data = chosen([tuple(constant)], 20)  # type: ignore[list-item]
-    assert variation_kept(data.expert, data.observations) == 1
+    assert variation_kept(data.expert, data.observations, 20) == 1
     assert one_phase(data.expert, data.observations, 20) is None
 
 
-def test_trajectories_at_different_phases_complete_each_other() -> None:
+def test_each_trajectory_is_looked_at_by_itself() -> None:
+    """Together a few at different phases vary as all steps do, and each still shows one."""
     data = chosen([gait(4, seed=seed) for seed in range(10)], 20, 10)
-    assert variation_kept(data.expert, data.observations) > 0.6
+    together = data.expert.data.steps["observation_0"][data.expert.rows].std(0)[:3]
+    assert (together > 0.4).all()
+    found = one_phase(data.expert, data.observations, 20)
+    assert found is not None
+    assert found[0] < 0.1
+
+
+def test_a_stretch_that_is_missed_is_no_phase() -> None:
+    """A start far away that no kept step shows: no distance from there on would show it either."""
+    observations, actions, *ends = gait(1000, noise=0.001)
+    observations[:2, :3] += 100
+    data = chosen([(observations, actions, *ends)], 20)  # type: ignore[arg-type]
+    assert data.expert.rows[0] >= 2
+    assert variation_kept(data.expert, data.observations, 20) < 0.6
     assert one_phase(data.expert, data.observations, 20) is None
 
 
@@ -75,4 +88,4 @@ def test_it_is_said_once_before_the_training(tmp_path: Path, capsys: pytest.Capt
     notes = [line for line in capsys.readouterr().err.splitlines() if "one phase" in line]
     assert len(notes) == 1
     assert notes[0].startswith("note: test/gait-v0: steps 20 apart show one phase of a motion that repeats itself: ")
-    assert notes[0].endswith("times as much as all steps of the same trajectories; with --subsample 19 at least 0.9")
+    assert notes[0].endswith("times as much as all its steps; with --subsample 19 at least 0.9")

@@ -35,7 +35,7 @@ SPACES = {
     (2, 2): MultiBinary(2),
     (1,): Discrete(1),
 }
-TEMPERATURE, DISCOUNT, ALPHA = 0.4, 0.9, 0.3
+TEMPERATURE, DISCOUNT, ALPHA, ANCHOR = 0.4, 0.9, 0.3, 0.7
 
 
 def draw_batch(counts: tuple[int, ...], suboptimal: bool, seed: int = 1) -> tuple[TensorDict, TensorDict]:
@@ -69,6 +69,7 @@ def discrete(
             discount=DISCOUNT,
             chi2_alpha=ALPHA,
             temperature=TEMPERATURE,
+            behavior_anchor=ANCHOR,
             value_states=value_states,  # type: ignore[arg-type]
             chi2_states=chi2_states,  # type: ignore[arg-type]
             **more,
@@ -131,7 +132,7 @@ class Slow:
             best = max(table, key=lambda joint: table[joint])
             found.append(
                 {"q": q, "reward": q - future, "value": value - future}
-                | {"wrong": float(best != tuple(row["action"].tolist()))}
+                | {"wrong": float(best != tuple(row["action"].tolist())), "log_probability": (q - value) / TEMPERATURE}
             )
         return found
 
@@ -172,7 +173,8 @@ def test_critic_loss_is_the_formula(
         "actor/wrong_actions": mean_of(expert, "wrong"),
     }
     assert {name: value.item() for name, value in metrics.items()} == pytest.approx(expected, rel=1e-10, abs=1e-12)
-    assert loss.item() == pytest.approx(expected["critic/loss"], rel=1e-10)
+    held = 0.0 if suboptimal else -ANCHOR * mean_of(expert, "log_probability")
+    assert loss.item() == pytest.approx(expected["critic/loss"] + held, rel=1e-10)
 
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
@@ -261,9 +263,8 @@ def test_a_table_is_solved() -> None:
     """
     space = Box(-np.inf, np.inf, (3,))
     encoder = ObservationEncoder(chosen_leaves(space, (), "the test"))
-    config = decided(
-        IQLearnConfig(temperature=0.5, chi2_alpha=0.5, critic_learning_rate=0.05, adam_beta1=0.9), mixed=False
-    )
+    rates: dict[str, Any] = {"critic_learning_rate": 0.05, "adam_beta1": 0.9, "behavior_anchor": 0.0}
+    config = decided(IQLearnConfig(temperature=0.5, chi2_alpha=0.5, **rates), mixed=False)
     agent = DiscreteIQLearn(config, encoder, ActionBranches(Discrete(3)), Hidden(()))
     states, actions = torch.eye(3).double(), torch.tensor([[0], [2], [1]])
     following = TensorDict({"observation": states, "terminated": torch.ones(3).double()}, [3])
@@ -293,9 +294,8 @@ def test_a_mixed_expert_is_matched_by_the_softmax() -> None:
     With alpha huge and all transitions terminal the objective is E_E[V - Q(a)], T times the cross-entropy.
     """
     encoder = ObservationEncoder(chosen_leaves(Box(-1, 1, (1,)), (), "the test"))
-    config = decided(
-        IQLearnConfig(temperature=0.2, chi2_alpha=1e9, critic_learning_rate=0.02, adam_beta1=0.9), mixed=False
-    )
+    rates: dict[str, Any] = {"critic_learning_rate": 0.02, "adam_beta1": 0.9, "behavior_anchor": 0.0}
+    config = decided(IQLearnConfig(temperature=0.2, chi2_alpha=1e9, **rates), mixed=False)
     agent = DiscreteIQLearn(config, encoder, ActionBranches(MultiDiscrete([2, 3])), Hidden(()))
     shares = [((0, 0), 4), ((0, 2), 2), ((1, 0), 2), ((1, 2), 1), ((0, 1), 2), ((1, 1), 1)]
     actions = torch.tensor([action for action, times in shares for _ in range(times)])

@@ -114,13 +114,13 @@ def test_what_finitely_many_actions_do_not_read(finite_dataset: None):
     assert in_vain(given(mixed=True, **wished)) == []
 
 
-def test_an_anchor_that_decides_what_is_read_is_not_in_vain(finite_dataset: None):
-    """Of 0 on expert data alone: Adam's momentum is another then, also where Q is all that is learned."""
+def test_an_anchor_is_read_on_expert_data_alone_also_with_finitely_many_actions(finite_dataset: None):
+    """Where a policy is regressed it has none."""
     free, anchored, usual = (given(finite=True, behavior_anchor=weight) for weight in (0.0, 5.0, "auto"))
     momenta = [resolved(config).iq_learn.adam_beta1 for config in (free, anchored, usual)]
     assert momenta == [0.5, 0.9, 0.9]
     assert in_vain(free) == []
-    assert in_vain(anchored) == ["iq_learn.behavior_anchor"]
+    assert in_vain(anchored) == []
     for mixed in (False, True):
         for finite in (False, True):
             regressed = given(mixed=mixed, finite=finite, policy="advantage_weighted", behavior_anchor=0.0)

@@ -267,13 +267,12 @@ class IQLearn(SoftQ):
     def _unread(self, finite: bool, others: tuple[str, ...]) -> tuple[str, ...]:
         """Keys without an effect on what is trained; ``finite``: actions are; ``others``: kinds beside ``expert``."""
         config, regressed, in_sample = self.config, self.regressed, self.in_sample
-        anchor_decides = not others and not config.behavior_anchor  # Of 0, on expert data alone: adam_beta1's auto.
         without_effect = {
             "chi2_alpha": config.divergence != "chi_squared",
             "chi2_states": config.divergence != "chi_squared",
             "constraint_weight": config.divergence not in ("total_variation", "wasserstein"),
             "gradient_penalty": finite,
-            "behavior_anchor": (finite and not anchor_decides) or regressed,
+            "behavior_anchor": (finite and bool(others)) or regressed,
             "actor_learning_rate": finite and not regressed,
             "temperature": (in_sample or not finite) if regressed else in_sample and finite,
             "target_update_rate": not config.target_network,

@@ -11,6 +11,11 @@ from iq_offline.learning.agents.soft_q import SoftmaxOfQ
 class DiscreteIQLearn(IQLearn, SoftmaxOfQ):
     """IQ-Learn for finitely many actions. Arguments are those of :class:`IQLearn`."""
 
+    @property
+    def anchored(self) -> bool:  # type: ignore[override]
+        """On expert data alone: others are there to move Q away from what was shown."""
+        return self.states == ("expert",) and not self.regressed
+
     def initial_parameters(self, observation_mean: Tensor, observation_std: Tensor) -> TensorDict:
         """And the actor, where the policy is regressed."""
         parameters = super().initial_parameters(observation_mean, observation_std)

@@ -227,6 +227,8 @@ class SoftmaxOfQ(SoftQ):
     """
 
     averaged = "critic"
+    anchored = False
+    """Whether the softmax is held to the expert's actions, by ``behavior_anchor`` of the coefficients."""
 
     def make_networks(self, encoder: ObservationEncoder, actions: ActionBranches, hidden: Hidden) -> None:
         """No draws.
@@ -244,13 +246,14 @@ class SoftmaxOfQ(SoftQ):
         )
 
     def loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
-        """The critic's, and how often the best action by Q is not the expert's."""
+        """The critic's, that of the expert's actions under the softmax where it is anchored, and how often it errs."""
         loss, metrics = self.critic_loss(parameters, batch, noise)
-        with torch.no_grad():
-            state = normalized(parameters, batch["expert", "observation"])
-            greedy = self._branches(parameters["critic"], state).argmax(-1)
-            wrong = (greedy != batch["expert", "action"]).any(-1).to(loss.dtype).mean()
-        return loss, metrics | {"actor/wrong_actions": wrong}
+        state = normalized(parameters, batch["expert", "observation"])
+        logits = self._branches(parameters["critic"], state) / parameters["coefficients", "temperature"]
+        log_probability, wrong = chosen_branches(logits, batch["expert", "action"])
+        if self.anchored:
+            loss = loss - parameters["coefficients", "behavior_anchor"] * log_probability.mean()
+        return loss, metrics | {"actor/wrong_actions": wrong.mean()}
 
     def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
         """From the softmax of Q, a branch at a time."""
