@@ -24,7 +24,7 @@ from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.irregularity import few
 from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source, view_of
-from iq_offline.data.subsampling import PLENTY, one_phase
+from iq_offline.data.subsampling import ALIKE, PLENTY, one_phase
 from iq_offline.environments.make import CANNOT_TRAIN, evaluation_environment, wrappers_left_out
 from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
@@ -148,7 +148,7 @@ def run_together(
             require_trainable(one.config, one.data)  # What cannot be is said before the offline half is trained,
             environments(one, said_once).close()
             one.claim()  # and leaves no folder that the command, put right, would find taken.
-            run(half, one.folder / OFFLINE, options, is_half=True)
+            run(half, one.folder / OFFLINE, said_once, is_half=True)
 
     def begin(run: Run) -> None:
         run.begin(tables, environments(run, said_once) if run.config.is_online else None)
@@ -229,11 +229,10 @@ def say_what_is_special(data: Data, subsample: int, say: Say) -> None:
     """One line for whatever their owner might not expect of these data, or of what training does to them."""
     source = data.expert.data.source
     if narrow := one_phase(data.expert, data.observations, subsample):
-        kept, other = narrow
         say(
-            f"note: {source.id}: steps {subsample} apart show one phase of a motion that repeats itself: in each "
-            f"trajectory they vary {kept:.2f} times as much as all its steps; with --subsample {other} at least "
-            f"{PLENTY}"
+            f"note: {source.id}: steps {subsample} apart show one phase of a motion that repeats itself, and vary less "
+            f"than {ALIKE} times as much as all steps of their trajectory; with --subsample {narrow[1]} at least "
+            f"{PLENTY} times"
         )
     outside = data.actions_outside_box
     if outside:

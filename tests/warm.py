@@ -1,8 +1,10 @@
 """Commands in processes of their own that need not import everything first, which is most of what a short one takes.
 
 ``python -m tests.warm SOCKET`` imports the package and runs nothing of it. Asked for a command it forks: what then runs
-is a process with its own memory, environment, folder, output, exit code and death, as if the user had started it. What
-starting and importing do by themselves is for tests that start Python afresh (``data_helpers.python``).
+is a process with its own memory, environment, folder, output, exit code and death. Unlike one that a user starts it has
+the hash seed of all others, the checkout as the first place of modules, and what imports read of the environment from
+before (``OMP_NUM_THREADS`` is 1). What starting and importing do by themselves, and what may depend on the order of
+sets, is for tests that start Python afresh (``data_helpers.python``).
 """
 
 import atexit
@@ -46,8 +48,9 @@ class Started:
         self.pid = _number(self.answers)
 
     def send_signal(self, number: int) -> None:
-        """To the process itself."""
-        os.kill(self.pid, number)
+        """To the process itself, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def poll(self) -> int | None:
         """The exit code, None before the end."""

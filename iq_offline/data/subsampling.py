@@ -19,6 +19,10 @@ ALIKE = 0.6
 """Of a whole trajectory's deviations: what keeps less is said to show one phase. Chance leaves 0.9 and more."""
 PLENTY = 0.9
 """What another distance has to keep to be named."""
+LONGEST = 10_000
+"""Steps of a trajectory beyond which none is looked at: logs may be longer than the memory."""
+TRIED = 20
+"""Distances at most that are looked at in the place of one that shows a phase."""
 MOST = 10
 """Trajectories beyond which none is looked at: each begins at a phase of its own, and so many complete each other."""
 
@@ -61,11 +65,12 @@ def _deviations_kept(steps: Tensor, first: int, subsample: int) -> Tensor:
 
 
 def _spans(labelled: Selection) -> Iterator[tuple[int, int, int]]:
-    """Of each trajectory its first row, its number of steps, and which of them is the first that is kept."""
+    """Of each trajectory its first row, how many steps are looked at, and which of them is the first that is kept."""
     for trajectory in labelled.trajectories:
-        start, length = int(labelled.data.starts[trajectory]), int(labelled.data.lengths[trajectory])
+        start, length = int(labelled.data.starts[trajectory]), min(int(labelled.data.lengths[trajectory]), LONGEST)
         kept = labelled.rows[(labelled.rows >= start) & (labelled.rows < start + length)]
-        yield start, length, int(kept[0]) - start
+        if len(kept):
+            yield start, length, int(kept[0]) - start
 
 
 def one_phase(labelled: Selection, encoder: ObservationEncoder, subsample: int) -> tuple[float, int] | None:
@@ -86,6 +91,6 @@ def one_phase(labelled: Selection, encoder: ObservationEncoder, subsample: int) 
     kept = variation_kept(labelled, encoder, subsample)
     if kept >= ALIKE:
         return None
-    others = range(subsample - 1, subsample // 2, -1)
+    others = range(subsample - 1, (subsample - 1) // 2, -1)[:TRIED]
     better = (other for other in others if variation_kept(labelled, encoder, other) >= PLENTY)
     return next(((kept, other) for other in better), None)

@@ -140,11 +140,16 @@ def in_a_row(parts: Sequence[object]) -> str:
 
 
 def is_anchored(runs: pl.DataFrame) -> bool:
-    """Whether some IQ-Learn here is held to the expert's actions, on expert data alone."""
+    """Whether some IQ-Learn here is held to the expert's actions, on expert data alone.
+
+    In a box: with finitely many actions rates and temperature are others than behavior cloning's.
+    """
+    finite = pl.col("held_out_measure") == "wrong_actions"
     anchored = runs.filter(
         pl.col("algorithm") == "iq_learn",
         pl.col("iq_learn.behavior_anchor") > 0,
         pl.col("data.suboptimal") == "[]",
         pl.col("online.env_steps") == 0,
+        ~finite.fill_null(False),
     )
     return anchored.height > 0

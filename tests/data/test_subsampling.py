@@ -7,6 +7,7 @@ import pytest
 
 from iq_offline.cli import main
 from iq_offline.config import DataConfig, RunConfig
+from iq_offline.data import subsampling
 from iq_offline.data.subsampling import one_phase, variation_kept
 from iq_offline.training.setup import Data, choose_data
 from tests.data_helpers import QUICK, cached_dataset
@@ -38,6 +39,26 @@ def test_a_gait_whose_period_divides_the_distance_is_at_one_phase() -> None:
     assert found[1] == 19
     assert found[0] == pytest.approx(0.05 * 2**0.5, rel=0.4)
     assert variation_kept(data.expert, data.observations, 19) == pytest.approx(1, abs=0.1)
+
+
+def test_of_every_other_step_all_are_named() -> None:
+    data = chosen([gait(2)], 2)
+    found = one_phase(data.expert, data.observations, 2)
+    assert found is not None
+    assert found[1] == 1
+
+
+def test_of_a_long_log_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is still another motion than later."""
+    first, second = gait(4, length=400), gait(7.3, length=4000)
+    joined = tuple(
+        np.concatenate([a, b[1:] if index == 0 else b]) for index, (a, b) in enumerate(zip(first, second, strict=True))
+    )
+    monkeypatch.setattr(subsampling, "LONGEST", 400)
+    data = chosen([joined], 20)  # type: ignore[list-item]
+    assert one_phase(data.expert, data.observations, 20) is not None
+    monkeypatch.setattr(subsampling, "LONGEST", 5000)
+    assert one_phase(data.expert, data.observations, 20) is None
 
 
 @pytest.mark.parametrize(("period", "subsample"), [(4, 19), (4, 1), (7.3, 20), (23, 20), (1000, 20)])
@@ -87,5 +108,7 @@ def test_it_is_said_once_before_the_training(tmp_path: Path, capsys: pytest.Capt
     assert main([*command, "--held-out-trajectories", "1", "--output", str(tmp_path / "runs")]) == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if "one phase" in line]
     assert len(notes) == 1
-    assert notes[0].startswith("note: test/gait-v0: steps 20 apart show one phase of a motion that repeats itself: ")
-    assert notes[0].endswith("times as much as all its steps; with --subsample 19 at least 0.9")
+    assert notes[0] == (
+        "note: test/gait-v0: steps 20 apart show one phase of a motion that repeats itself, and vary less than 0.6 "
+        "times as much as all steps of their trajectory; with --subsample 19 at least 0.9 times"
+    )

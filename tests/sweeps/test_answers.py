@@ -112,10 +112,13 @@ def test_without_references_the_returns_are_said() -> None:
         ({}, True),
         ({"iq_learn.behavior_anchor": 0.0}, False),
         ({"data.suboptimal": '[{"dataset": "hopper/medium"}]'}, False),
+        ({"held_out_measure": "wrong_actions"}, False),
+        ({"held_out_measure": None}, True),
         ({"algorithm": "bc"}, False),
         ({"online.env_steps": 30_000}, False),
     ],
 )
 def test_the_anchor_is_noticed_on_expert_data_alone(changes: dict[str, Any], expected: bool) -> None:
     row = {"algorithm": "iq_learn", "iq_learn.behavior_anchor": 10.0, "data.suboptimal": "[]"}
-    assert is_anchored(pl.DataFrame([row | {"online.env_steps": 0} | changes])) is expected
+    row |= {"held_out_measure": "squared_error", "online.env_steps": 0} | changes
+    assert is_anchored(pl.DataFrame([row], schema_overrides={"held_out_measure": pl.String})) is expected

@@ -5,6 +5,7 @@ policy is the softmax of Q and there is nothing else to learn (section 4.1). Wha
 """
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -249,8 +250,9 @@ class SoftmaxOfQ(SoftQ):
         """The critic's, that of the expert's actions under the softmax where it is anchored, and how often it errs."""
         loss, metrics = self.critic_loss(parameters, batch, noise)
         state = normalized(parameters, batch["expert", "observation"])
-        logits = self._branches(parameters["critic"], state) / parameters["coefficients", "temperature"]
-        log_probability, wrong = chosen_branches(logits, batch["expert", "action"])
+        with nullcontext() if self.anchored else torch.no_grad():
+            logits = self._branches(parameters["critic"], state) / parameters["coefficients", "temperature"]
+            log_probability, wrong = chosen_branches(logits, batch["expert", "action"])
         if self.anchored:
             loss = loss - parameters["coefficients", "behavior_anchor"] * log_probability.mean()
         return loss, metrics | {"actor/wrong_actions": wrong.mean()}
