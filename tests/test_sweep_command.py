@@ -8,6 +8,7 @@ import pytest
 
 from iq_offline import sweep_cli
 from iq_offline.cli import main
+from iq_offline.sweeps import launch
 from iq_offline.sweeps.results import curves_of, read_episodes, runs_of, varied
 from iq_offline.sweeps.work import Outcome
 from tests.environments.worlds import COMMAND, environment_dataset
@@ -119,9 +120,7 @@ def test_what_is_varied_in_vain_is_said(
 ) -> None:
     text = Path(file).read_text().replace('["bc"]', '["bc", "iq_learn"]')
     Path(file).write_text(text + line + "\n")
-    monkeypatch.setattr(sweep_cli, "tabulate", lambda *_, **__: None)
-    monkeypatch.setattr(sweep_cli, "draw", lambda *_: None)
-    monkeypatch.setattr(sweep_cli, "launcher_of", lambda options: Here())
+    monkeypatch.setattr(launch, "run_sweep", lambda *_, **__: launch.SweepOutcome(()))  # It is said before.
     assert main(["sweep", file, "--output", f"{file}.out"]) == 0
     notes = [said for said in capsys.readouterr().err.splitlines() if said.startswith("note: the runs differ in ")]
     assert notes == [f"note: the runs differ in {said}" for said in expected]
