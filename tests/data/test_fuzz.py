@@ -98,7 +98,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 """Whoever reads a dataset, and what they make of it."""
 
 
-@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("data_format", ["hdf5", pytest.param("arrow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READERS)
 def test_every_value_of_the_metadata_may_be_odd(data_format: str, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused in words, or read as if nothing were wrong, where the value does not matter."""

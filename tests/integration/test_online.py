@@ -167,25 +167,20 @@ def test_a_run_of_two_halves_may_be_moved(tmp_path: Path, capsys: pytest.Capture
     assert "is finished already: nothing to train" in lines[-1]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (("--online.critic-warmup", "60"), "online.critic_warmup = 60 of 60 updates leaves none"),
-        (("--batch-size", "1"), "batch_size 1 with online_fraction 0.5 leaves"),
-        (("--expert", "test/other-v0"), "no dataset 'test/other-v0'"),
-        (("--action-low", "2"), "action"),
-    ],
-)
-def test_what_cannot_be_online_is_told_before_the_offline_half(
-    wrong: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_what_cannot_be_online_is_told_before_the_offline_half(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """And the folder is nobody's yet: the same command with other settings may have it."""
     point_dataset()
     command = "train", _written(tmp_path, RECIPE), "--output", tmp_path / "runs"
-    _, lines = said(capsys, *command, *wrong, code=2)
-    assert len(lines) == 1
-    assert words in lines[0]
-    assert not (tmp_path / "runs").exists()
+    for *wrong, words in (
+        ("--online.critic-warmup", "60", "online.critic_warmup = 60 of 60 updates leaves none"),
+        ("--batch-size", "1", "batch_size 1 with online_fraction 0.5 leaves"),
+        ("--expert", "test/other-v0", "no dataset 'test/other-v0'"),
+        ("--action-low", "2", "action"),
+    ):
+        _, lines = said(capsys, *command, *wrong, code=2)
+        assert len(lines) == 1, wrong
+        assert words in lines[0]
+        assert not (tmp_path / "runs").exists()
     said(capsys, *command)
 
 

@@ -365,7 +365,8 @@ IN_SAMPLE = {"value": "expectile", "value_states": "suboptimal"}
 @pytest.mark.parametrize(
     ("policy", "terms"),
     [
-        *((policy, {}) for policy in ("lookahead", "survival", "weighted", "best_episodes")),
+        *((policy, {}) for policy in ("lookahead", "best_episodes")),
+        *(pytest.param(policy, {}, marks=pytest.mark.slow) for policy in ("survival", "weighted")),
         *(("soft_actor_critic", terms) for terms in ({}, IN_SAMPLE)),
         *(("advantage_weighted", terms) for terms in ({}, IN_SAMPLE)),
     ],

@@ -128,7 +128,10 @@ def signal_at(step: int, number: signal.Signals = signal.SIGINT) -> Iterator[Non
 
 @pytest.mark.parametrize(
     ("algorithm", "suboptimal"),
-    [("iq_learn", False), ("iq_learn", True), ("bc", False), ("valuedice", False), ("sqil", True)],
+    [
+        *(("iq_learn", False), ("iq_learn", True), ("bc", False)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("valuedice", False), ("sqil", True))),
+    ],
 )
 def test_folders_are_those_of_runs_alone(algorithm: str, suboptimal: bool, tmp_path: Path):
     configs = members(algorithm=algorithm)

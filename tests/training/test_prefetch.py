@@ -68,16 +68,17 @@ def prepared(config: RunConfig) -> Training:
     ("algorithm", "suboptimal"),
     [("iq_learn", True), ("iq_learn", False), ("bc", False), ("valuedice", False), ("sqil", True)],
 )
-@pytest.mark.parametrize("prefetch", [1, 3])
-def test_the_same_run_with_batches_drawn_ahead(algorithm: str, suboptimal: bool, prefetch: int, tmp_path: Path):
+def test_the_same_run_with_batches_drawn_ahead(algorithm: str, suboptimal: bool, tmp_path: Path):
     config = configuration(algorithm, suboptimal=suboptimal)
     run_training(config, tmp_path / "plain")
-    run_training(with_prefetch(config, prefetch), tmp_path / "ahead")
-    assert_same_run(tmp_path / "plain", tmp_path / "ahead")
+    for prefetch in (1, 3):
+        run_training(with_prefetch(config, prefetch), tmp_path / str(prefetch))
+        assert_same_run(tmp_path / "plain", tmp_path / str(prefetch))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("resumed_with", [0, 2, 3])
+@pytest.mark.parametrize(
+    ("number", "resumed_with"), [(signal.SIGINT, 0), (signal.SIGTERM, 2), (signal.SIGINT, 3), (signal.SIGTERM, 0)]
+)
 def test_interrupted_and_resumed(number: signal.Signals, resumed_with: int, tmp_path: Path):
     """At step 16 of 60, by a signal; resumed with and without drawing ahead it ends as one that never did either."""
     config = configuration(suboptimal=True, snapshots=0)
