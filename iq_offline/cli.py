@@ -45,8 +45,7 @@ from iq_offline.files import as_file_name
 from iq_offline.run_table import print_table
 from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
 
-atexit.register(gc.freeze)
-"""Else the interpreter goes through all that torch is made of before it ends, for most of a second."""
+atexit.register(gc.freeze)  # Else all that torch is made of is gone through before the end, for half a second.
 
 Arguments_ = TypeVar("Arguments_")
 

@@ -24,7 +24,7 @@ from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.irregularity import few
 from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source, view_of
-from iq_offline.data.subsampling import ALIKE, PLENTY, one_phase
+from iq_offline.data.subsampling import ALIKE, PLENTY, better_distance
 from iq_offline.environments.make import CANNOT_TRAIN, evaluation_environment, wrappers_left_out
 from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
@@ -228,10 +228,10 @@ def obtain(name: str, options: Options = Options()) -> CachedSource:
 def say_what_is_special(data: Data, subsample: int, say: Say) -> None:
     """One line for whatever their owner might not expect of these data, or of what training does to them."""
     source = data.expert.data.source
-    if narrow := one_phase(data.expert, data.observations, subsample):
+    if better := better_distance(data.expert, data.observations, subsample):
         say(
             f"note: {source.id}: steps {subsample} apart show one phase of a motion that repeats itself, and vary less "
-            f"than {ALIKE} times as much as all steps of their trajectory; with --subsample {narrow[1]} at least "
+            f"than {ALIKE} times as much as all steps of their trajectory; with --subsample {better} at least "
             f"{PLENTY} times"
         )
     outside = data.actions_outside_box

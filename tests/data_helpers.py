@@ -24,8 +24,7 @@ from iq_offline.data.cache import CachedSource, cached
 from iq_offline.data.stream import Source, open_source, view_of
 from iq_offline.data.views import name_of, parsed
 from tests.helpers import Episode, point_mass_dataset, write_dataset
-
-CHECKOUT = Path(__file__).parent.parent
+from tests.warm import CHECKOUT
 
 QUICK = ("--gradient-steps", "20", "--hidden-sizes", "8", "--batch-size", "8", "--checkpoint-every", "10")
 """A training of a moment."""

@@ -31,10 +31,12 @@ IMPORTED = (
 
 
 class Started:
-    """A command on its way; as ``subprocess.Popen``, with output that is there at the end."""
+    """``python -m MODULE …`` or ``python -c CODE …`` on its way, in a folder; the environment is the test's.
 
-    def __init__(self, arguments: tuple[str, ...], cwd: Path) -> None:
-        self.arguments = arguments
+    As ``subprocess.Popen``, with output that is there at the end.
+    """
+
+    def __init__(self, *arguments: str, cwd: Path = CHECKOUT) -> None:
         self.returncode: int | None = None
         self.output, self.errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self.answers, theirs = socket.socketpair()
@@ -81,14 +83,9 @@ class Started:
         return said[0], said[1]
 
 
-def start_warm_python(*arguments: str, cwd: Path = CHECKOUT) -> Started:
-    """``python -m MODULE …`` or ``python -c CODE …`` from a folder; the environment is the test's."""
-    return Started(arguments, cwd)
-
-
 def warm_python(*arguments: str, cwd: Path = CHECKOUT) -> subprocess.CompletedProcess[str]:
     """The same to its end."""
-    started = Started(arguments, cwd)
+    started = Started(*arguments, cwd=cwd)
     output, errors = started.communicate()
     return subprocess.CompletedProcess(arguments, started.wait(), output, errors)
 

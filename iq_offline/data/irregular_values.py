@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import numpy as np
-from gymnasium.spaces import MultiBinary
 
 from iq_offline.data.actions import action_encoder, has_finite_actions, is_open
 from iq_offline.data.irregularity import Irregularity, Severity, few, number
@@ -117,7 +116,7 @@ def _standstill(survey: Survey) -> Iterator[Irregularity]:
     names: list[tuple[str, np.ndarray]] = []
     for name, spread in survey.observations.items():
         constant = (spread.count > 1) & (spread.min == spread.max)
-        kept = spread.leaf.is_categorical or spread.leaf.is_image or isinstance(spread.leaf.space, MultiBinary)
+        kept = not spread.leaf.is_measured
         (names if kept else still).append((name, constant))
         if not kept:
             slow.append((name, ~constant & (spread.std < SMALLEST_DEVIATION)))

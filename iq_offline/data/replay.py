@@ -95,12 +95,12 @@ def feature_statistics(
     The scale of one that never varies is 1: should it vary at evaluation, it is not blown up. Others under 1e-3 count
     as 1e-3. Categories and switches are left as they are; images are only scaled to [0, 1].
     """
-    measured, mean, std = encoder.constants()
+    _, mean, std = encoder.constants()
     start = 0
     for leaf, width in zip(encoder.leaves, encoder.widths, strict=True):
         part = slice(start, start + width)
         start += width
-        if not width or not measured[part.start]:
+        if not width or not leaf.is_measured:
             continue
         mean[part], std[part] = _statistics(labelled.data.steps[labelled.data.column(leaf)], labelled.rows)
         for other in others:

@@ -71,6 +71,11 @@ class Leaf:
         return isinstance(self.space, Discrete | MultiDiscrete)
 
     @property
+    def is_measured(self) -> bool:
+        """Whether its numbers are quantities, which are shifted and scaled: no pixels, categories or switches."""
+        return not (self.is_image or self.is_categorical or isinstance(self.space, MultiBinary))
+
+    @property
     def categories(self) -> tuple[np.ndarray, np.ndarray]:
         """Of a categorical leaf: the first category and how many there are, for each of its numbers."""
         return categories_of(self.space)
@@ -200,8 +205,7 @@ class ObservationEncoder:
         """Per feature: whether it is measured and scaled, and mean and deviation for those that are not."""
         measured, mean, std = [], [], []
         for leaf, width in zip(self.leaves, self.widths, strict=True):
-            plain = not (leaf.is_image or leaf.is_categorical or isinstance(leaf.space, MultiBinary))
-            measured.append(torch.full((width,), plain))
+            measured.append(torch.full((width,), leaf.is_measured))
             mean.append(torch.zeros(width, dtype=torch.float64))
             std.append(torch.full((width,), 255.0 if leaf.is_image else 1.0, dtype=torch.float64))
         return torch.cat(measured), torch.cat(mean), torch.cat(std)

@@ -6,7 +6,6 @@ motion. (Signal processing calls it aliasing.)
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,13 +38,7 @@ def variation_kept(labelled: Selection, encoder: ObservationEncoder, subsample: 
         The median over dimensions and trajectories: about 1 where nothing repeats itself, 0 where all kept steps are
         the same. 1 as well where nothing varies, or no trajectory keeps :data:`FEWEST` steps.
     """
-    measured, _, _ = encoder.constants()
-    begin = np.cumsum([0, *encoder.widths[:-1]])
-    numbers = [
-        leaf
-        for leaf, first, width in zip(encoder.leaves, begin, encoder.widths, strict=True)
-        if width and measured[first]
-    ]
+    numbers = [leaf for leaf in encoder.leaves if leaf.is_measured and leaf.size]
     tables = [labelled.data.steps[labelled.data.column(leaf)] for leaf in numbers]
     ratios = [
         _deviations_kept(table[start : start + length], first, subsample)
@@ -73,8 +66,8 @@ def _spans(labelled: Selection) -> Iterator[tuple[int, int, int]]:
             yield start, length, int(kept[0]) - start
 
 
-def one_phase(labelled: Selection, encoder: ObservationEncoder, subsample: int) -> tuple[float, int] | None:
-    """Where the kept steps of each trajectory show one phase of a motion that repeats itself, and others would not.
+def better_distance(labelled: Selection, encoder: ObservationEncoder, subsample: int) -> int | None:
+    """Where the kept steps of each trajectory show one phase of a motion that repeats itself, a distance that does not.
 
     Args:
         labelled: what was chosen.
@@ -82,15 +75,13 @@ def one_phase(labelled: Selection, encoder: ObservationEncoder, subsample: int) 
         subsample: the distance of the kept steps.
 
     Returns:
-        What they keep of the variation, and the nearest smaller distance that keeps :data:`PLENTY`. None where the kept
-        steps are like those between them, or where no other distance is better: then it is a stretch of the
-        trajectories that they miss, not a phase. None too where there are few steps to tell by, or many trajectories.
+        The nearest smaller distance that keeps :data:`PLENTY` of the variation. None where the kept steps are like
+        those between them, or where no other distance is better: then it is a stretch of the trajectories that they
+        miss, not a phase. None too where there are few steps to tell by, or many trajectories.
     """
     if subsample == 1 or len(labelled.trajectories) > MOST:
         return None
-    kept = variation_kept(labelled, encoder, subsample)
-    if kept >= ALIKE:
+    if variation_kept(labelled, encoder, subsample) >= ALIKE:
         return None
     others = range(subsample - 1, (subsample - 1) // 2, -1)[:TRIED]
-    better = (other for other in others if variation_kept(labelled, encoder, other) >= PLENTY)
-    return next(((kept, other) for other in better), None)
+    return next((other for other in others if variation_kept(labelled, encoder, other) >= PLENTY), None)

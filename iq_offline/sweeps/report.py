@@ -31,9 +31,9 @@ MEANINGS = {
     "held_out_error": "Errors against the expert's actions on trajectories kept from training; lower is better.",
 }
 ANCHORED = (
-    "Here IQ-Learn's actor is held to the expert's actions (the behaviour anchor, on by default). On expert data "
-    "alone that is BC with a Q-term on top: with the defaults of both, a seed begins with the same weights and sees "
-    "the same rows, so that a difference paired by seed is the Q-term's. behavior_anchor = 0 shows IQ-Learn by itself."
+    "Here IQ-Learn's actor is held to the expert's actions (the behaviour anchor, on by default). On expert data alone "
+    "that is BC with a Q-term on top: with the defaults of both, a seed begins with the same weights and sees the same "
+    "rows, so that a difference paired by seed is the Q-term's. behavior_anchor = 0 shows IQ-Learn by itself."
 )
 
 

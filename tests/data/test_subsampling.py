@@ -8,7 +8,7 @@ import pytest
 from iq_offline.cli import main
 from iq_offline.config import DataConfig, RunConfig
 from iq_offline.data import subsampling
-from iq_offline.data.subsampling import one_phase, variation_kept
+from iq_offline.data.subsampling import better_distance, variation_kept
 from iq_offline.training.setup import Data, choose_data
 from tests.data_helpers import QUICK, cached_dataset
 from tests.helpers import Episode
@@ -31,21 +31,17 @@ def chosen(episodes: list[Episode], subsample: int, count: int = 1, name: str = 
     return choose_data(config, data, [])
 
 
-def test_a_gait_whose_period_divides_the_distance_is_at_one_phase() -> None:
+def test_a_gait_whose_period_divides_the_distance_is_at_better_distance() -> None:
     """Of the sine only the noise is left, 0.05 beside a deviation of 1/sqrt(2); at 19 all four phases are there."""
     data = chosen([gait(4)], 20)
-    found = one_phase(data.expert, data.observations, 20)
-    assert found is not None
-    assert found[1] == 19
-    assert found[0] == pytest.approx(0.05 * 2**0.5, rel=0.4)
+    assert better_distance(data.expert, data.observations, 20) == 19
+    assert variation_kept(data.expert, data.observations, 20) == pytest.approx(0.05 * 2**0.5, rel=0.4)
     assert variation_kept(data.expert, data.observations, 19) == pytest.approx(1, abs=0.1)
 
 
 def test_of_every_other_step_all_are_named() -> None:
     data = chosen([gait(2)], 2)
-    found = one_phase(data.expert, data.observations, 2)
-    assert found is not None
-    assert found[1] == 1
+    assert better_distance(data.expert, data.observations, 2) == 1
 
 
 def test_of_a_long_log_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,15 +52,15 @@ def test_of_a_long_log_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setattr(subsampling, "LONGEST", 400)
     data = chosen([joined], 20)  # type: ignore[list-item]
-    assert one_phase(data.expert, data.observations, 20) is not None
+    assert better_distance(data.expert, data.observations, 20) is not None
     monkeypatch.setattr(subsampling, "LONGEST", 5000)
-    assert one_phase(data.expert, data.observations, 20) is None
+    assert better_distance(data.expert, data.observations, 20) is None
 
 
 @pytest.mark.parametrize(("period", "subsample"), [(4, 19), (4, 1), (7.3, 20), (23, 20), (1000, 20)])
 def test_other_distances_show_the_motion(period: float, subsample: int) -> None:
     data = chosen([gait(period)], subsample)
-    assert one_phase(data.expert, data.observations, subsample) is None
+    assert better_distance(data.expert, data.observations, subsample) is None
 
 
 def test_where_chance_could_do_it_nothing_is_said() -> None:
@@ -75,11 +71,11 @@ def test_where_chance_could_do_it_nothing_is_said() -> None:
         ("many", [gait(4, seed=seed) for seed in range(11)]),
     ):
         data = chosen(episodes, 20, len(episodes), f"test/{name}-v0")
-        assert one_phase(data.expert, data.observations, 20) is None
+        assert better_distance(data.expert, data.observations, 20) is None
     constant = [np.ones_like(part) if index == 0 else part for index, part in enumerate(gait(4))]
     data = chosen([tuple(constant)], 20)  # type: ignore[list-item]
     assert variation_kept(data.expert, data.observations, 20) == 1
-    assert one_phase(data.expert, data.observations, 20) is None
+    assert better_distance(data.expert, data.observations, 20) is None
 
 
 def test_each_trajectory_is_looked_at_by_itself() -> None:
@@ -87,9 +83,8 @@ def test_each_trajectory_is_looked_at_by_itself() -> None:
     data = chosen([gait(4, seed=seed) for seed in range(10)], 20, 10)
     together = data.expert.data.steps["observation_0"][data.expert.rows].std(0)[:3]
     assert (together > 0.4).all()
-    found = one_phase(data.expert, data.observations, 20)
-    assert found is not None
-    assert found[0] < 0.1
+    assert better_distance(data.expert, data.observations, 20) is not None
+    assert variation_kept(data.expert, data.observations, 20) < 0.1
 
 
 def test_a_stretch_that_is_missed_is_no_phase() -> None:
@@ -99,7 +94,7 @@ def test_a_stretch_that_is_missed_is_no_phase() -> None:
     data = chosen([(observations, actions, *ends)], 20)  # type: ignore[arg-type]
     assert data.expert.rows[0] >= 2
     assert variation_kept(data.expert, data.observations, 20) < 0.6
-    assert one_phase(data.expert, data.observations, 20) is None
+    assert better_distance(data.expert, data.observations, 20) is None
 
 
 def test_it_is_said_once_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ from tests.training.program import (
     write_config,
     write_datasets,
 )
-from tests.warm import Started, start_warm_python
+from tests.warm import Started
 
 LATEST = Path("checkpoint/latest.safetensors")
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -141,7 +141,7 @@ def test_training_does_not_touch_the_global_generator(tmp_path: Path):
 
 
 def start(config_file: Path, folder: Path) -> Started:
-    return start_warm_python("-m", "tests.training.program", str(config_file), str(folder))
+    return Started("-m", "tests.training.program", str(config_file), str(folder))
 
 
 def wait_for_checkpoint(program: Started, file: Path) -> None:

@@ -38,7 +38,7 @@ from tests.training.program import (
     write_config,
     write_datasets,
 )
-from tests.warm import start_warm_python
+from tests.warm import Started
 
 
 @pytest.fixture(autouse=True)
@@ -215,7 +215,7 @@ def test_a_population_ended_at_a_random_moment_goes_on_as_if_nothing_had_happene
     command = ["-m", "tests.training.program"]
     for index, (config, folder) in enumerate(zip(configs, broken, strict=True)):
         command += [str(write_config(config, tmp_path / f"{index}.toml")), str(folder)]
-    program = start_warm_python(*command)
+    program = Started(*command)
     while program.poll() is None and not (broken[0] / LATEST).exists():
         time.sleep(0.001)
     time.sleep(random.uniform(0, 0.2))

@@ -34,7 +34,7 @@ from tests.training.program import (
     write_config,
     write_datasets,
 )
-from tests.warm import start_warm_python
+from tests.warm import Started
 
 LATEST = Path("checkpoint/latest.safetensors")
 
@@ -127,7 +127,7 @@ def test_a_process_that_is_ended_from_outside(number: signal.Signals, tmp_path: 
     config = configuration(suboptimal=True, gradient_steps=300, log_every=7, checkpoint_every=25, snapshots=5)
     run_training(config, tmp_path / "straight")
     file, folder = write_config(with_prefetch(config, 3), tmp_path / "config.toml"), tmp_path / "broken"
-    program = start_warm_python("-m", "tests.training.program", str(file), str(folder))
+    program = Started("-m", "tests.training.program", str(file), str(folder))
     while program.poll() is None and not (folder / LATEST).exists():
         time.sleep(0.005)
     program.send_signal(number)

@@ -251,11 +251,10 @@ class SoftmaxOfQ(SoftQ):
         loss, metrics = self.critic_loss(parameters, batch, noise)
         state = normalized(parameters, batch["expert", "observation"])
         with nullcontext() if self.anchored else torch.no_grad():
-            logits = self._branches(parameters["critic"], state) / parameters["coefficients", "temperature"]
-            log_probability, wrong = chosen_branches(logits, batch["expert", "action"])
+            found = self.action_errors(parameters, state, batch["expert", "action"])
         if self.anchored:
-            loss = loss - parameters["coefficients", "behavior_anchor"] * log_probability.mean()
-        return loss, metrics | {"actor/wrong_actions": wrong.mean()}
+            loss = loss - parameters["coefficients", "behavior_anchor"] * found["log_likelihood"].mean()
+        return loss, metrics | {"actor/wrong_actions": found["error"].mean()}
 
     def act(self, parameters: TensorDict, observation: Tensor, generator: torch.Generator) -> Tensor:
         """From the softmax of Q, a branch at a time."""
