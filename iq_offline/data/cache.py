@@ -79,7 +79,7 @@ def cached(source: Source, on_progress: Progress = lambda done, total: None) -> 
             shutil.rmtree(folder, ignore_errors=True)
             with resumable_folder(folder) as temporary:
                 facts = ingest(source, temporary, on_progress)
-                sizes = {file.name: file.stat().st_size for file in temporary.iterdir() if file.name != LOCK}
+                sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir()) if file.name != LOCK}
                 write_atomically(temporary / MANIFEST, json.dumps(fingerprint | facts | {"files": sizes}))
     else:
         raise UserError(f"the cache {folder} is damaged as soon as it is written: check the disk")

@@ -143,6 +143,7 @@ def test_cache_holds_minaris_values(
     assert data.starts.tolist() == [sum(length + 1 for length in lengths[:i]) for i in range(len(lengths))]
     assert data.manifest["lengths"] == lengths
     assert data.manifest["observations"] == {"observation_0": "observation"}
+    assert list(data.manifest["files"]) == sorted(data.manifest["files"])  # Not as the disk lists them.
     actions = np.concatenate([episode[1].reshape(len(episode[1]), -1) for episode in written])
     assert data.manifest["action_min"] == actions.min(0).tolist()
     assert data.manifest["action_max"] == actions.max(0).tolist()
