@@ -8,6 +8,7 @@ curve.png (``docs/runs.md`` describes each). A finished run is not run again; a 
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -151,7 +152,12 @@ def run_together(
             run(half, one.folder / OFFLINE, said_once, is_half=True)
 
     def begin(run: Run) -> None:
-        run.begin(tables, environments(run, said_once) if run.config.is_online else None)
+        with ExitStack() as closed_if_refused:
+            stepper = environments(run, said_once) if run.config.is_online else None
+            if stepper is not None:
+                closed_if_refused.callback(stepper.close)
+            run.begin(tables, stepper)
+            closed_if_refused.pop_all()
         run.step = step_reached(run.folder)
 
     def score(run: Run) -> None:

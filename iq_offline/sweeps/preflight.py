@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from iq_offline.config import EvaluationConfig, RunConfig, flat, is_others, to_table
-from iq_offline.environments.make import evaluation_environment
+from iq_offline.environments.make import CANNOT_EVALUATE, CANNOT_TRAIN, evaluation_environment
 from iq_offline.errors import UserError
 from iq_offline.experiment import Options, obtain, require_same_run, stages
 from iq_offline.files import disk_errors
@@ -108,10 +108,13 @@ def let_be_scored(runs: Sequence[PlannedRun], folder: Path, options: Options) ->
         UserError: online runs have no environment that may be built.
     """
     for name in dict.fromkeys(run.config.data.expert for run in runs):
+        online = any(run.config.is_online for run in runs if run.config.data.expert == name)
         try:
-            evaluation_environment(obtain(name, options).source, options.trust_env)
+            evaluation_environment(
+                obtain(name, options).source, options.trust_env, CANNOT_TRAIN if online else CANNOT_EVALUATE
+            )
         except UserError as error:
-            if any(run.config.is_online for run in runs if run.config.data.expert == name):
+            if online:
                 raise
             options.say(f"note: {error}; these runs will have errors on held-out trajectories, and no score")
             continue

@@ -104,7 +104,7 @@ def test_what_could_not_be_scored_is_scored_when_it_can_be(tmp_path: Path, monke
     (note,) = said
     assert f"{EXPERT} names no environment" in note
 
-    monkeypatch.setattr(preflight, "evaluation_environment", lambda source, trust: "CartPole-v1")
+    monkeypatch.setattr(preflight, "evaluation_environment", lambda *_: "CartPole-v1")
     let_be_scored(own, tmp_path, options)
     assert not finished(tmp_path, name)
 
@@ -113,3 +113,10 @@ def test_what_could_not_be_scored_is_scored_when_it_can_be(tmp_path: Path, monke
     file.write_text(json.dumps(json.loads(file.read_text()) | {"returns": [1.0]}))
     let_be_scored(own, tmp_path, options)
     assert finished(tmp_path, name), "it has a score"
+
+
+def test_online_runs_whose_dataset_names_no_environment_cannot_be_trained(tmp_path: Path) -> None:
+    (offline,) = runs(1)
+    online = replace(offline, config=replace(offline.config, online=OnlineConfig(20_000)))
+    with pytest.raises(UserError, match=f"{EXPERT} names no environment, so there is none to train in"):
+        let_be_scored([offline, online], tmp_path, QUIET)

@@ -1,6 +1,7 @@
 """Training in the environment: what enters the batches, what is never read, and going on bit for bit."""
 
 import math
+import multiprocessing
 import re
 import shutil
 import signal
@@ -524,6 +525,14 @@ def test_another_start_is_refused(tmp_path: Path):
     other = replace(wider, training=config.training, data=replace(config.data, num_expert_trajectories=2))
     with pytest.raises(UserError, match="was begun on other data"):
         begun(other, tmp_path / "c")
+
+
+def test_a_run_that_cannot_begin_leaves_no_environments_behind(tmp_path: Path):
+    point_dataset()
+    config = online_config(start=str(tmp_path / "nothing"), environments=2, in_processes="yes")
+    with pytest.raises(UserError, match="holds no offline run to start from"):
+        run(config, tmp_path / "run", QUIET)
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(
