@@ -401,6 +401,12 @@ def test_fast_never_trains_for_longer_than_asked(steps: int, expected: tuple[int
     assert resolved(fast) == fast
 
 
+@pytest.mark.parametrize(("environments", "steps"), [(1, 300), (7, 301), (8, 304), (400, 400)])
+def test_fast_is_as_fast_with_several_environments(environments: int, steps: int) -> None:
+    online = OnlineConfig(1000 * environments, environments=environments)
+    assert resolved(RunConfig(fast=True, online=online)).online.env_steps == steps
+
+
 @pytest.mark.parametrize("file", sorted(shipped("recipes").glob("*.toml")), ids=lambda file: file.stem)
 def test_shipped_recipes(file: Path) -> None:
     """Each loads by its name, says its own name, and holds every value that its TOML says."""

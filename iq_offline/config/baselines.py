@@ -63,7 +63,7 @@ class ActorCriticConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SQILConfig(ActorCriticConfig):
-    """Coefficients of SQIL, which needs suboptimal data."""
+    """Coefficients of SQIL, which needs suboptimal data or the environment."""
 
     temperature: Annotated[float, Field(gt=0)] = 0.01
     """Entropy coefficient, fixed."""

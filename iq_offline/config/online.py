@@ -94,7 +94,8 @@ def checked_online(config: Any) -> OnlineConfig:
             "of another run, or leave online.start out to begin from scratch"
         )
     if config.fast:
-        most = {"env_steps": 300 * online.environments, "start_steps": 100, "evaluate_every": 100, "critic_warmup": 20}
+        steps = math.ceil(300 / online.environments) * online.environments
+        most = {"env_steps": steps, "start_steps": 100, "evaluate_every": 100, "critic_warmup": 20}
         online = dataclasses.replace(
             online, **{name: min(count, getattr(online, name)) for name, count in most.items()}
         )

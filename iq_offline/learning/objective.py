@@ -48,7 +48,8 @@ def iq_loss(
         expert_reward: r on transitions of the expert (the mean is over the expert's distribution).
         value_term: :func:`telescoped_value` over the expert's or the mixture's transitions, or :func:`initial_value`.
         regularized_reward: r on the transitions that the chi-squared term is taken over: the expert's (the paper
-            offline) or the mixture's (the paper online; there the reward is bounded by 4 chi2_alpha, LS-IQ).
+            offline) or the mixture's (the paper online; there the reward is bounded, by 4 chi2_alpha where the
+            expert's are half of it, LS-IQ).
         chi2_alpha: the paper's alpha, positive; small means a strong penalty.
     """
     return -expert_reward.mean() + value_term + regularized_reward.square().mean() / (4 * chi2_alpha)

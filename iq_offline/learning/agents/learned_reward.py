@@ -67,7 +67,10 @@ class LearnedReward(SoftQ):
 
     @abstractmethod
     def relative_density(self, parameters: TensorDict, output: Tensor) -> Tensor:
-        """(d_E - d) / (d_E + d) where the network says ``output``, d the density of all else; within [-1, 1]."""
+        """(d_E - d) / (d_E + d) where the network says ``output``, d the density of all else.
+
+        Within [-1, 1] at the optimum.
+        """
 
     @torch.no_grad()
     def resemblance(self, parameters: TensorDict, batch: TensorDict) -> Tensor:
