@@ -26,7 +26,7 @@ def inspect(name: str, picture: Path | None) -> None:
         UserError: it is not here, cannot be read at all, or the picture cannot be written.
     """
     source = _open(name)
-    picture = picture or Path(as_file_name(name if "[" in name else source.id) + ".png")
+    picture = picture or Path(as_file_name(views.short(name) if "[" in name else source.id) + ".png")
     if picture.suffix.lower() != ".png" or picture.is_dir():
         raise UserError(f"--picture {picture}: a picture is a PNG file, give a path that ends in .png")
     built = _surroundings(source)

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,10 +145,11 @@ def known_references(identifier: str, metadata: dict[str, Any]) -> References | 
     builtin = builtin_of(identifier)
     if builtin:
         return builtin[0].references
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if low is None or high is None:
+    try:
+        low, high = (float(metadata[name]) for name in ("ref_min_score", "ref_max_score"))
+    except (KeyError, TypeError, ValueError):  # None, or no numbers.
         return None
-    return References(float(high), float(low), "reference scores in the dataset's metadata")
+    return References(high, low, "reference scores in the dataset's metadata")
 
 
 def minari_root() -> Path:
@@ -158,12 +160,19 @@ def minari_root() -> Path:
 def local_ids() -> list[str]:
     """Ids of the datasets in the local Minari root."""
     root = minari_root()
-    found = (folder.parent for folder in root.glob("**/data") if (folder / "metadata.json").is_file())
-    return sorted(folder.relative_to(root).as_posix() for folder in found if not _hidden(folder.relative_to(root)))
+    return sorted(folder.relative_to(root).as_posix() for folder in _datasets_in(root, ()))
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _datasets_in(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """As Minari looks for them: behind links as well, but not round in a circle."""
+    place = folder.resolve()
+    if place in above or not os.access(folder, os.R_OK | os.X_OK):
+        return
+    if (folder / "data" / "metadata.json").is_file():
+        yield folder
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.name.startswith(".") and not (entry / "metadata.json").is_file():
+            yield from _datasets_in(entry, (*above, place))
 
 
 def locate(name: str) -> Path | None:
@@ -172,7 +181,7 @@ def locate(name: str) -> Path | None:
     Raises:
         UserError: the name is not a dataset id, or would leave the root.
     """
-    identifier = re.sub(r"^\w+://", "", minari_id(name))
+    identifier = re.sub(r"^\w+://\w[^/]*/", "", minari_id(name))
     if not re.fullmatch(r"(?!.*\.\.)[\w.][\w\-./]*-v\d+", identifier):
         raise UserError(
             f"{name!r} is neither a built-in dataset nor a Minari id (namespace/name-vN)" + _suggestion(name)

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
-from minari import EpisodeData, MinariDataset
+from minari import EpisodeData
 
 from iq_offline.data import catalog, views
 from iq_offline.data.d4rl_names import COUNTERPARTS, counterpart
-from iq_offline.data.stream import Source, open_source, view_of, with_clear_errors
+from iq_offline.data.stream import Source, flags, open_source, stored_episodes, view_of, with_clear_errors
 from iq_offline.errors import UserError, nearest
 
 Arrays = dict[str, np.ndarray]
@@ -173,6 +173,7 @@ def _observation_keys(source: Source, given: Sequence[str] | None) -> tuple[str,
             raise UserError(f"{source.id}: its observations are a {kind}, which is no array of numbers")
         return ()
     leaves = _leaves(observation)
+    given = (given,) if isinstance(given, str) else given
     keys = tuple(given) if given is not None else _keys_of_d4rl(source, leaves)
     for key in keys:
         if not isinstance(leaves.get(key), ARRAYS):
@@ -260,18 +261,11 @@ def _episodes(source: Source, keys: tuple[str, ...], with_infos: bool) -> Iterat
 
 
 def _recorded(source: Source) -> Iterator[EpisodeData]:
-    dataset = MinariDataset(source.path)
-    ids = list(source.episode_ids)
-    lengths: list[int | None] = [None] * len(ids)
-    if source.metadata.get("data_format", "hdf5") != "hdf5":
-        lengths = [about["total_steps"] for about in dataset.storage.get_episode_metadata(ids)]
-    for length, episode in zip(lengths, dataset.iterate_episodes(ids), strict=True):
-        if length not in (None, len(episode.actions)):
-            raise UserError(
-                f"{source.id}: episode {episode.id} comes back with {len(episode.actions)} of its {length} steps "
-                "(Minari cuts Arrow episodes over 32,767 steps): store it as HDF5"
-            )
-        yield episode
+    for stored in stored_episodes(source, source.episode_ids):
+        columns: dict[str, Any] = {
+            name: flags(np.asarray(stored[name])) for name in ("rewards", "terminations", "truncations")
+        }
+        yield EpisodeData(**(stored | columns))
 
 
 def _in_d4rl_keys(source: Source, episode: EpisodeData, keys: tuple[str, ...], with_infos: bool) -> Arrays:

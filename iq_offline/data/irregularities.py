@@ -157,7 +157,7 @@ def _ends(survey: Survey, surroundings: Surroundings | None) -> Iterator[Irregul
         )
     else:
         longest = episodes["steps"].max()
-        alike = episodes.filter(ended & (pl.col("steps") == longest))
+        alike = episodes.filter(ended & (pl.col("steps") == longest)) if longest else ()  # None: none was readable.
         if len(alike) > 1 and 2 * len(alike) >= len(episodes) and longest != 1:
             yield from _of_episodes(
                 survey,

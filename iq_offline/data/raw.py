@@ -5,16 +5,16 @@ what cannot be read is named. All of it is read, rewards and seeds as well; no t
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import h5py
 import numpy as np
-from minari.dataset.minari_storage import MinariStorage
 
 from iq_offline.data.spaces import is_learnable, part_of
-from iq_offline.data.stream import Source, hdf5_array, hdf5_places, learnable_leaves
+from iq_offline.data.stream import Source, hdf5_array, hdf5_places, learnable_leaves, storage_of
 from iq_offline.errors import UserError
 
 TOLERATED = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError, MemoryError)
@@ -58,8 +58,10 @@ def _reason(error: BaseException) -> str:
 
 def _metadata(attributes: Any) -> tuple[str | None, int | None]:
     """Seed and length of an episode by its own metadata, where they say."""
-    seed, promised = attributes.get("seed"), attributes.get("total_steps")
-    return None if seed is None else str(seed), None if promised is None else int(promised)
+    seed, promised = attributes.get("seed"), None
+    with suppress(KeyError, TypeError, ValueError):
+        promised = int(attributes["total_steps"])
+    return None if seed is None else str(seed), promised
 
 
 def _usable(array: Any) -> np.ndarray:
@@ -102,12 +104,7 @@ def _arrow_episodes(source: Source) -> Iterator[RawEpisode]:
     """Each episode on its own: one that cannot be read does not hide the next."""
     leaves = {leaf.name: leaf for leaf in learnable_leaves(source)}
     names = ("actions", *LABELS) if is_learnable(source.action_space) else LABELS
-    try:
-        storage = MinariStorage.read(source.path)
-    except ImportError as error:
-        raise UserError(
-            f"{source.id} is stored as Arrow or Parquet, which needs pyarrow: pip install pyarrow"
-        ) from error
+    storage = storage_of(source)
     for index in source.episode_ids:
         unreadable: dict[str, str] = {}
         try:

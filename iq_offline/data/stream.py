@@ -6,6 +6,7 @@ reads all of a dataset to look at it).
 """
 
 import io
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,6 @@ from typing import Any, cast
 import gymnasium
 import h5py
 import numpy as np
-from minari import MinariDataset
 from minari.dataset.minari_storage import MinariStorage, is_image_space
 from minari.serialization import deserialize_space
 from PIL import Image
@@ -166,7 +166,12 @@ def view_of(source: Source, ids: Sequence[int] | None) -> Source:
         raise UserError(f"{source.id} holds the episodes 0 to {source.total_episodes - 1}: there is no {missing[0]}")
 
     def steps() -> Iterator[int]:
-        yield from (int(about["total_steps"]) for about in MinariDataset(source.path).storage.get_episode_metadata(ids))
+        if source.is_hdf5:
+            with h5py.File(source.path / "main_data.hdf5") as file:  # An episode's metadata may be of its last part.
+                for index in ids:
+                    yield file[f"episode_{index}/terminations"].shape[0]  # type: ignore[union-attr]
+        else:
+            yield from (int(about["total_steps"]) for about in storage_of(source).get_episode_metadata(ids))
 
     return replace(source, view=tuple(ids), view_steps=sum(with_clear_errors(steps(), source)))
 
@@ -199,8 +204,8 @@ def episode_returns(source: Source) -> np.ndarray:
                 for index in source.episode_ids:
                     yield float(np.sum(file[f"episode_{index}"]["rewards"][()]))  # type: ignore[index]
         else:
-            for episode in _stored(source, source.episode_ids):
-                yield float(np.sum(episode.rewards))
+            for episode in stored_episodes(source, source.episode_ids):
+                yield float(np.sum(episode["rewards"]))
 
     return np.array(list(with_clear_errors(read(), source)))
 
@@ -230,7 +235,7 @@ def _hdf5_episodes(source: Source, ids: Sequence[int]) -> Iterator[EpisodeArrays
             group = f"episode_{index}"
             observations = {name: read(file, f"{group}/{path}") for name, (path, read) in places.items()}
             yield EpisodeArrays(
-                observations, hdf5_array(file, f"{group}/actions"), hdf5_array(file, f"{group}/terminations")
+                observations, hdf5_array(file, f"{group}/actions"), flags(hdf5_array(file, f"{group}/terminations"))
             )
 
 
@@ -253,29 +258,49 @@ def _jpeg_array(file: h5py.File, name: str) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(row.tobytes()))) for row in rows])  # type: ignore[union-attr]
 
 
-def _stored(source: Source, ids: Sequence[int]) -> Iterator[Any]:
-    """Episodes as Minari reads them."""
+def flags(values: np.ndarray) -> np.ndarray:
+    """One value a step, shape ``(T,)``; a column of them, ``(T, 1)``, is what a vector of one environment gives."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def storage_of(source: Source) -> MinariStorage:
+    """Minari's reader of the files. What it makes of the environment's specification is not asked for.
+
+    Raises:
+        UserError: it needs a package that is not there.
+    """
     try:
-        dataset = MinariDataset(source.path)
+        return MinariStorage.read(source.path)
     except ImportError as error:
         raise UserError(
             f"{source.id} is stored as Arrow or Parquet, which needs pyarrow: pip install pyarrow"
         ) from error
-    return iter(dataset.iterate_episodes(list(ids)))
+
+
+def stored_episodes(source: Source, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Episodes as Minari reads them, each by itself: in Arrow files those of one may have other infos than the next's.
+
+    Raises:
+        UserError: an episode comes back shorter than it is.
+    """
+    storage = storage_of(source)
+    for index in ids:
+        (episode,) = itertools.islice(storage.get_episodes([index]), 1)
+        if not source.is_hdf5:
+            steps, (about,) = len(episode["terminations"]), storage.get_episode_metadata([index])
+            if steps != about["total_steps"]:
+                raise UserError(
+                    f"{source.id}: episode {index} comes back with {steps} of its {about['total_steps']} steps (Minari "
+                    "cuts Arrow episodes over 32,767 steps): store it as HDF5"
+                )
+        yield episode
 
 
 def _minari_episodes(source: Source, ids: Sequence[int]) -> Iterator[EpisodeArrays]:
     leaves = learnable_leaves(source)
-    stored = _stored(source, ids)
-    recorded = MinariDataset(source.path).storage.get_episode_metadata(ids)
-    for episode, about in zip(stored, recorded, strict=True):
-        if len(episode.actions) != about["total_steps"]:
-            raise UserError(
-                f"{source.id}: episode {episode.id} comes back with {len(episode.actions)} of its "
-                f"{about['total_steps']} steps (Minari cuts Arrow episodes over 32,767 steps): store it as HDF5"
-            )
-        observations = {leaf.name: np.asarray(part_of(episode.observations, leaf.path)) for leaf in leaves}
-        yield EpisodeArrays(observations, np.asarray(episode.actions), np.asarray(episode.terminations))
+    for episode in stored_episodes(source, ids):
+        observations = {leaf.name: np.asarray(part_of(episode["observations"], leaf.path)) for leaf in leaves}
+        yield EpisodeArrays(observations, np.asarray(episode["actions"]), np.asarray(episode["terminations"]))
 
 
 def with_clear_errors(items: Iterator[Any], source: Source) -> Iterator[Any]:

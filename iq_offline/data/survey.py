@@ -97,7 +97,7 @@ def survey(
     seen = Survey(
         source,
         {name: Spread(leaf) for name, leaf in leaves.items()},
-        Spread(Leaf((), space), narrower) if is_learnable(space) else None,
+        Spread(Leaf((), space), narrower) if is_learnable(space) and np.prod(space.shape or ()) else None,
         _no_counts(source),
         frames={name: [] for name, leaf in leaves.items() if leaf.is_image},
     )

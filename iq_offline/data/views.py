@@ -49,7 +49,8 @@ def parsed(name: str) -> tuple[str, tuple[int, ...] | None]:
         first, last = _range_of(part, name)
         ids += range(first, last + 1)
     if len(set(ids)) < len(ids):
-        twice = next(index for index in ids if ids.count(index) > 1)
+        seen: set[int] = set()
+        twice = next(index for index in ids if index in seen or seen.add(index))
         raise UserError(f"{short(name)} names episode {twice} twice")
     return words["dataset"], tuple(ids)
 

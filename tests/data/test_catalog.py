@@ -90,7 +90,7 @@ def test_mistakes_in_a_card(place: tuple[str, ...], key: str, value: Any, expect
 def test_locate_finds_local_datasets() -> None:
     folder = small_dataset("some-where/deep/small-v12").path
     assert catalog.locate("some-where/deep/small-v12") == folder
-    assert catalog.locate("hf://some-where/deep/small-v12") == folder
+    assert catalog.locate("hf://some-one/some-where/deep/small-v12") == folder, "as Minari takes the remote off"
     assert catalog.locate("some-where/deep/small-v1") is None
     assert catalog.locate("hopper/expert") is None
     assert catalog.local_ids() == ["some-where/deep/small-v12"]
@@ -163,3 +163,14 @@ def test_the_default_root_is_minaris(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     from minari.storage.datasets_root_dir import get_dataset_path
 
     assert str(catalog.minari_root()) == str(get_dataset_path())
+
+
+def test_datasets_behind_links_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_dataset("data/linked/small-v0")
+    small_dataset("linked/small-v1")
+    root = tmp_path / "other"
+    root.mkdir()
+    (root / "here").symlink_to(catalog.minari_root())
+    (root / "here" / "linked" / "round").symlink_to(root)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    assert catalog.local_ids() == ["here/data/linked/small-v0", "here/linked/small-v1"]

@@ -22,7 +22,7 @@ from iq_offline.data import catalog
 from iq_offline.data.d4rl import get_dataset, qlearning_dataset, sequence_dataset
 from iq_offline.data.d4rl_names import COUNTERPARTS, WITHOUT, counterpart
 from iq_offline.errors import UserError
-from tests.data_helpers import CHECKOUT, change_metadata, random_episodes, stored_episode
+from tests.data_helpers import CHECKOUT, change_metadata, random_episodes, stored_episode, write_spaces_dataset
 from tests.helpers import Episode, write_dataset
 from tests.test_layers import MODULES, imports, name_of
 
@@ -665,3 +665,26 @@ def test_the_page_names_what_there_is() -> None:
         assert callable(getattr(module, name))
     for identifier in re.findall(r"`((?:mujoco|D4RL)/[\w/-]+-v\d)`", text):
         assert identifier in {match.minari_id for match in COUNTERPARTS.values()}
+
+
+# ------------------------------------------------------------------------------------------------- shapes
+
+
+def test_columns_are_one_value_a_step() -> None:
+    """Of rewards and ends, as a vector of one environment gives them."""
+    episodes = drawn_episodes(0, [(4, "terminated"), (3, "truncated")])
+    folder = write_dataset("test/column-v0", episodes)
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        for index in (0, 1):
+            episode = stored_episode(file, index)
+            for name in ("rewards", "terminations", "truncations"):
+                values = cast(h5py.Dataset, episode[name])[()]
+                del episode[name]
+                episode[name] = values[:, None]
+    assert_holds(get_dataset("test/column-v0"), rows_of(episodes), FLAT)
+
+
+def test_one_key_is_no_list_of_letters() -> None:
+    space = Dict({"s": Box(-1, 1, (2,)), "state": Box(-1, 1, (3,))})
+    write_spaces_dataset("test/keys-v0", space, Box(-1, 1, (1,)))
+    assert get_dataset("test/keys-v0", observation_keys="state")["observations"].shape[1:] == (3,)

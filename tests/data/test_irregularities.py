@@ -3,6 +3,7 @@
 Each case also holds the word ``refused`` against what training does with the same files.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import Source, open_source
 from iq_offline.data.survey import survey
 from iq_offline.errors import UserError
-from tests.data_helpers import change_metadata, stored_array, stored_episode, write_spaces_dataset
+from tests.data_helpers import change_metadata, counting_episodes, stored_array, stored_episode, write_spaces_dataset
 from tests.helpers import Episode, write_dataset
 from tests.space_helpers import ACTIONS, NESTED
 
@@ -421,6 +422,24 @@ def test_actions_that_are_a_dictionary() -> None:
             del group["actions"]
             group["actions/arm"] = generator.standard_normal((length, 2))
     assert_found(open_source(folder), [("refused", "an action space that cannot be learned", 1)])
+
+
+def test_actions_without_numbers() -> None:
+    folder = write_spaces_dataset("test/none-v0", Box(-1, 1, (2,)), Box(-1, 1, (0,)))
+    assert_found(open_source(folder), [("refused", "an action space that cannot be learned", 1)])
+
+
+def test_files_of_which_nothing_can_be_read() -> None:
+    """Said once, without a warning from what counts them."""
+    folder = write_dataset("test/none-v0", counting_episodes([2, 3]))
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        for index in (0, 1):
+            del file[f"episode_{index}"]
+            file[f"episode_{index}"] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = look(open_source(folder))
+    assert "parts that cannot be read" in [one.what for one in found]
 
 
 def test_actions_without_bounds() -> None:

@@ -1,16 +1,19 @@
 """Reading Minari datasets from disk, held against Minari's own reading."""
 
 import itertools
+import json
 from pathlib import Path
 
 import h5py
 import minari
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from minari.data_collector import EpisodeBuffer
 
-from iq_offline.data.stream import episode_returns, episodes, open_source, stored_ids
+from iq_offline.data.stream import episode_returns, episodes, open_source, stored_ids, view_of
 from iq_offline.errors import UserError
 from tests.data_helpers import (
     change_metadata,
@@ -20,6 +23,7 @@ from tests.data_helpers import (
     source_of,
     stored_array,
     stored_episode,
+    write_buffers,
 )
 from tests.helpers import write_dataset
 
@@ -342,3 +346,68 @@ def test_errors_in_a_view_name_the_stored_episode() -> None:
     with pytest.raises(UserError, match="test/small-v0: episode 3 has 21 observations, 20 actions and 19 terminations"):
         list(episodes(view))
     assert len(list(episodes(source_of(dataset.filter_episodes(lambda episode: episode.id in (0, 4)))))) == 2
+
+
+SPECIFICATIONS = {
+    "fields of a newer gymnasium": {"id": "Hopper-v9", "entry_point": "x:y", "newfield": 1, "additional_wrappers": []},
+    "no wrappers": {"id": "Hopper-v9", "entry_point": "x:y"},
+}
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("what", [*SPECIFICATIONS, "another Minari"])
+def test_what_minari_makes_of_an_environment_is_nobodys_concern(what: str, data_format: str) -> None:
+    """Neither of a whole dataset nor of a view."""
+    if data_format == "arrow":
+        pytest.importorskip("pyarrow")
+    folder = write_dataset("test/spec-v0", counting_episodes([2, 3, 4]), data_format=data_format)
+    if what in SPECIFICATIONS:
+        change_metadata(folder, env_spec=json.dumps(SPECIFICATIONS[what]))
+    else:
+        change_metadata(folder, minari_version="99.0.0")
+    source = open_source(folder)
+    for some in (source, view_of(source, [2, 0])):
+        assert [len(episode.actions) for episode in episodes(some)] == [index + 2 for index in some.episode_ids]
+        assert len(episode_returns(some)) == some.total_episodes
+
+
+def test_steps_of_a_view_are_counted_where_they_lie() -> None:
+    """Who appends to an episode leaves in its metadata the length of the part that was appended."""
+    folder = write_dataset("test/appended-v0", counting_episodes([2, 3, 4]))
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        stored_episode(file, 1).attrs["total_steps"] = 1
+        del stored_episode(file, 2).attrs["total_steps"]
+        stored_episode(file, 2).attrs["seed"] = "None"
+    assert view_of(open_source(folder), [2, 1]).total_steps == 7
+
+
+def test_a_column_of_terminations_is_one_a_step() -> None:
+    """As a vector of one environment gives them."""
+    folder = write_dataset("test/column-v0", counting_episodes([2, 3], terminated=[True, False]))
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        for index in (0, 1):
+            episode, values = stored_episode(file, index), stored_array(file, index, "terminations")[()]
+            del episode["terminations"]
+            episode["terminations"] = values[:, None]
+    read = [episode.terminations.tolist() for episode in episodes(open_source(folder))]
+    assert read == [[False, True], [False, False, False]]
+
+
+def test_infos_of_arrow_episodes_may_differ() -> None:
+    pytest.importorskip("pyarrow")
+    box = Box(-1, 1, (2,), np.float32)
+    infos = [{"x": [1.0] * 3}, {"x": [1] * 3, "y": [2.0] * 3}, {}]
+    buffers = [
+        EpisodeBuffer(
+            id=index,
+            observations=np.full((3, 2), index, np.float32),  # type: ignore[arg-type]
+            actions=np.zeros((2, 2), np.float32),  # type: ignore[arg-type]
+            rewards=[0.0, 0.0],
+            terminations=[False, True],
+            truncations=[False, False],
+            infos=info,
+        )
+        for index, info in enumerate(infos)
+    ]
+    source = open_source(write_buffers("test/infos-v0", buffers, box, box, data_format="arrow"))
+    assert [episode.observations["observation"][0, 0] for episode in episodes(source)] == [0, 1, 2]

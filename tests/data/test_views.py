@@ -119,3 +119,8 @@ def test_code_written_for_d4rl_reads_views_too() -> None:
     assert arrays["observations"][:, 0].tolist() == [2, 2, 2, 2, 0], (
         "one terminated, of one the truncated step left out"
     )
+
+
+def test_a_duplicate_far_out_is_found_at_once() -> None:
+    with pytest.raises(UserError, match="names episode 2000000 twice"):
+        parsed("a/b-v0[0-2000000,2000000]")

@@ -153,9 +153,10 @@ def test_scores_of_zero_in_the_metadata_count() -> None:
     assert (found.random_return, found.expert_return) == (0.0, 10.0)
 
 
-def test_measured_with_the_random_return_of_a_card() -> None:
+@pytest.mark.parametrize("others", [{}, {"ref_max_score": "n/a"}, {"ref_max_score": {"a": 1}}], ids=str)
+def test_measured_with_the_random_return_of_a_card(others: dict[str, Any]) -> None:
     folder = write_dataset("mujoco/hopper/expert-v0", rewarded(REWARDS), env_spec_id="Hopper-v5")
-    change_metadata(folder, ref_min_score=-5.0)  # One of the two is none.
+    change_metadata(folder, ref_min_score=-5.0, **others)  # One of the two is none, or no number.
     found = references(open_source(folder), "Hopper-v5")
     assert found.expert_return == (3 + 60) / 2
     assert found.random_return == load_card("hopper").references.random_return

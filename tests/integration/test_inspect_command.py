@@ -206,6 +206,17 @@ def test_errors_are_one_line(command: str, datasets: Callable[..., Output], else
     assert list(elsewhere.iterdir()) == []
 
 
+def test_inspect_a_long_view(datasets: Callable[..., Output], elsewhere: Path) -> None:
+    """Whose name is longer than a file's may be."""
+    small_dataset("test/small-v0", episodes=200)
+    view = ",".join(map(str, range(199, 0, -2)))
+    code, out, _ = datasets("inspect", f"test/small-v0[{view}]")
+    assert code == 0
+    (picture,) = elsewhere.iterdir()
+    assert out.endswith(f"picture: {picture.name}")
+    assert picture.name.startswith("test-small-v0-199-197")
+
+
 @pytest.mark.parametrize("picture", ["picture.jpg", ".", "taken/picture.png"])
 def test_a_picture_that_cannot_be_written(picture: str, datasets: Callable[..., Output], elsewhere: Path) -> None:
     small_dataset("test/small-v0")
