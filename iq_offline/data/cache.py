@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +26,13 @@ import numpy as np
 from tensordict import TensorDict
 from torch import Tensor
 
-from iq_offline.data.ingest import Progress, ingest
+from iq_offline.data.ingest import Progress, ingest, require_finite
 from iq_offline.data.spaces import Leaf
 from iq_offline.data.stream import Source, learnable_leaves
 from iq_offline.errors import UserError
 from iq_offline.files import LOCK, cache_folder, disk_errors, resumable_folder, write_atomically
 
-LAYOUT = 3
+LAYOUT = 4
 MANIFEST = "manifest.json"
 NAME = re.compile(r"[0-9a-f]{20}|\.[0-9a-f]{20}\.\w+")
 """Of a cache's folder, and of the temporary one it is filled in."""
@@ -51,6 +52,14 @@ class CachedSource:
     def column(self, leaf: Leaf) -> str:
         """The key in ``steps`` that holds this leaf of the observations."""
         return f"observation_{[one.name for one in learnable_leaves(self.source)].index(leaf.name)}"
+
+    def require_finite(self, leaves: Sequence[Leaf]) -> None:
+        """Stop where an observation that is read is not finite.
+
+        Raises:
+            UserError: one of these leaves is not throughout.
+        """
+        require_finite(self.source, self.manifest, [leaf.name for leaf in leaves])
 
     @cached_property
     def starts(self) -> np.ndarray:

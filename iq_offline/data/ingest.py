@@ -37,7 +37,8 @@ def ingest(source: Source, folder: Path, on_progress: Progress = lambda done, to
         What the manifest says of the data: the names of the leaves, the episodes' lengths, the range of the actions.
 
     Raises:
-        UserError: the data cannot be learned from, hold values that are not finite, or are not what their metadata say.
+        UserError: the data cannot be learned from, have no finite actions or no leaf that is finite throughout, or are
+            not what their metadata say.
     """
     check_actions(source.action_space, source.id)
     leaves = learnable_leaves(source)
@@ -70,7 +71,8 @@ def ingest(source: Source, folder: Path, on_progress: Progress = lambda done, to
                 terminated = _terminated_rows(episode.terminations)
             except (ValueError, TypeError) as error:
                 raise UserError(f"{source.id}: episode {source.episode_ids[position]} holds {error}") from error
-            state.add(source.episode_ids[position], observations, actions)
+            named = dict(zip((leaf.name for leaf in leaves), observations, strict=True))
+            state.add(source.episode_ids[position], named, actions)
             for file, array in zip(files, (*observations, actions, terminated), strict=True):
                 file.write(array.data)
                 unsaved += array.nbytes
@@ -78,7 +80,7 @@ def ingest(source: Source, folder: Path, on_progress: Progress = lambda done, to
             if unsaved > JOURNAL_EVERY:
                 _save(folder, state, files)
                 unsaved = 0
-    state.require_finite(source)
+    state.require_finite(source, [leaf.name for leaf in leaves])
     if (len(state.lengths), sum(state.lengths)) != (source.total_episodes, source.total_steps):
         raise UserError(
             f"{source.id}: its metadata promise {source.total_episodes} episodes of {source.total_steps} steps in "
@@ -90,7 +92,28 @@ def ingest(source: Source, folder: Path, on_progress: Progress = lambda done, to
         "action_min": state.action_min,
         "action_max": state.action_max,
         "lengths": state.lengths,
+        "not_finite": state.not_finite,
     }
+
+
+def require_finite(source: Source, manifest: dict[str, Any], names: Sequence[str]) -> None:
+    """Stop where an observation that is read is not finite: nothing can be learned around it unseen.
+
+    Args:
+        source: of the data.
+        manifest: what was counted when they were ingested.
+        names: of the leaves that are read.
+
+    Raises:
+        UserError: one is not. Those that are can be read without it.
+    """
+    not_finite: dict[str, list[int]] = manifest["not_finite"]
+    bad = [name for name in names if name in not_finite]
+    if not bad:
+        return
+    good = [name for name in manifest["observations"].values() if name not in not_finite]
+    words = _words_of([(name, not_finite[name]) for name in bad], source)
+    raise UserError(f"{words}; observation_keys = {json.dumps(good)} leaves them out")
 
 
 @dataclass
@@ -101,29 +124,44 @@ class _State:
     action_max: list[float]
     lengths: list[int] = field(default_factory=list)
     rows: int = 0
-    not_finite: dict[str, int] = field(default_factory=lambda: {"observations": 0, "actions": 0})
-    first_bad: int | None = None
+    not_finite: dict[str, list[int]] = field(default_factory=dict)
+    """Of each leaf that is not finite throughout: how many numbers are not, and the episode of the first of them."""
+    not_finite_actions: list[int] = field(default_factory=list)
+    """The same, empty where all are finite."""
 
-    def add(self, episode: int, observations: Sequence[np.ndarray], actions: np.ndarray) -> None:
+    def add(self, episode: int, observations: dict[str, np.ndarray], actions: np.ndarray) -> None:
         """Count one episode's rows."""
         self.lengths.append(len(actions) - 1)
         self.rows += len(actions)
-        for name, arrays in (("observations", observations), ("actions", [actions])):
-            for array in arrays:
-                if array.dtype == np.float32 and not np.isfinite(array.sum(dtype=np.float64)):
-                    self.not_finite[name] += array.size - int(np.isfinite(array).sum())
-                    self.first_bad = episode if self.first_bad is None else self.first_bad
+        for name, array in observations.items():
+            if found := _not_finite(array):
+                before, first = self.not_finite.get(name, (0, episode))
+                self.not_finite[name] = [before + found, first]
+        if found := _not_finite(actions):
+            before, first = self.not_finite_actions or (0, episode)
+            self.not_finite_actions = [before + found, first]
         if len(actions) > 1:
             self.action_min = np.minimum(self.action_min, actions[:-1].min(0)).tolist()
             self.action_max = np.maximum(self.action_max, actions[:-1].max(0)).tolist()
 
-    def require_finite(self, source: Source) -> None:
-        """Stop where a value is not: nothing can be learned around it unseen."""
-        if any(self.not_finite.values()):
-            counts = " and ".join(f"{count} in {name}" for name, count in self.not_finite.items() if count)
-            raise UserError(
-                f"{source.id} holds values that are not finite: {counts}, first in episode {self.first_bad}"
-            )
+    def require_finite(self, source: Source, names: Sequence[str]) -> None:
+        """Stop where an action is not, or something in each of the leaves: whatever is read, nothing can be learned."""
+        if self.not_finite_actions or self.not_finite.keys() >= set(names):
+            actions = {"actions": self.not_finite_actions} if self.not_finite_actions else {}
+            raise UserError(_words_of([*self.not_finite.items(), *actions.items()], source))
+
+
+def _not_finite(array: np.ndarray) -> int:
+    """Numbers of an array that are NaN or infinite. The sum is much faster, and finite wherever all are."""
+    if array.dtype != np.float32 or np.isfinite(array.sum(dtype=np.float64)):
+        return 0
+    return array.size - int(np.isfinite(array).sum())
+
+
+def _words_of(found: Sequence[tuple[str, list[int]]], source: Source) -> str:
+    counts = " and ".join(f"{count} in {name}" for name, (count, _) in found)
+    first = min(first for _, (_, first) in found)
+    return f"{source.id} holds values that are not finite: {counts}, first in episode {first}"
 
 
 def _begin(folder: Path, one_row: dict[str, Tensor], rows: int, width: int) -> _State:

@@ -48,9 +48,10 @@ def _spaces(survey: Survey) -> Iterator[Irregularity]:
 
 
 def _observations(survey: Survey) -> Iterator[Irregularity]:
+    remedy = "stops" if len(survey.observations) == 1 else "stops where observation_keys does not leave them out"
     for name, spread in survey.observations.items():
         yield from _odd(
-            spread.not_finite, name, "refused", "observations that are NaN, infinite or beyond float32", "stops"
+            spread.not_finite, name, "refused", "observations that are NaN, infinite or beyond float32", remedy
         )
         yield from _odd(
             spread.no_byte,

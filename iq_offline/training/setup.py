@@ -117,8 +117,10 @@ def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[Ca
         held_out = select(expert, spare, 1, own, without=labelled.trajectories.tolist(), from_end=True)
         taken |= _stored(held_out)
     others = []
+    expert.require_finite(leaves)
     for part, data in zip(options.suboptimal, suboptimal, strict=True):
         check_compatible(source, data.source)
+        data.require_finite(leaves)
         same = data.source.path == source.path
         if part.hidden and not same:
             raise UserError(f"{part.dataset} cannot be hidden: hidden trajectories are of the expert's, {source.id}")

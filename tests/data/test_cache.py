@@ -17,7 +17,7 @@ import minari
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Discrete
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
@@ -26,7 +26,7 @@ from iq_offline.config import DataConfig, RunConfig
 from iq_offline.data import cache
 from iq_offline.data.actions import ActionBox
 from iq_offline.data.cache import CachedSource, cached
-from iq_offline.data.stream import Source, open_source
+from iq_offline.data.stream import Source, learnable_leaves, open_source
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
 from iq_offline.training.setup import Data, choose_data
@@ -248,15 +248,35 @@ def test_not_finite_values_are_counted() -> None:
     written[1][0][2] = np.nan
     written[2][0][0, 1] = np.inf
     written[2][1][3, 0] = -np.inf
-    with pytest.raises(UserError, match=r"not finite: 3 in observations and 1 in actions, first in episode 1$"):
+    with pytest.raises(UserError, match=r"not finite: 3 in observation and 1 in actions, first in episode 1$"):
         cached_dataset("test/bad-v0", written)
     assert folders() == []
+
+
+def test_a_leaf_that_is_not_finite_is_in_nobodys_way_who_leaves_it_out() -> None:
+    space = Dict({"lidar": Box(0, np.inf, (2,)), "mode": Discrete(3), "state": Box(-1, 1, (3,))})
+    folder = write_spaces_dataset("test/lidar-v0", space, Box(-1, 1, (1,)), lengths=[4, 5, 6])
+    with h5py.File(folder / "main_data.hdf5", "r+") as file:
+        stored_array(file, 1, "observations/lidar")[3, 1] = np.inf
+        stored_array(file, 2, "observations/lidar")[0] = np.nan
+    data = cached(open_source(folder))
+    leaves = {leaf.name: leaf for leaf in learnable_leaves(data.source)}
+    data.require_finite([leaves["state"], leaves["mode"]])
+    with pytest.raises(UserError) as caught:
+        data.require_finite(list(leaves.values()))
+    assert str(caught.value) == (
+        "test/lidar-v0 holds values that are not finite: 3 in lidar, first in episode 1; "
+        'observation_keys = ["mode", "state"] leaves them out'
+    )
+    with pytest.raises(UserError, match="3 in lidar"):
+        choose_data(RunConfig(data=DataConfig("test/lidar-v0")), data, [])
+    choose_data(RunConfig(data=DataConfig("test/lidar-v0", observation_keys=("state",))), data, [])
 
 
 def test_numbers_too_large_for_float32_are_not_finite() -> None:
     written = counting_episodes([4])
     written[0][0][1, 1] = 1e39
-    with pytest.raises(UserError, match=r"not finite: 1 in observations, first in episode 0$"):
+    with pytest.raises(UserError, match=r"not finite: 1 in observation, first in episode 0$"):
         cached_dataset("test/large-v0", written)
 
 
@@ -355,7 +375,7 @@ def test_bad_values_in_a_view_name_the_stored_episode() -> None:
     written[2][0][2] = np.nan
     path = write_dataset("test/bad-v0", written)
     dataset = minari.load_dataset("test/bad-v0")
-    with pytest.raises(UserError, match=r"not finite: 2 in observations, first in episode 2$"):
+    with pytest.raises(UserError, match=r"not finite: 2 in observation, first in episode 2$"):
         cached(source_of(dataset.filter_episodes(lambda episode: episode.id > 0)))
     good = cached(source_of(dataset.filter_episodes(lambda episode: episode.id < 2)))
     assert good.lengths.tolist() == [4, 5]

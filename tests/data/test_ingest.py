@@ -180,7 +180,7 @@ def test_finished_episodes_are_not_read_again() -> None:
     assert fill(source) == [4, 5, 6]
     assert contents() == whole
     cache.clear()
-    with pytest.raises(UserError, match="not finite: 32 in observations, first in episode 0"):
+    with pytest.raises(UserError, match="not finite: 32 in observation, first in episode 0"):
         cached(source)
 
 
@@ -435,8 +435,8 @@ JOURNALS: dict[str, Callable[[str], str]] = {
     "another smallest action": change_number("action_min", lambda low: [-7.0, -7.0]),
     "actions of another size": change_number("action_max", lambda high: [0.0]),
     "actions in words": change_number("action_max", lambda high: "high"),
-    "bad values that were none": change_number("not_finite", lambda counts: {"observations": 3, "actions": 0}),
-    "counts of nothing": change_number("not_finite", lambda counts: {}),
+    "bad values that were none": change_number("not_finite", lambda counts: {"observation": [3, 0]}),
+    "bad actions that were none": change_number("not_finite_actions", lambda counts: [1, 0]),
     "counts in words": change_number("not_finite", lambda counts: "none"),
 }
 
@@ -522,7 +522,7 @@ def test_bad_data_before_and_after_a_kill_are_all_counted() -> None:
     spoil(source, range(1, 2))
     spoil(source, range(5, 6))
     killed(source, 4)
-    with pytest.raises(UserError, match="not finite: 24 in observations, first in episode 1"):
+    with pytest.raises(UserError, match="not finite: 24 in observation, first in episode 1"):
         cached(source)
     assert list(cache_folder().iterdir()) == []
 

@@ -195,7 +195,7 @@ def test_values_that_are_not_finite(fails: Fails, output: Path) -> None:
     written[1][0][4:6, 1] = np.nan
     written[2][1][3, 0] = np.inf
     write_dataset("test/nan-v0", written)
-    expected = "test/nan-v0 holds values that are not finite: 2 in observations and 1 in actions, first in episode 1"
+    expected = "test/nan-v0 holds values that are not finite: 2 in observation and 1 in actions, first in episode 1"
     assert fails(train("--output", output, expert="test/nan-v0")) == f"error: {expected}"
     assert fails(train("--output", output, "--suboptimal", "test/nan-v0")) == f"error: {expected}"
 

@@ -139,7 +139,9 @@ def in_memory(episodes: int, name: str = "test/memory-v0") -> CachedSource:
     }
     tensors = {key: torch.from_numpy(value).float() for key, value in steps.items()}
     lengths = np.array([len(episode[1]) for episode in written])
-    return CachedSource(source, tensors, lengths, {"action_min": [0.0, 0.0], "action_max": [1.0, 1.0]})
+    return CachedSource(
+        source, tensors, lengths, {"action_min": [0.0, 0.0], "action_max": [1.0, 1.0], "not_finite": {}}
+    )
 
 
 def ids(selection: Selection | None) -> list[int]:
