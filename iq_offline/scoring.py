@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from iq_offline.config import RunConfig
+from iq_offline.config import LABELS, RunConfig
 from iq_offline.data.irregularity import few
 from iq_offline.environments.make import evaluation_environment, wrappers_left_out
 from iq_offline.errors import UserError
@@ -23,6 +23,7 @@ from iq_offline.evaluation.scores import (
     mean_return,
     normalized_score,
     references,
+    score_error,
     why_unscored,
 )
 from iq_offline.evaluation.selection import health, read_diagnostics
@@ -32,6 +33,9 @@ from iq_offline.provenance import git_commit, package_versions
 from iq_offline.run import Run, Summary
 from iq_offline.training.offline import seconds_trained
 from iq_offline.training.tracking import progress_bar, read_metrics
+
+UNSURE = 0.03
+"""A standard error of a score beyond which it is said: whoever compares two such scores compares episodes."""
 
 
 def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) -> Summary:
@@ -56,6 +60,12 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         expert, random, data_return = (value if math.isfinite(value) else None for value in measured)
         if reason := why_unscored(known):
             say(f"note: no normalised score: {reason}")
+        error = score_error(returns, known)
+        if error is not None and error > UNSURE:
+            say(
+                f"note: {LABELS[config.algorithm]}'s {len(returns)} episodes differ so much that its score is good to "
+                f"± {error:.2f}; evaluation.episodes = {4 * len(returns)} halves that"
+            )
         if config.is_online:
             online = along_the_way(curve, known)
     left_out = wrappers_left_out(source, trust_env)

@@ -123,3 +123,14 @@ def normalized_score(value: float, references: References) -> float | None:
     if why_unscored(references):
         return None
     return (value - references.random_return) / (references.expert_return - references.random_return)
+
+
+def score_error(returns: Sequence[float], references: References) -> float | None:
+    """Standard error of a policy's normalised score, over which episodes it was seen in.
+
+    Not what another seed of the training would give. None for one episode, or where there is no score.
+    """
+    if why_unscored(references) or len(returns) < 2:
+        return None
+    error = float(np.std(returns, ddof=1)) / math.sqrt(len(returns))
+    return error / (references.expert_return - references.random_return)

@@ -1,6 +1,7 @@
 """Returns, what they are measured against, and their summary."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
+from iq_offline.config import DataConfig, EvaluationConfig, RunConfig, TrainingConfig
+from iq_offline.data import catalog
 from iq_offline.data.catalog import References, load_card
 from iq_offline.data.stream import open_source
 from iq_offline.errors import UserError
@@ -19,11 +22,14 @@ from iq_offline.evaluation.scores import (
     normalized_score,
     random_return,
     references,
+    score_error,
     why_unscored,
 )
+from iq_offline.experiment import Options, run
 from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import Policy
 from tests.data_helpers import change_metadata, counting_episodes
+from tests.environments.worlds import environment_dataset
 from tests.helpers import Episode, write_dataset
 
 
@@ -206,3 +212,29 @@ def test_what_a_curve_comes_to(scores: list[float], lowest: float, reached: int 
     nothing = dict.fromkeys(("start_score", "lowest_score", "env_steps_to_expert_level"))
     assert along_the_way(curve, References(math.nan, 20.0, "")) == nothing
     assert along_the_way([], known) == nothing
+
+
+def test_the_error_of_a_score_is_the_standard_error_of_its_episodes() -> None:
+    about = References(expert_return=110.0, random_return=10.0, source="")
+    assert score_error([100.0, 100.0, 0.0, 0.0], about) == pytest.approx(np.sqrt(10_000 / 3) / 2 / 100)
+    assert score_error([70.0, 70.0], about) == 0
+    assert score_error([70.0], about) is None
+    assert score_error([70.0, 80.0], References(1.0, 2.0, "")) is None
+
+
+@pytest.mark.parametrize(("expert", "notes"), [(10.0, 1), (1e6, 0)])
+def test_a_score_that_hangs_on_its_episodes_is_said_to(expert: float, notes: int, tmp_path: Path) -> None:
+    environment_dataset("test/pole-v0", "CartPole-v1")
+    folder = catalog.locate("test/pole-v0")
+    assert folder is not None
+    change_metadata(folder, ref_min_score=0.0, ref_max_score=expert)
+    training = TrainingConfig(gradient_steps=2, hidden_sizes=(4,), batch_size=4, snapshots=0)
+    config = RunConfig("x", "bc", 0, False, DataConfig("test/pole-v0"), training, evaluation=EvaluationConfig(5))
+    said: list[str] = []
+    summary = run(config, tmp_path / "run", Options(say=said.append))
+    error = np.std(summary["returns"], ddof=1) / np.sqrt(5) / expert
+    found = [line for line in said if "differ so much" in line]
+    assert len(found) == notes
+    for line in found:
+        assert line.startswith(f"note: BC's 5 episodes differ so much that its score is good to ± {error:.2f}; ")
+        assert line.endswith("evaluation.episodes = 20 halves that")
