@@ -61,7 +61,7 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         if reason := why_unscored(known):
             say(f"note: no normalised score: {reason}")
         error = score_error(returns, known)
-        if error is not None and error > UNSURE:
+        if error is not None and error > UNSURE and not config.fast:
             say(
                 f"note: {LABELS[config.algorithm]}'s {len(returns)} episodes differ so much that its score is good to "
                 f"± {error:.2f}; evaluation.episodes = {4 * len(returns)} halves that"
