@@ -3,8 +3,9 @@
 ``python -m tests.warm SOCKET`` imports the package and runs nothing of it. Asked for a command it forks: what then runs
 is a process with its own memory, environment, folder, output, exit code and death. Unlike one that a user starts it has
 the hash seed of all others, the checkout as the first place of modules, and what imports read of the environment from
-before (``OMP_NUM_THREADS`` is 1). What starting and importing do by themselves, and what may depend on the order of
-sets, is for tests that start Python afresh (``data_helpers.python``).
+before (``OMP_NUM_THREADS`` is 1), and what it imported is not taken apart at its end. What starting, importing and
+ending do by themselves, and what may depend on the order of sets, is for tests that start Python afresh
+(``data_helpers.python``).
 """
 
 import atexit
@@ -17,6 +18,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -154,11 +157,32 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
     os.chdir(asked["cwd"])
     kind, what, *rest = asked["arguments"]
     sys.argv = [kind, *rest]
-    if kind == "-m":
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-    else:
-        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
-    sys.exit(0)
+    try:
+        if kind == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+        _leave(0)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        _leave(end.code if isinstance(end.code, int) else 1 if end.code else 0)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(code: int) -> None:
+    """End as Python does, but for taking apart all that was imported: most of what a short command would take."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":
