@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from iq_offline.config import saved_config
+from iq_offline.data.catalog import References
 from iq_offline.environments.make import evaluation_environment
-from iq_offline.evaluation.scores import evaluate
+from iq_offline.evaluation.scores import evaluate, normalized_score, score_error
 from iq_offline.experiment import obtain
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import git_commit
@@ -37,9 +38,11 @@ def main() -> None:
         folder = file.parent.parent if file.parent.name == SNAPSHOTS else file.parent
         config, summary = saved_config(folder / "config.toml"), json.loads((folder / "summary.json").read_text())
         environment = evaluation_environment(obtain(config.data.expert).source)
-        returns = np.array(evaluate(Policy.load(file), environment, options.episodes, options.seed))
-        low, high = summary["random_return"], summary["expert_return"]
-        scores = (returns - low) / (high - low)
+        returns = evaluate(Policy.load(file), environment, options.episodes, options.seed)
+        known = References(summary["expert_return"], summary["random_return"], summary["references"])
+        score, error = normalized_score(float(np.mean(returns)), known), score_error(returns, known)
+        if score is None or error is None:
+            raise SystemExit(f"{folder} has no normalised score, or one episode is asked for")
         row = {
             "run": folder.name,
             "file": file.name,
@@ -52,13 +55,13 @@ def main() -> None:
             "git_commit": git_commit(),
             "episodes": options.episodes,
             "first_seed": options.seed,
-            "score": round(float(scores.mean()), 4),
-            "standard_error": round(float(scores.std(ddof=1) / np.sqrt(len(scores))), 4),
-            "returns": [round(float(value), 1) for value in returns],
+            "score": round(score, 4),
+            "standard_error": round(error, 4),
+            "returns": [round(value, 1) for value in returns],
         }
         with RESULTS.open("a") as rows:
             rows.write(json.dumps(row) + "\n")
-        print(f"{folder.name} {file.name}: {row['score']:.3f} ± {row['standard_error']:.3f}", flush=True)
+        print(f"{folder.name} {file.name}: {score:.3f} ± {error:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from minari import EpisodeData
 
 from iq_offline.data import catalog, views
 from iq_offline.data.d4rl_names import COUNTERPARTS, counterpart
-from iq_offline.data.stream import Source, flags, open_source, stored_episodes, view_of, with_clear_errors
+from iq_offline.data.stream import Source, open_source, per_step, stored_episodes, view_of, with_clear_errors
 from iq_offline.errors import UserError, nearest
 
 Arrays = dict[str, np.ndarray]
@@ -263,7 +263,7 @@ def _episodes(source: Source, keys: tuple[str, ...], with_infos: bool) -> Iterat
 def _recorded(source: Source) -> Iterator[EpisodeData]:
     for stored in stored_episodes(source, source.episode_ids):
         columns: dict[str, Any] = {
-            name: flags(np.asarray(stored[name])) for name in ("rewards", "terminations", "truncations")
+            name: per_step(np.asarray(stored[name])) for name in ("rewards", "terminations", "truncations")
         }
         yield EpisodeData(**(stored | columns))
 

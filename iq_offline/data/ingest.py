@@ -134,12 +134,9 @@ class _State:
         self.lengths.append(len(actions) - 1)
         self.rows += len(actions)
         for name, array in observations.items():
-            if found := _not_finite(array):
-                before, first = self.not_finite.get(name, (0, episode))
-                self.not_finite[name] = [before + found, first]
-        if found := _not_finite(actions):
-            before, first = self.not_finite_actions or (0, episode)
-            self.not_finite_actions = [before + found, first]
+            if counted := _counted(self.not_finite.get(name, []), array, episode):
+                self.not_finite[name] = counted
+        self.not_finite_actions = _counted(self.not_finite_actions, actions, episode)
         if len(actions) > 1:
             self.action_min = np.minimum(self.action_min, actions[:-1].min(0)).tolist()
             self.action_max = np.maximum(self.action_max, actions[:-1].max(0)).tolist()
@@ -151,11 +148,12 @@ class _State:
             raise UserError(_words_of([*self.not_finite.items(), *actions.items()], source))
 
 
-def _not_finite(array: np.ndarray) -> int:
-    """Numbers of an array that are NaN or infinite. The sum is much faster, and finite wherever all are."""
+def _counted(before: list[int], array: np.ndarray, episode: int) -> list[int]:
+    """With an episode's numbers that are NaN or infinite. Their sum is much faster, and finite wherever all are."""
     if array.dtype != np.float32 or np.isfinite(array.sum(dtype=np.float64)):
-        return 0
-    return array.size - int(np.isfinite(array).sum())
+        return before
+    count, first = before or (0, episode)
+    return [count + array.size - int(np.isfinite(array).sum()), first]
 
 
 def _words_of(found: Sequence[tuple[str, list[int]]], source: Source) -> str:

@@ -235,7 +235,7 @@ def _hdf5_episodes(source: Source, ids: Sequence[int]) -> Iterator[EpisodeArrays
             group = f"episode_{index}"
             observations = {name: read(file, f"{group}/{path}") for name, (path, read) in places.items()}
             yield EpisodeArrays(
-                observations, hdf5_array(file, f"{group}/actions"), flags(hdf5_array(file, f"{group}/terminations"))
+                observations, hdf5_array(file, f"{group}/actions"), per_step(hdf5_array(file, f"{group}/terminations"))
             )
 
 
@@ -258,7 +258,7 @@ def _jpeg_array(file: h5py.File, name: str) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(row.tobytes()))) for row in rows])  # type: ignore[union-attr]
 
 
-def flags(values: np.ndarray) -> np.ndarray:
+def per_step(values: np.ndarray) -> np.ndarray:
     """One value a step, shape ``(T,)``; a column of them, ``(T, 1)``, is what a vector of one environment gives."""
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
@@ -278,21 +278,23 @@ def storage_of(source: Source) -> MinariStorage:
 
 
 def stored_episodes(source: Source, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Episodes as Minari reads them, each by itself: in Arrow files those of one may have other infos than the next's.
+    """Episodes as Minari reads them. Of Arrow files each by itself: the infos of one may be others than the next's.
 
     Raises:
         UserError: an episode comes back shorter than it is.
     """
     storage = storage_of(source)
+    if source.is_hdf5:  # Opened once for all of them.
+        yield from storage.get_episodes(ids)
+        return
     for index in ids:
         (episode,) = itertools.islice(storage.get_episodes([index]), 1)
-        if not source.is_hdf5:
-            steps, (about,) = len(episode["terminations"]), storage.get_episode_metadata([index])
-            if steps != about["total_steps"]:
-                raise UserError(
-                    f"{source.id}: episode {index} comes back with {steps} of its {about['total_steps']} steps (Minari "
-                    "cuts Arrow episodes over 32,767 steps): store it as HDF5"
-                )
+        steps, (about,) = len(episode["terminations"]), storage.get_episode_metadata([index])
+        if steps != about["total_steps"]:
+            raise UserError(
+                f"{source.id}: episode {index} comes back with {steps} of its {about['total_steps']} steps (Minari "
+                "cuts Arrow episodes over 32,767 steps): store it as HDF5"
+            )
         yield episode
 
 

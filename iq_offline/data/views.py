@@ -5,6 +5,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,7 @@ def parsed(name: str) -> tuple[str, tuple[int, ...] | None]:
         first, last = _range_of(part, name)
         ids += range(first, last + 1)
     if len(set(ids)) < len(ids):
-        seen: set[int] = set()
-        twice = next(index for index in ids if index in seen or seen.add(index))
+        twice = next(index for index, times in Counter(ids).items() if times > 1)
         raise UserError(f"{short(name)} names episode {twice} twice")
     return words["dataset"], tuple(ids)
 
