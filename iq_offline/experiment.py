@@ -272,7 +272,7 @@ def build(name: str, say: Say = print) -> Path:
 
 
 def train_policies(runs: Sequence[Run], options: Options) -> None:
-    """Train to the end of the budget and save the averaged policies. No environment exists yet.
+    """Train to the end of the budget and save the averaged policies. On fixed data no environment exists yet.
 
     A run whose loss stops being finite ends with that; the others are trained without it.
     """

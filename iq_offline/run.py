@@ -145,7 +145,7 @@ def _is_same_start(saved: RunConfig, config: RunConfig, folder: Path) -> bool:
 
 
 def require_same_meaning(config: RunConfig, start: Path) -> None:
-    """A run can begin with networks that read and answer what its own would.
+    """A run can begin with networks of fixed data alone that read and answer what its own would.
 
     Args:
         config: of the run.
@@ -155,7 +155,12 @@ def require_same_meaning(config: RunConfig, start: Path) -> None:
         UserError: they would not.
     """
     file = start / "config.toml"
-    different = _differences(saved_config(file), config, MEANINGS) if file.exists() else []
+    if not file.exists():
+        return
+    saved = saved_config(file)
+    if saved.is_online:
+        raise UserError(f"{start} is an online run already: the same command that began it goes on with it")
+    different = _differences(saved, config, MEANINGS)
     if different:
         raise UserError(f"{start} has other networks than this run ({different[0]}): it cannot start from there")
 

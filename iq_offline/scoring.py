@@ -4,15 +4,18 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from iq_offline.config import LABELS, RunConfig
+from iq_offline.config import LABELS, DataConfig, RunConfig
 from iq_offline.data.irregularity import few
-from iq_offline.environments.make import evaluation_environment, wrappers_left_out
+from iq_offline.data.stream import Source
+from iq_offline.environments.fit import check_fit
+from iq_offline.environments.make import evaluation_environment, make, wrappers_left_out
 from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_run
@@ -47,6 +50,7 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
     curve: list[dict[str, Any]] = []
     expert = random = score = data_return = None
     meaning, online, environment = "not evaluated", None, None
+    left_out = wrappers_left_out(source, trust_env)
     try:
         environment = evaluation_environment(source, trust_env)
         known = references(source, environment)
@@ -68,7 +72,8 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
             )
         if config.is_online:
             online = along_the_way(curve, known)
-    left_out = wrappers_left_out(source, trust_env)
+        elif other := _other_box(environment, source, config.data, left_out):
+            say(f"note: scored all the same, but {other}")
     if environment is not None and left_out:
         did = "evaluated" if returns else "its environment was built"
         words = f"{did} without the wrappers {few(left_out)} that {source.id} names"
@@ -107,6 +112,19 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         write_episodes(folder, summary, config)
         write_atomically(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     return summary
+
+
+def _other_box(
+    environment: str | EnvSpec, source: Source, data: DataConfig, left_out: tuple[str, ...]
+) -> UserError | None:
+    """Why the environment's actions may mean something else than the dataset's: they are of another box."""
+    name = environment if isinstance(environment, str) else environment.id
+    with closing(make(environment, 1)[0]) as built:
+        try:
+            check_fit(name, built, source, data, left_out)
+        except UserError as error:
+            return error
+    return None
 
 
 def _score_all(

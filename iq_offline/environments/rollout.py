@@ -1,4 +1,4 @@
-"""Whole episodes of a policy in an environment: the only loop of the project that steps one."""
+"""Whole episodes of a policy in an environment: for recording and for scoring. The online stage steps its own."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -130,17 +130,32 @@ def chosen_branches(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def drawn_branches(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Indices ``(batch, branches)`` drawn from the softmax of each branch; logits from :func:`branch_values`."""
-    probability = torch.softmax(logits, -1)
+    """Indices ``(batch, branches)`` drawn from the softmax of each branch; logits from :func:`branch_values`.
+
+    Raises:
+        ArithmeticError: the logits are not finite.
+    """
+    probability = _finite(torch.softmax(logits, -1))
     drawn = torch.multinomial(probability.flatten(0, 1), 1, generator=generator)
     return drawn.reshape(probability.shape[:-1])
 
 
 def drawn_squashed(outputs: Float[Tensor, "batch twice"], generator: torch.Generator) -> Batch:
-    """Actions in the unit box drawn from the squashed Gaussian that an actor's outputs describe."""
-    mean, std = gaussian(outputs)
+    """Actions in the unit box drawn from the squashed Gaussian that an actor's outputs describe.
+
+    Raises:
+        ArithmeticError: the outputs are not finite.
+    """
+    mean, std = gaussian(_finite(outputs))
     noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     return sample_squashed(mean, std, noise)[0]
+
+
+def _finite(outputs: Tensor) -> Tensor:
+    """These, before anything acts by them: who acts has to wait for them anyway."""
+    if not outputs.isfinite().all():
+        raise ArithmeticError("what the policy gives is not finite any more")
+    return outputs
 
 
 def gaussian(outputs: Float[Tensor, "batch twice"]) -> tuple[Batch, Batch]:

@@ -1,4 +1,7 @@
-"""Training on fixed data. Nothing here, or below, builds an environment, reads a reward, or looks at a return."""
+"""The loop of every training. Nothing here builds an environment, reads a reward, or looks at a return.
+
+On fixed data nothing below does, either; an online training collects before its updates (``training/online.py``).
+"""
 
 import math
 import time
@@ -20,6 +23,12 @@ from iq_offline.training.tracking import MetricsLog, Progress, silent
 from iq_offline.training.training import Population, StepError, Training
 
 LATEST = Path("checkpoint", "latest.safetensors")
+PARTS = {
+    "average": "the averaged policy",
+    "parameters": "the networks' weights",
+    "optimizer": "the optimiser's moments",
+}
+"""Of a learner's state, in words."""
 SHOWN = ("critic/loss", "actor/loss", "actor/squared_error")
 
 
@@ -115,10 +124,7 @@ def train_together(
                 stopping = stop_asked()
                 if not (logging or saving or stopping or snapping):
                     continue
-                columns = {name: value.reshape(-1).tolist() for name, value in sums.items()}
-                for member, run in going:
-                    run.means = {name: column[member] / count for name, column in columns.items()}
-                going = [(member, run) for member, run in going if run.is_finite()]
+                going = _finite(going, sums, count)
                 if logging and going:
                     sums = {}
                     for _, run in going:
@@ -132,14 +138,24 @@ def train_together(
                 if stopping and going and step < total:
                     raise InterruptedTrainingError(step)
         except StepError as fault:
-            _save(going, sums)
-            saved = f"the state after step {learner.step:,} is saved, and the same command goes on from there"
-            raise UserError(f"{fault}; {saved} ({folders[0]})") from fault
+            going = _finite(going, sums, config.log_every)
+            if going:
+                _save(going, sums)
+                saved = f"the state after step {learner.step:,} is saved, and the same command goes on from there"
+                raise UserError(f"{fault}; {saved} ({folders[0]})") from fault
         finally:
             for run in runs:
                 run.log.close()
             training.close()
     return [run.failure for run in runs]
+
+
+def _finite(going: "Sequence[tuple[int, _Run]]", sums: Metrics, count: int) -> "list[tuple[int, _Run]]":
+    """The members that have not failed, all with their means over the ``count`` updates since the last row."""
+    columns = {name: value.reshape(-1).tolist() for name, value in sums.items()}
+    for member, run in going:
+        run.means = {name: column[member] / count for name, column in columns.items()}
+    return [(member, run) for member, run in going if run.is_finite()]
 
 
 def _save(going: "Sequence[tuple[int, _Run]]", sums: Metrics) -> None:
@@ -204,11 +220,11 @@ class _Run:
         return self._seconds_before + self._share * (time.monotonic() - self._started)
 
     def is_finite(self) -> bool:
-        """Whether the means and the averaged policy are; else the run has failed."""
+        """Whether the means and all that a checkpoint holds of the learner are; else the run has failed."""
         learner = self.training.learner
         broken = [name for name, value in self.means.items() if not math.isfinite(value)]
-        if not all(leaf.isfinite().all() for leaf in leaves_of(learner.average)):
-            broken.append("the averaged policy")
+        parts = {name.split("/")[0] for name, tensor in learner.state().items() if not tensor.isfinite().all()}
+        broken += [words for part, words in PARTS.items() if part in parts]
         if broken:
             kept = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step else "no checkpoint yet"
             self.failure = UserError(

@@ -120,7 +120,8 @@ class OnlineTraining(Training):
         """One step of every copy of the environment.
 
         Raises:
-            StepError: it failed, or observed what is not finite. What was collected before is whole.
+            StepError: it failed, it observed what is not finite, or the policy gives what is not. What was collected
+                before is whole.
         """
         stepper = self._stepper()
         try:
@@ -232,7 +233,11 @@ class OnlineTraining(Training):
             self._returns[lane] = self._lengths[lane] = 0
 
     def _draw_actions(self) -> Tensor:
-        """Of the policy, or uniformly before the first update of a training from scratch."""
+        """Of the policy, or uniformly before the first update of a training from scratch.
+
+        Raises:
+            StepError: what the policy gives is not finite.
+        """
         lanes, generator = self.online.environments, self.exploration
         options: dict[str, Any] = {"generator": generator, "device": generator.device}
         if self.env_steps < self.online.start_steps and not self.online.start:
@@ -243,7 +248,10 @@ class OnlineTraining(Training):
         agent = self.learner.agent
         if not isinstance(agent, Acting):
             raise ValueError(f"{type(agent).__name__} has no policy to draw from")
-        return agent.act(self.learner.parameters, self.table.current(), generator)
+        try:
+            return agent.act(self.learner.parameters, self.table.current(), generator)
+        except ArithmeticError as error:
+            raise StepError(str(error)) from error
 
     def _rows(self, observation: Any, lanes: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Of each column the rows of these lanes, default all.

@@ -16,6 +16,8 @@ from iq_offline.training import checkpoint
 from iq_offline.training.offline import LATEST
 from iq_offline.training.training import under
 
+TEMPERATURE = "parameters/coefficients/temperature"
+
 
 @torch.no_grad()
 def start_from(learner: Learner, folder: Path) -> None:
@@ -27,7 +29,7 @@ def start_from(learner: Learner, folder: Path) -> None:
     same softmax at this run's temperature.
     What is worth a reward that is yet to be learned is drawn anew, and so is the critic where there was none (behaviour
     cloning; those that choose from suboptimal data). With finitely many actions Q begins as what has the same softmax
-    there, too, also where a regressed actor had acted beside a Q.
+    there, too, also where a regressed actor had acted beside a Q; and an actor's logits as those of Q's softmax.
 
     Args:
         learner: that has made no step.
@@ -57,6 +59,8 @@ def start_from(learner: Learner, folder: Path) -> None:
     acting = under("average/", saved)
     if averaged != "actor":
         acting = _rescaled(acting, scale, shift)
+    elif not _has_actor(saved) and TEMPERATURE in saved:  # A Q, in the place of which an actor's logits act here.
+        acting = _rescaled(acting, 1 / float(saved[TEMPERATURE]), 0.0)
     groups = (averaged,) if has_critic or averaged == "actor" else (averaged, f"target_{averaged}")
     if "parameters/start/weight" in own:
         groups = (*groups, "start/actor")
@@ -86,7 +90,7 @@ def _rescaling(saved: dict[str, Tensor], learner: Learner, has_critic: bool) -> 
         shift /= len(agent.actions.counts)  # Q is the sum of its branches.
         scale = float(agent.config.temperature)
         if not _has_actor(saved):  # A Q, where others give logits.
-            scale /= float(saved["parameters/coefficients/temperature"])
+            scale /= float(saved[TEMPERATURE])
     return scale, shift
 
 

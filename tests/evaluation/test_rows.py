@@ -92,10 +92,11 @@ def test_the_mean_of_the_scores_is_the_score_of_the_mean() -> None:
     assert mean == pytest.approx((10.5 / 3 - 4.0) / 16.0)
 
 
-def test_a_worse_expert_than_random_still_scores() -> None:
-    """Where lower returns are the expert's, its own score is 1 all the same."""
-    rows = episode_rows(summary(expert_return=-100.0, random_return=0.0, returns=[-100.0, 0.0]), resolved(RunConfig()))
-    assert rows.filter("is_final")["score"].to_list() == [1.0, 0.0]
+def test_a_run_without_a_score_has_none_in_its_rows() -> None:
+    """An expert that is worse than random actions tells no score, though one could be computed."""
+    given = summary(expert_return=-100.0, random_return=0.0, returns=[-100.0, 0.0], normalized_score=None)
+    rows = episode_rows(given, resolved(RunConfig()))
+    assert rows.filter("is_final").select("return", "score").rows() == [(-100.0, None), (0.0, None)]
 
 
 def test_whole_numbers_and_no_commit() -> None:

@@ -18,7 +18,7 @@ from iq_offline.learning.agents.iq_learn import IQLearn
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
 from iq_offline.learning.learner import leaves_of
-from iq_offline.learning.networks import branch_values, gaussian
+from iq_offline.learning.networks import Hidden, branch_values, gaussian
 from tests.learning.test_agents import ENCODER, HIDDEN, MEAN, STD, UNIT_BOX, draw_batch
 
 DISCOUNT, ALPHA, TEMPERATURE, EXPERTS, OTHERS = 0.9, 0.3, 0.2, 4, 6
@@ -43,14 +43,14 @@ variations = pytest.mark.parametrize("name", VARIATIONS)
 kinds = pytest.mark.parametrize("finite", [False, True], ids=["box", "branches"])
 
 
-def agent_of(finite: bool, **terms: Any) -> IQLearn:
+def agent_of(finite: bool, hidden: Hidden = HIDDEN, **terms: Any) -> IQLearn:
     common: dict[str, Any] = {"policy": "soft_actor_critic", "value_states": "mixture", "chi2_states": "mixture"}
     common |= {"discount": DISCOUNT, "chi2_alpha": ALPHA, "temperature": TEMPERATURE, "gradient_penalty": 0.0}
     common |= {"expectile": 0.8, "advantage_temperature": 12.0, "outlier_error": 0.3}
     config = decided(IQLearnConfig(**common | terms), mixed=False)
     if finite:
-        return DiscreteIQLearn(config, ENCODER, ActionBranches(MultiDiscrete([3, 1, 4])), HIDDEN, ("suboptimal",))
-    return ContinuousIQLearn(config, ENCODER, UNIT_BOX, HIDDEN, ("suboptimal",))
+        return DiscreteIQLearn(config, ENCODER, ActionBranches(MultiDiscrete([3, 1, 4])), hidden, ("suboptimal",))
+    return ContinuousIQLearn(config, ENCODER, UNIT_BOX, hidden, ("suboptimal",))
 
 
 def drawn(agent: IQLearn, finite: bool) -> tuple[TensorDict, TensorDict, TensorDict]:
@@ -304,3 +304,6 @@ def test_a_regressed_policy_is_what_acts(finite: bool):
     assert torch.equal(found["error"], again["error"])
     assert {"reward", "value"} <= found.keys()
     assert agent_of(True).averaged == "critic"
+    agent, plain = agent_of(finite, Hidden((4,), "elu"), **REGRESSED), agent_of(finite, Hidden((4,), "elu"))
+    between = [type(layer) for layer in (agent.critic[1], agent.cloning.actor[1], plain.critic[1])]
+    assert between == [torch.nn.ReLU, torch.nn.ELU, torch.nn.ELU if finite else torch.nn.ReLU]

@@ -114,6 +114,13 @@ def test_what_finitely_many_actions_do_not_read(finite_dataset: None):
     assert in_vain(given(mixed=True, **wished)) == []
 
 
+def test_the_temperature_of_an_in_sample_softmax_is_read_where_it_acts(finite_dataset: None):
+    """On fixed data its loss has none; online, actions are drawn at it."""
+    wished = {"policy": "soft_actor_critic", "value": "expectile", "temperature": 0.5}
+    assert in_vain(given(mixed=True, finite=True, **wished)) == ["iq_learn.temperature"]
+    assert "iq_learn.temperature" not in in_vain(online(given(mixed=True, finite=True, **wished)))
+
+
 def test_an_anchor_is_read_on_expert_data_alone_also_with_finitely_many_actions(finite_dataset: None):
     """Where a policy is regressed it has none."""
     free, anchored, usual = (given(finite=True, behavior_anchor=weight) for weight in (0.0, 5.0, "auto"))

@@ -114,6 +114,32 @@ def test_the_replay_holds_every_step_and_no_other(tmp_path: Path):
     assert watched.ended - ends[1.0] > 3, "others were cut off by the time limit, and stay without an end"
 
 
+@pytest.mark.parametrize("dataset", ["test/point-v0", "test/pole-v0"])
+@pytest.mark.parametrize("group", ["acting", "other"])
+def test_networks_that_are_not_finite_are_no_fault_of_the_environment(group: str, dataset: str, tmp_path: Path):
+    """They break between two logs, and the next thing that happens is a step in the environment."""
+    point_dataset() if dataset == "test/point-v0" else environment_dataset(dataset, "CartPole-v1")
+    config = online_config(dataset)
+    config = replace(config, training=replace(config.training, log_every=20, checkpoint_every=20))
+    training = begun(config, tmp_path / "run")
+    learner = training.learner
+    broken = {"acting": learner.agent.averaged, "other": "reward"}[group]
+    update = learner.update
+
+    def breaking(batch: TensorDict, noise: TensorDict) -> Any:
+        metrics = update(batch, noise)
+        if learner.step == 25:
+            with torch.no_grad():
+                learner.parameters[broken, "0.bias"].fill_(math.nan)
+        return metrics
+
+    learner.update = breaking  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"stopped being finite by step .*; the checkpoint of step 20 is kept"):
+        train(training, config.stage, tmp_path / "run")
+    saved = weights(tmp_path / "run" / LATEST)
+    assert all(value.isfinite().all() for value in saved.values())
+
+
 @pytest.mark.parametrize("suboptimal", [False, True])
 def test_every_batch_has_exact_fractions(suboptimal: bool, tmp_path: Path):
     point_dataset()
@@ -310,6 +336,32 @@ def test_fine_tuning_begins_with_the_offline_run_whole(algorithm: Any, critic: s
     training.close()
 
 
+@pytest.mark.parametrize(
+    ("bound", "given"), [(1.0, {}), (4.0, {}), (4.0, {"action_low": (-1.0,), "action_high": (1.0,)})]
+)
+def test_a_score_in_another_action_box_is_said_to_be_one(bound: float, given: Any, tmp_path: Path):
+    """As the online stage would refuse it; what was trained for nothing is not thrown away."""
+    point_dataset(bound=bound)
+    config = replace(stages(as_given(start="offline"), tmp_path)[0], algorithm="bc")
+    config = replace(config, data=replace(config.data, **given))
+    said: list[str] = []
+    summary = run(config, tmp_path / "run", replace(QUIET, say=said.append))
+    assert len(summary["returns"]) == config.evaluation.episodes
+    notes = [line for line in said if "scored all the same" in line]
+    assert len(notes) == (bound == 4.0 and not given)
+    assert all("its actions go from -4 to 4 in dimension 0" in note for note in notes)
+
+
+def test_an_online_run_is_no_start(tmp_path: Path):
+    """Its rewards are counted from the lowest one already, and its data are more than the fixed ones."""
+    point_dataset()
+    config = online_config(env_steps=40)
+    trained(config, tmp_path / "online")
+    with pytest.raises(UserError, match="online is an online run already: the same command that began it goes on"):
+        begun(online_config(start=str(tmp_path / "online")), tmp_path / "tuned")
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
     """Behaviour cloning gives its actor; with finitely many actions, Q's softmax is its policy."""
     point_dataset()
@@ -336,6 +388,17 @@ def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
     logits = hidden @ saved["learner/average/2.weight"].T + saved["learner/average/2.bias"]
     probability = torch.softmax(q[:, 0] / agent.config.temperature, -1)
     torch.testing.assert_close(probability, torch.softmax(logits, -1))
+    training.close()
+
+    of_q = replace(offline, algorithm="iq_learn", iq_learn=IQLearnConfig(policy="soft_actor_critic"))
+    trained(resolved(of_q), tmp_path / "of-q")
+    dice = replace(as_given("test/pole-v0", start=str(tmp_path / "of-q")), algorithm="valuedice")
+    training = begun(resolved(dice), tmp_path / "tuned-dice")
+    saved, own = weights(tmp_path / "of-q" / LATEST), training.learner.state()
+    temperature = float(saved["learner/parameters/coefficients/temperature"])
+    for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
+        scaled = saved[f"learner/average/{name}"] / (temperature if name[0] == "2" else 1)
+        torch.testing.assert_close(own[f"parameters/actor/{name}"], scaled)
     training.close()
 
     regressed = replace(offline, algorithm="iq_learn", iq_learn=IQLearnConfig(policy="advantage_weighted"))

@@ -69,12 +69,8 @@ def test_no_kind_is_left_without_rows(fraction: float, batch_size: int):
     config = configuration(suboptimal=True, batch_size=batch_size)
     config = replace(config, data=replace(config.data, suboptimal_fraction=fraction))
     data = choose_data(config, obtain(EXPERT), [obtain(OTHER)])
-    try:
-        training = prepare(config, data)
-    except UserError:
-        return
-    batch = training.replay.sample()
-    assert min(len(batch[kind, "observation"]) for kind in ("expert", "suboptimal")) >= 1
+    with pytest.raises(UserError, match=r"leaves (0 expert|\d+ expert and 0 suboptimal).*: both need some"):
+        prepare(config, data)
 
 
 def test_iq_learn_begins_with_the_actor_and_sees_the_rows_of_behavior_cloning() -> None:

@@ -274,7 +274,7 @@ class IQLearn(SoftQ):
             "gradient_penalty": finite,
             "behavior_anchor": (finite and bool(others)) or regressed,
             "actor_learning_rate": finite and not regressed,
-            "temperature": (in_sample or not finite) if regressed else in_sample and finite,
+            "temperature": (in_sample or not finite) if regressed else in_sample and finite and "online" not in others,
             "target_update_rate": not config.target_network,
             "expectile": not in_sample,
             "advantage_temperature": not regressed,

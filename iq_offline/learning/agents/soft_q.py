@@ -240,7 +240,7 @@ class SoftmaxOfQ(SoftQ):
             hidden: of the critic.
         """
         self.actions = actions
-        self.critic = network(encoder, hidden, sum(actions.counts), acts=True)
+        self.critic = network(encoder, hidden, sum(actions.counts), acts=self.averaged == "critic")
         self.noise_shape: tuple[int, ...] = (3, 0)
         self.phases: tuple[Phase, ...] = (
             Phase("critic", self.loss, self.config.critic_learning_rate, self.config.adam_beta1),
