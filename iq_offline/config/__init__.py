@@ -128,6 +128,9 @@ class TrainingConfig:
     steps beside suboptimal data reads their share alone."""
     hidden_sizes: tuple[Positive, ...] = (256, 256)
     """Units in the hidden layers of every network."""
+    actors: Positive = 1
+    """With actions in a box: networks that act together, by the mean of their actions. What each makes up where nothing
+    was shown cancels out."""
     activation: Activation = "elu"
     """Between the layers of the network that acts. Other networks have relu."""
     layer_norm: Normed = "none"
@@ -240,7 +243,7 @@ def from_table(kind: type[Config], table: dict[str, Any], source: str) -> Config
         raise UserError(f"{source}: {explain(error, kind)}") from error
 
 
-BEFORE: dict[str, Any] = {"training.activation": "relu"}
+BEFORE: dict[str, Any] = {"training.activation": "relu", "training.actors": 1}
 """What runs of older versions had that lack a key; where it is not here, what is the default now."""
 
 

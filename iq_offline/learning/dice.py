@@ -89,7 +89,7 @@ def valuedice_objective(
     return log_mean_exp(both) - (1 - alpha) * at_start - alpha * mean(other)
 
 
-def off_orthogonal(weight: Float[Tensor, "outputs inputs"]) -> Float[Tensor, ""]:
-    """The sum of squared products of different units' weights (Brock et al., ICLR 2019, eq. 3)."""
+def off_orthogonal(weight: Float[Tensor, "*members outputs inputs"]) -> Float[Tensor, ""]:
+    """The sum of squared products of different units' weights (Brock et al., ICLR 2019, eq. 3), of members' own."""
     products = weight @ weight.mT
     return products.square().sum() - products.diagonal(dim1=-2, dim2=-1).square().sum()

@@ -6,6 +6,7 @@ Continuous actions here live in the unit box [-1, 1]: the dataset's box is mappe
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -19,7 +20,7 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "elu": nn.ELU
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
-Batch = Float[Tensor, "batch size"]
+Batch = Float[Tensor, "*members batch size"]
 
 
 @dataclass(frozen=True)
@@ -31,29 +32,73 @@ class Hidden:
     """In the network that acts. All others have ReLU, whose second derivative is nothing to compute."""
     layer_norm: Normed = "none"
     """Where layers are normalised (arXiv:1607.06450), before the activation: everywhere, or where nothing acts."""
+    actors: int = 1
+    """With actions in a box: so many networks act together, by the mean of their actions."""
 
 
-def mlp(*sizes: int, activation: Activation = "relu", layer_norm: bool = False) -> nn.Sequential:
-    """Linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` outputs; between them LayerNorm if asked, activations."""
+def mlp(*sizes: int, activation: Activation = "relu", layer_norm: bool = False, members: int = 1) -> nn.Sequential:
+    """Linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` outputs; between them LayerNorm if asked, activations.
+
+    ``members``: so many of these networks side by side, drawn independently, which act together (:class:`MeanAction`).
+    """
+    linear = nn.Linear if members == 1 else partial(Members, members)
     *hidden, last = pairwise(sizes)
     layers: list[nn.Module] = []
     for inputs, outputs in hidden:
-        layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] * layer_norm), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers, nn.Linear(*last))
+        layers += [linear(inputs, outputs), *([nn.LayerNorm(outputs)] * layer_norm), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, linear(*last), *([MeanAction()] * (members > 1)))
+
+
+class Members(nn.Module):
+    """A linear layer of each of several networks side by side, drawn as torch draws them."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(members, outputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw them anew."""
+        bound = self.weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(batch, inputs)`` for all, or ``(members, batch, inputs)``, to ``(members, batch, outputs)``."""
+        return members_linear(inputs, self.weight, self.bias)
+
+
+def members_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What :class:`Members` computes, with parameters from outside."""
+    return inputs @ weight.mT + bias.unsqueeze(-2)
+
+
+class MeanAction(nn.Module):
+    """Of several networks' outputs those of one squashed Gaussian, whose mode is the mean of their actions.
+
+    Not of what these are before the squashing, where one that is far off decides.
+    """
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """``(members, batch, twice)`` to ``(batch, twice)``, as :func:`gaussian` reads them."""
+        before, raw = outputs.chunk(2, dim=-1)
+        action = torch.tanh(before).mean(-3).clamp(-1 + 1e-6, 1 - 1e-6)
+        return torch.cat([torch.atanh(action), raw.mean(-3)], -1)
 
 
 def network(
-    encoder: ObservationEncoder, hidden: Hidden, outputs: int, extra: int = 0, acts: bool = False
+    encoder: ObservationEncoder, hidden: Hidden, outputs: int, extra: int = 0, acts: bool = False, members: int = 1
 ) -> nn.Sequential:
     """A perceptron on the features of observations and ``extra`` more inputs, behind convolutions if it sees images.
 
-    ``acts``: whether it is the network that acts.
+    ``acts``: whether it is the network that acts; ``members``: as for :func:`mlp`.
     """
     normed = hidden.layer_norm == "all" or (hidden.layer_norm == "critics" and not acts)
     activation = hidden.activation if acts else "relu"
     torso = ImageTorso(encoder) if encoder.has_images else None
     inputs = (torso.size if torso else encoder.size) + extra
-    layers = mlp(inputs, *hidden.sizes, outputs, activation=activation, layer_norm=normed)
+    layers = mlp(inputs, *hidden.sizes, outputs, activation=activation, layer_norm=normed, members=members)
     return behind_images(torso, layers) if torso else layers
 
 
@@ -140,7 +185,7 @@ def drawn_branches(logits: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.reshape(probability.shape[:-1])
 
 
-def drawn_squashed(outputs: Float[Tensor, "batch twice"], generator: torch.Generator) -> Batch:
+def drawn_squashed(outputs: Float[Tensor, "*members batch twice"], generator: torch.Generator) -> Batch:
     """Actions in the unit box drawn from the squashed Gaussian that an actor's outputs describe.
 
     Raises:
@@ -158,14 +203,14 @@ def _finite(outputs: Tensor) -> Tensor:
     return outputs
 
 
-def gaussian(outputs: Float[Tensor, "batch twice"]) -> tuple[Batch, Batch]:
+def gaussian(outputs: Float[Tensor, "*members batch twice"]) -> tuple[Batch, Batch]:
     """Mean and standard deviation, before the squashing, from an actor's outputs; log std in [-5, 2]."""
     mean, raw = outputs.chunk(2, dim=-1)
     log_std = LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1) / 2
     return mean, log_std.exp()
 
 
-def sample_squashed(mean: Batch, std: Batch, noise: Batch) -> tuple[Batch, Float[Tensor, " batch"]]:
+def sample_squashed(mean: Batch, std: Batch, noise: Batch) -> tuple[Batch, Float[Tensor, "*members batch"]]:
     """Actions tanh(mean + std noise) in the unit box, and their log-densities.
 
     Args:
@@ -178,7 +223,9 @@ def sample_squashed(mean: Batch, std: Batch, noise: Batch) -> tuple[Batch, Float
     return torch.tanh(before), (log_normal - _log_tanh_slope(before)).sum(-1)
 
 
-def squashed_log_probability(mean: Batch, std: Batch, action: Batch) -> Float[Tensor, " batch"]:
+def squashed_log_probability(
+    mean: Batch, std: Batch, action: Float[Tensor, "batch size"]
+) -> Float[Tensor, "*members batch"]:
     """Log-density of actions of the unit box; those at its faces are read as 1e-6 inside it."""
     before = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
     log_normal = -0.5 * ((before - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)

@@ -150,11 +150,12 @@ def network_of(
     """The network that these weights (``0.weight``, ``0.bias``, ``2.weight``, …, ``torso.…``) belong to."""
     numbered = [name for name in weights if re.fullmatch(r"\d+\.weight", name)]
     in_order = [weights[name] for name in sorted(numbered, key=lambda name: int(name.split(".")[0]))]
-    matrices = [weight for weight in in_order if weight.dim() == 2]
+    matrices = [weight for weight in in_order if weight.dim() > 1]
     normed = len(in_order) > len(matrices)
-    sizes = (matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices))
+    sizes = (matrices[0].shape[-1], *(matrix.shape[-2] for matrix in matrices))
+    members = len(matrices[0]) if matrices[0].dim() == 3 else 1
     with torch.device("meta"):  # No numbers are drawn for weights that are there already.
-        layers = mlp(*sizes, activation=activation, layer_norm=normed)
+        layers = mlp(*sizes, activation=activation, layer_norm=normed, members=members)
     if encoder.has_images:
         layers = behind_images(ImageTorso(encoder), layers)
     layers.load_state_dict(dict(weights), assign=True)

@@ -306,7 +306,7 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     """The configured algorithm for the data's spaces."""
     options = config.training
     observations, actions = data.observations, data.actions
-    hidden = Hidden(options.hidden_sizes, options.activation, options.layer_norm)
+    hidden = Hidden(options.hidden_sizes, options.activation, options.layer_norm, options.actors)
     mixed = bool(data.suboptimal)
     others = ("suboptimal",) * mixed + ("online",) * config.is_online
     taken: ActionBranches | UnitBox

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.functional import linear
 
 from iq_offline.data.actions import ActionBox, ActionBranches
+from iq_offline.learning.networks import MeanAction, Members, members_linear
 
 Metrics = dict[str, Tensor]
 Loss = Callable[[TensorDict, TensorDict, TensorDict], tuple[Tensor, Metrics]]
@@ -89,14 +90,31 @@ def call(network: nn.Sequential, parameters: TensorDict, inputs: Tensor, twice: 
     """
     weights = tensors(parameters)
     for name, layer in network.named_children():
-        if isinstance(layer, nn.Linear):
-            inputs = linear(inputs, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        if isinstance(layer, nn.Linear | Members):
+            apply = linear if isinstance(layer, nn.Linear) else members_linear
+            inputs = apply(inputs, weights[f"{name}.weight"], weights[f"{name}.bias"])
         elif twice and isinstance(layer, nn.ReLU):
             inputs = inputs * torch.relu(inputs).detach().sign()
         else:
             own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
             inputs = functional_call(layer, own, (inputs,)) if own else layer(inputs)
     return inputs
+
+
+def call_members(network: nn.Sequential, parameters: TensorDict, inputs: Tensor) -> Tensor:
+    """As :func:`call`, the outputs of each of the networks that act together, before they are averaged.
+
+    Returns:
+        ``(members, batch, outputs)``; of a network that is one, ``(1, batch, outputs)``.
+    """
+    if isinstance(network[-1], MeanAction):
+        return call(cast(nn.Sequential, network[:-1]), parameters, inputs)
+    return call(network, parameters, inputs).unsqueeze(0)
+
+
+def together(network: nn.Sequential, outputs: Tensor) -> Tensor:
+    """What the network gives where its members give this, ``(members, batch, outputs)``."""
+    return network[-1](outputs) if isinstance(network[-1], MeanAction) else outputs.squeeze(0)
 
 
 def call_each(network: nn.Sequential, ensemble: TensorDict, inputs: Tensor, twice: bool = False) -> Tensor:
@@ -119,7 +137,7 @@ def fresh(network: nn.Module, members: int = 1) -> TensorDict:
     if members > 1:
         return cast(TensorDict, torch.stack([fresh(network) for _ in range(members)]))  # type: ignore[arg-type]
     for layer in network.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.LayerNorm):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.LayerNorm | Members):
             layer.reset_parameters()
     return TensorDict({name: value.detach().clone() for name, value in network.named_parameters()})
 

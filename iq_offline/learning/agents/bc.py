@@ -9,7 +9,7 @@ from torch import Tensor
 from iq_offline.config import BCConfig, IQLearnConfig
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, fresh, normalized, rows_of
+from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, call_members, fresh, normalized, rows_of
 from iq_offline.learning.networks import (
     Hidden,
     branch_values,
@@ -66,7 +66,7 @@ class BC:
             self.actor = network(encoder, hidden, sum(actions.counts), acts=True)
             loss = self.cross_entropy
         else:
-            self.actor = network(encoder, hidden, 2 * len(actions.center), acts=True)
+            self.actor = network(encoder, hidden, 2 * len(actions.center), acts=True, members=hidden.actors)
             self.outlier_square = len(actions.center) * config.outlier_error**2
             losses = {"squared_error": self.squared_error, "robust": self.robust, "likelihood": self.likelihood}
             loss = losses[config.loss]
@@ -145,6 +145,8 @@ class BC:
         return gaussian(call(self.actor, parameters["actor"], normalized(parameters, observation)))
 
     def _outputs(self, parameters: TensorDict, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
+        """Of every member, which regresses by itself: mean and deviation ``(members, batch, size)``; the actions."""
         assert isinstance(self.actions, UnitBox)
-        mean, std = self._gaussian(parameters, rows_of(batch, self.kinds, "observation"))
+        state = normalized(parameters, rows_of(batch, self.kinds, "observation"))
+        mean, std = gaussian(call_members(self.actor, parameters["actor"], state))
         return mean, std, self.actions(rows_of(batch, self.kinds, "action"))

@@ -14,7 +14,19 @@ from torch import Tensor, nn
 
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.spaces import ObservationEncoder
-from iq_offline.learning.agents import Metrics, Phase, UnitBox, call, call_each, constants, fresh, normalized, rows_of
+from iq_offline.learning.agents import (
+    Metrics,
+    Phase,
+    UnitBox,
+    call,
+    call_each,
+    call_members,
+    constants,
+    fresh,
+    normalized,
+    rows_of,
+    together,
+)
 from iq_offline.learning.networks import (
     Hidden,
     branch_values,
@@ -109,7 +121,7 @@ class SoftActorCritic(SoftQ):
         """
         config, self.unit_box = self.config, actions
         size = len(actions.center)
-        self.actor = network(encoder, hidden, 2 * size, acts=True)
+        self.actor = network(encoder, hidden, 2 * size, acts=True, members=hidden.actors)
         self.critic = network(encoder, hidden, 1, extra=size)
         self.noise_shape: tuple[int, ...] = (3, size)
         self.phases: tuple[Phase, ...] = (
@@ -127,10 +139,12 @@ class SoftActorCritic(SoftQ):
     def actor_loss(self, parameters: TensorDict, batch: TensorDict, noise: TensorDict) -> tuple[Tensor, Metrics]:
         """One policy step on the states of the data, by :meth:`policy_loss`; the critic is held fixed."""
         state = normalized(parameters, rows_of(batch, self.states, "observation"))
-        mean, std = gaussian(call(self.actor, parameters["actor"], state))
+        each = call_members(self.actor, parameters["actor"], state)
+        mean, std = gaussian(together(self.actor, each))
         action, log_probability = sample_squashed(mean, std, rows_of(noise, self.states)[:, 2])
         expert_action = self.as_input(batch["expert", "action"])
-        error = (torch.tanh(mean[: len(expert_action)]) - expert_action).square().sum(-1).mean()
+        means, _ = gaussian(each[:, : len(expert_action)])
+        error = (torch.tanh(means) - expert_action).square().sum(-1).mean()
         loss = self.policy_loss(parameters, state, action, log_probability, error)
         metrics = {"actor/entropy": -log_probability.mean(), "actor/squared_error": error}
         if "start" in parameters:
@@ -170,7 +184,7 @@ class SoftActorCritic(SoftQ):
             state: as the networks read it.
             action: of the policy, with gradients.
             log_probability: of this action.
-            error: E_E[|tanh(mean(s)) - a|²], which not every policy minds.
+            error: E_E[|tanh(mean(s)) - a|²] of every member of the actor, which not every policy minds.
         """
         q = self.q(parameters["critic"], state, action)
         return soft_policy_loss(q, log_probability, parameters["coefficients", "temperature"])

@@ -100,7 +100,8 @@ class ValueDICE(ABC):
         objective = self._objective(parameters, parameters["nu"].detach(), parameters["actor"], batch, noise)[0]
         loss = -objective
         if self.config.orthogonal_penalty:
-            weights = [weight.flatten(1) for weight in tensors(parameters["actor"]).values() if weight.dim() > 1]
+            weights = [weight for weight in tensors(parameters["actor"]).values() if weight.dim() > 1]
+            weights = [weight.flatten(1) if weight.dim() == 4 else weight for weight in weights]  # Convolutions.
             penalty = sum(map(off_orthogonal, weights))
             loss = loss + parameters["coefficients", "orthogonal_penalty"] * penalty
         with torch.no_grad():
