@@ -114,15 +114,17 @@ def run_sweep_command(given: Sweep | Results | Report) -> None:
 
         sweep(load_sweep(given.file, changes_of(given.options)), given.options)
     elif isinstance(given, Results):
-        from iq_offline.sweeps.findings import sweep_in, unfinished_in
+        from iq_offline.sweeps.findings import planned, sweep_in, unfinished_in
         from iq_offline.sweeps.results import BASELINE, read_episodes, runs_of
 
         runs = runs_of(read_episodes(given.folder))
         if given.baseline not in (BASELINE, *runs["algorithm"]):
             there = " or ".join(sorted(runs["algorithm"].unique()))
             raise UserError(f"{given.folder} has no runs of {given.baseline}: give --baseline {there}")
-        missing = len(unfinished_in(given.folder, sweep_in(given.folder)))
-        tabulate(runs, given.output or given.folder / "results", given.baseline, missing)
+        sweep_there = sweep_in(given.folder)
+        missing = unfinished_in(given.folder, sweep_there)
+        total = planned(runs, sweep_there, missing)
+        tabulate(runs, given.output or given.folder / "results", given.baseline, len(missing), total)
     else:
         from iq_offline.sweeps.report import write_report
 
@@ -191,7 +193,8 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         if outcome.done:
             episodes = read_episodes(folder)
             finished = runs_of(episodes)
-            tabulate(finished, folder / "results", missing=len(unfinished_in(folder, chosen)))
+            missing = len(unfinished_in(folder, chosen))
+            tabulate(finished, folder / "results", missing=missing, total=len(runs))
             draw(finished, curves_of(episodes), folder / "figures", chosen.published)
     except NothingToCompareError as error:
         say(f"no tables: {error}")
@@ -231,7 +234,9 @@ def launcher_of(options: SweepOptions) -> "Launcher":
     return LocalLauncher(options.workers)
 
 
-def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", missing: int = 0) -> None:
+def tabulate(
+    runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", missing: int = 0, total: int | None = None
+) -> None:
     """Print and write the tables.
 
     Args:
@@ -239,6 +244,7 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", mis
         output: folder of the tables.
         baseline: what the others are compared to.
         missing: runs of the same sweep that failed or are not finished.
+        total: runs of the sweep, those that are missing among them; offline halves are none. Default: all are there.
     """
     from iq_offline.files import disk_errors
     from iq_offline.sweeps import results as tables_of
@@ -246,18 +252,19 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", mis
 
     metric, by = tables_of.metric_of(runs), tables_of.varied(runs)
     left_out = runs[metric].null_count()
+    total = runs.height if total is None else total
     summary = tables_of.summary_of(runs, by, metric)
     comparisons = tables_of.comparisons_of(runs, by, metric, baseline)
     said = {
         "--fast: a rehearsal, not a result": runs["fast"].any(),
-        f"{missing} of the sweep's {runs.height + missing} runs failed or are not finished, and are left out": missing,
+        f"{missing} of the sweep's {total} runs failed or are not finished, and are left out": missing,
         f"{left_out} runs have no {metric.replace('_', ' ')} and are left out": left_out,
         "The runs were made with different versions of the code": runs["git_commit"].n_unique() > 1,
     }
     caption = ". ".join(words for words, holds in said.items() if holds)
     constant = ", ".join(sorted({str(value) for value in runs["data.expert"].unique()}))
     meaning = {"score": "normalised scores (0 random, 1 expert)", "return": "returns"}
-    title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {runs.height} runs"
+    title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {total - missing} runs"
     print_frame(summary, title, caption)
     overview = overview_of(summary)
     if overview.height:

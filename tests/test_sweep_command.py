@@ -146,6 +146,19 @@ def test_what_is_missing_is_said_and_older_tables_go(
     assert not list((tmp_path / "results").glob("comparisons.*")), "of runs that are not here any more"
 
 
+def test_a_run_without_its_summary_is_missing_and_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path, sweep_table(counts=(1,), seeds=3), lambda _: 0.5)
+    (cut,) = (tmp_path / "runs").glob("*algorithm=bc*seed=1")
+    (cut / "summary.json").unlink()
+    assert main(["results", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "5 runs" in printed
+    assert "1 of the sweep's 6 runs failed or are not finished, and are left out" in printed
+    assert pl.read_parquet(tmp_path / "results" / "summary.parquet")["n"].to_list() == [2, 3]
+
+
 def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path: Path) -> None:
     """The offline half has rows of its own; the same command finds everything finished."""
     environment_dataset("test/pole-v0", "CartPole-v1")
@@ -154,6 +167,7 @@ def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path:
     command = ("-c", COMMAND, "sweep", str(tmp_path / "halves.toml"), "--workers", "1", "--output", str(folder))
     done = warm_python(*command)
     assert done.returncode == 0, done.stderr
+    assert ", 2 runs" in done.stdout.splitlines()[0]
     runs = runs_of(read_episodes(folder)).sort("seed", "online.env_steps")
     assert runs.select("seed", "online.env_steps", "online.start", "iq_learn.temperature").rows() == [
         (seed, *stage) for seed in (0, 1) for stage in ((0, "", 0.001), (80, "offline", 0.1))

@@ -13,7 +13,8 @@ import polars as pl
 
 from iq_offline.config import ALGORITHMS, BEFORE, RunConfig, resolved
 from iq_offline.errors import UserError
-from iq_offline.evaluation.rows import EPISODES, MEASURED, configuration_row
+from iq_offline.evaluation.rows import EPISODES, MEASURED, SUMMARY, configuration_row, is_finished
+from iq_offline.sweeps.folders import folders_in
 from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
 from iq_offline.sweeps.words import COUNT, EXPERT, SUBOPTIMAL, with_lines
 
@@ -44,9 +45,11 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
     if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}: give the folder of a sweep or of runs")
     folder = folder.absolute()
-    files = _episode_files(folder)
+    files = [str(run / EPISODES) for run, names in folders_in(folder) if EPISODES in names and is_finished(run)]
     if not files:
-        raise UserError(f"{folder} holds no finished run yet ({EPISODES} of none is there)")
+        raise UserError(f"{folder} holds no finished run yet (of none {EPISODES} and {SUMMARY} are there)")
+    for file in files:
+        _require_whole(file)
     defaults = configuration_row(resolved(RunConfig()))
     rows = pl.scan_parquet(
         files,
@@ -64,23 +67,6 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
         pl.col(*MEASURED),
         *(pl.col(key).fill_null(BEFORE.get(key, value)) for key, value in defaults.row(0, named=True).items()),
     )
-
-
-def _episode_files(folder: Path) -> list[str]:
-    """Those of all runs below. Links are followed; a folder that is there under two names is looked into once."""
-    found, seen = [], set()
-    for here, inner, names in os.walk(folder, followlinks=True):
-        place = os.stat(here)
-        if (place.st_dev, place.st_ino) in seen:
-            inner.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        inner.sort()
-        if EPISODES in names:
-            file = os.path.join(here, EPISODES)
-            _require_whole(file)
-            found.append(file)
-    return found
 
 
 def _require_whole(file: str) -> None:

@@ -1,6 +1,7 @@
 """The page about a folder of runs: what it says, and that it is well-formed, alone and safe."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,25 @@ def test_a_run_that_was_cut_off_before_its_summary_is_not_finished(sweep: Path) 
         (run / "summary.json").unlink()
     with pytest.raises(UserError, match="holds no finished run yet"):
         read(sweep)
+
+
+def test_a_run_without_rows_is_not_finished_in_any_folder(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"{seed}", config_of(seed=seed))
+    (tmp_path / "1" / "episodes.parquet").unlink()
+    found = findings_in(tmp_path)
+    assert (found.progress, found.unfinished) == ("1 of 2 runs are done", {"1": "begun, not finished"})
+
+
+def test_offline_halves_are_no_runs_of_the_sweep(tmp_path: Path) -> None:
+    """They have rows, so that what was fine-tuned can be held against what it began with."""
+    plan = write_sweep(tmp_path, sweep_table(counts=(1,), seeds=2), lambda config: None if config.seed else 1.0)
+    for run in plan.runs():
+        if not run.config.seed:
+            half = replace(run.config, training=replace(run.config.training, batch_size=8))
+            write_run(tmp_path / "runs" / run.name / "offline", half)
+    found = findings_in(tmp_path)
+    assert (found.runs.height, found.progress) == (4, "2 of 4 runs are done")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """From rows to runs, cells and comparisons: held against numbers computed by hand, on runs that never ran."""
 
+import errno
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import polars as pl
 import pytest
 
 from iq_offline.errors import UserError
-from iq_offline.evaluation.rows import EPISODES
+from iq_offline.evaluation.rows import EPISODES, SUMMARY
+from iq_offline.sweeps.findings import unfinished_in
 from iq_offline.sweeps.results import (
     comparisons_of,
     configuration,
@@ -91,6 +94,34 @@ def test_what_is_not_finished_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "results" / "runs.parquet").write_bytes(b"no rows of a run")
     (tmp_path / "runs" / "seed=1" / ".episodes.parquet.x7d").write_bytes(b"half")
     assert runs_in(tmp_path)["run"].to_list() == ["runs/seed=0"]
+
+
+@pytest.mark.parametrize("file", [EPISODES, SUMMARY])
+def test_a_run_with_one_of_its_two_files_is_not_finished(file: str, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"seed={seed}", [1.0], {"seed": seed})
+    (tmp_path / "seed=1" / file).unlink()
+    assert runs_in(tmp_path)["run"].to_list() == ["seed=0"]
+    (tmp_path / "seed=0" / file).unlink()
+    with pytest.raises(UserError, match="holds no finished run yet"):
+        read_episodes(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in it would be missing without a word."""
+    for name in ("a", "b"):
+        write_run(tmp_path / name, [1.0])
+    scan, closed = os.scandir, str(tmp_path / "b")
+
+    def scandir(path: Any) -> Any:
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), closed)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for read in (read_episodes, lambda folder: unfinished_in(folder, None)):
+        with pytest.raises(UserError, match=f"cannot read {closed} .Permission denied."):
+            read(tmp_path)
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
