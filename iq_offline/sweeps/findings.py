@@ -1,6 +1,5 @@
 """What a folder of runs holds, read once for the report: a sweep's folder, or any other with runs in it."""
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import polars as pl
 
 from iq_offline.config import read_toml
 from iq_offline.evaluation.rows import SUMMARY, is_finished
+from iq_offline.files import read_json
 from iq_offline.sweeps import grid
 from iq_offline.sweeps.folders import finished, folders_in, log_file, state_of_log
 from iq_offline.sweeps.results import (
@@ -78,7 +78,7 @@ def findings_in(folder: Path) -> Findings:
     """Read what is there.
 
     Raises:
-        UserError: no such folder, no finished run in it, or a sweep's file that cannot be read.
+        UserError: no such folder, no finished run in it, or a file that cannot be read.
     """
     sweep, episodes = sweep_in(folder), read_episodes(folder)
     runs, curves = runs_of(episodes), curves_of(episodes)
@@ -86,7 +86,7 @@ def findings_in(folder: Path) -> Findings:
         metric = metric_of(runs)
     except NothingToCompareError:
         metric = None
-    summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in runs["run"]}
+    summaries = {name: read_json(folder / name / SUMMARY) for name in runs["run"]}
     return Findings(folder, sweep, runs, curves, summaries, unfinished_in(folder, sweep), metric)
 
 

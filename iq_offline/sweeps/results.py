@@ -14,6 +14,7 @@ import polars as pl
 from iq_offline.config import ALGORITHMS, BEFORE, RunConfig, resolved
 from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES, MEASURED, SUMMARY, configuration_row, is_finished
+from iq_offline.files import ONCE_MORE
 from iq_offline.sweeps.folders import folders_in
 from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
 from iq_offline.sweeps.words import COUNT, EXPERT, SUBOPTIMAL, with_lines
@@ -25,9 +26,6 @@ TASK = EXPERT, SUBOPTIMAL
 """Keys that say what is learned from, besides the amount."""
 FIRST = ("algorithm", *TASK, COUNT, "data.subsample")
 """Keys that cells are named by before any other."""
-
-PARQUET = b"PAR1"
-"""What Parquet files begin and end with."""
 
 
 class NothingToCompareError(UserError):
@@ -48,8 +46,26 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
     files = [str(run / EPISODES) for run, names in folders_in(folder) if EPISODES in names and is_finished(run)]
     if not files:
         raise UserError(f"{folder} holds no finished run yet (of none {EPISODES} and {SUMMARY} are there)")
-    for file in files:
-        _require_whole(file)
+    return _rows_of(files, folder).lazy()
+
+
+def _rows_of(files: list[str], folder: Path) -> pl.DataFrame:
+    """The rows of these files, which are below the folder.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    try:
+        return _scanned(files, folder).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        if len(files) == 1:
+            raise UserError(f"{files[0]} is cut or damaged, or no run's: {ONCE_MORE}") from error
+        for file in files:  # The error does not say which it is.
+            _rows_of([file], folder)
+        raise
+
+
+def _scanned(files: list[str], folder: Path) -> pl.LazyFrame:
     defaults = configuration_row(resolved(RunConfig()))
     rows = pl.scan_parquet(
         files,
@@ -67,16 +83,6 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
         pl.col(*MEASURED),
         *(pl.col(key).fill_null(BEFORE.get(key, value)) for key, value in defaults.row(0, named=True).items()),
     )
-
-
-def _require_whole(file: str) -> None:
-    with open(file, "rb") as opened:
-        if os.fstat(opened.fileno()).st_size > len(2 * PARQUET):
-            first = opened.read(len(PARQUET))
-            opened.seek(-len(PARQUET), os.SEEK_END)
-            if first == opened.read() == PARQUET:
-                return
-    raise UserError(f"{file} is cut or damaged: remove the folder of that run, and do it again")
 
 
 def configuration(columns: list[str]) -> list[str]:

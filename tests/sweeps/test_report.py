@@ -134,6 +134,13 @@ def test_a_run_without_rows_is_not_finished_in_any_folder(tmp_path: Path) -> Non
     assert (found.progress, found.unfinished) == ("1 of 2 runs are done", {"1": "begun, not finished"})
 
 
+def test_a_damaged_summary_is_named(sweep: Path) -> None:
+    file = min((sweep / "runs").iterdir()) / "summary.json"
+    file.write_text('{"algorithm": "b')
+    with pytest.raises(UserError, match=re.escape(f"{file} is cut or damaged (Unterminated string")):
+        findings_in(sweep)
+
+
 def test_offline_halves_are_no_runs_of_the_sweep(tmp_path: Path) -> None:
     """They have rows, so that what was fine-tuned can be held against what it began with."""
     plan = write_sweep(tmp_path, sweep_table(counts=(1,), seeds=2), lambda config: None if config.seed else 1.0)

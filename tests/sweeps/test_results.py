@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -261,14 +262,18 @@ def test_rows_of_another_version_have_other_columns(newer: str, tmp_path: Path) 
     assert curves_of(read_episodes(tmp_path)).height == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", b"cut"])
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", b"cut", b"middle", b"foreign"])
 def test_damaged_rows_are_named(content: bytes, tmp_path: Path) -> None:
     write_run(tmp_path / "a", [0.5])
     whole = (write_run(tmp_path / "b", [0.5]) / EPISODES).read_bytes()
-    (tmp_path / "b" / EPISODES).write_bytes(content.replace(b"cut", whole[: len(whole) // 2]))
-    for table in (runs_of, curves_of):
-        with pytest.raises(UserError, match=r"b/episodes\.parquet"):
-            table(read_episodes(tmp_path))
+    middle, foreign = len(whole) // 2, BytesIO()
+    pl.DataFrame({"return": ["high"], "seed": ["none"]}).write_parquet(foreign)
+    content = content.replace(b"cut", whole[:middle]).replace(b"foreign", foreign.getvalue())
+    content = content.replace(b"middle", whole[:100] + b"?" * (middle - 100) + whole[middle:])
+    (tmp_path / "b" / EPISODES).write_bytes(content)
+    write_run(tmp_path / "c", [0.5])
+    with pytest.raises(UserError, match=r"b/episodes\.parquet is cut or damaged, or no run's: remove it"):
+        read_episodes(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- twice, not finite
