@@ -121,7 +121,11 @@ def run_sweep_command(given: Sweep | Results | Report) -> None:
         if given.baseline not in (BASELINE, *runs["algorithm"]):
             there = " or ".join(sorted(runs["algorithm"].unique()))
             raise UserError(f"{given.folder} has no runs of {given.baseline}: give --baseline {there}")
-        sweep_there = sweep_in(given.folder)
+        try:
+            sweep_there = sweep_in(given.folder)
+        except UserError as error:  # As of an older version: the runs' own rows can still be read.
+            sweep_there = None
+            print(f"note: runs that were not begun are not counted: {error}", file=sys.stderr)
         missing = unfinished_in(given.folder, sweep_there)
         total = planned(runs, sweep_there, missing)
         tabulate(runs, given.output or given.folder / "results", given.baseline, len(missing), total)

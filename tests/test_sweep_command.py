@@ -159,6 +159,18 @@ def test_a_run_without_its_summary_is_missing_and_not_counted(
     assert pl.read_parquet(tmp_path / "results" / "summary.parquet")["n"].to_list() == [2, 3]
 
 
+def test_a_sweep_s_file_of_an_older_version_is_no_obstacle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its runs' rows can be read; what was planned cannot."""
+    write_sweep(tmp_path, sweep_table(counts=(1,), seeds=2), lambda config: 0.5 if config.seed else None)
+    file = tmp_path / "sweep.toml"
+    file.write_text(file.read_text().replace("chi2_alpha", "chi2_alpha_of_old"))
+    assert main(["results", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert ", 2 runs" in printed.out.splitlines()[0]
+    (note,) = printed.err.splitlines()
+    assert note.startswith(f"note: runs that were not begun are not counted: {file}: unknown key")
+
+
 def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path: Path) -> None:
     """The offline half has rows of its own; the same command finds everything finished."""
     environment_dataset("test/pole-v0", "CartPole-v1")
