@@ -180,8 +180,8 @@ def _compared(metric: str) -> str:
     if metric != "score":
         return paired
     return (
-        f"{paired} By the lower end of the interval: clearly above where it is over 0, non-inferior where it is at "
-        "least -0.05, else not shown; unknown where there is one pair."
+        f"{paired} By the interval: clearly above where it begins over 0, non-inferior where it begins at -0.05 or "
+        "higher, below where it ends under -0.05, else not shown; unknown where there is one pair."
     )
 
 

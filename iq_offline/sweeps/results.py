@@ -206,8 +206,8 @@ def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str
     """Every other algorithm minus the baseline in the same cell, paired by seed (and so by selection of trajectories).
 
     Where keys of the baseline's own vary, it is minus each variant, which ``minus`` names: "BC, everything".
-    A verdict is for scores alone: *non-inferior* where the lower end of the 95% interval is at least -0.05, *clearly
-    above* where it is over 0 (``docs/results.md``). Empty where there is no baseline or nothing beside it.
+    A verdict is for scores alone (:func:`iq_offline.sweeps.statistics.verdict`, ``docs/results.md``). Empty where there
+    is no baseline or nothing beside it.
     """
     if "algorithm" not in by or baseline not in runs["algorithm"]:
         return pl.DataFrame()

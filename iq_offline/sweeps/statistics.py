@@ -28,7 +28,7 @@ NON_INFERIORITY_MARGIN = 0.05
 Scores = Sequence[float] | np.ndarray
 Statistic = Callable[[np.ndarray], Any]
 """From scores of shape (..., runs) to one number for each leading index: an array of shape (...)."""
-Verdict = Literal["clearly above", "non-inferior", "not shown", "unknown"]
+Verdict = Literal["clearly above", "non-inferior", "below", "not shown", "unknown"]
 
 
 class Estimate(NamedTuple):
@@ -114,16 +114,18 @@ def paired_difference(
 
 
 def verdict(difference: Estimate) -> Verdict:
-    """What an interval of normalised differences shows, by its lower end alone.
+    """What an interval of normalised differences shows.
 
-    Above 0: ``clearly above`` (and non-inferior with it). At least -0.05: ``non-inferior``. Otherwise ``not shown``.
-    Where there is no interval: ``unknown``.
+    Begins over 0: ``clearly above`` (and non-inferior with it). Begins at -0.05 or higher: ``non-inferior``. Ends under
+    -0.05: ``below``. Otherwise ``not shown``. Where there is no interval: ``unknown``.
     """
     if np.isnan(difference.low):
         return "unknown"
     if difference.low > 0:
         return "clearly above"
-    return "non-inferior" if difference.low >= -NON_INFERIORITY_MARGIN else "not shown"
+    if difference.low >= -NON_INFERIORITY_MARGIN:
+        return "non-inferior"
+    return "below" if difference.high < -NON_INFERIORITY_MARGIN else "not shown"
 
 
 def probability_of_improvement(ours: Sequence[Scores], theirs: Sequence[Scores]) -> Estimate:

@@ -490,7 +490,7 @@ def test_comparisons_by_hand(tmp_path: Path) -> None:
     assert three["low"] == pytest.approx(-0.04)
     assert three["high"] == pytest.approx(0.04)
     (back, _) = comparisons_of(runs, varied(runs), "score", "iq_learn").rows(named=True)
-    assert (back["algorithm"], back["minus"], back["verdict"]) == ("bc", "IQ-Learn", "not shown")
+    assert (back["algorithm"], back["minus"], back["verdict"]) == ("bc", "IQ-Learn", "below")
     assert back["difference"] == pytest.approx(-0.3)
 
 

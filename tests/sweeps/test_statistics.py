@@ -198,18 +198,21 @@ def test_differences_change_sign_with_the_order(tasks: list[list[float]]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("low", "expected"),
+    ("low", "high", "expected"),
     [
-        (0.001, "clearly above"),
-        (0.0, "non-inferior"),
-        (-0.05, "non-inferior"),
-        (-0.0501, "not shown"),
-        (-3.0, "not shown"),
-        (math.nan, "unknown"),
+        (0.001, 0.9, "clearly above"),
+        (0.0, 0.9, "non-inferior"),
+        (-0.05, 0.9, "non-inferior"),
+        (-0.05, -0.05, "non-inferior"),
+        (-0.0501, 0.9, "not shown"),
+        (-3.0, 0.9, "not shown"),
+        (-3.0, -0.05, "not shown"),
+        (-3.0, -0.0501, "below"),
+        (math.nan, math.nan, "unknown"),
     ],
 )
-def test_verdicts_follow_from_the_lower_end(low: float, expected: str) -> None:
-    assert verdict(Estimate(0.5, low, 0.9, 10)) == expected
+def test_verdicts_follow_from_the_interval(low: float, high: float, expected: str) -> None:
+    assert verdict(Estimate(0.5, low, high, 10)) == expected
 
 
 def improvement_by_loops(ours: Iterable[Scores], theirs: Iterable[Scores]) -> float:
