@@ -12,6 +12,7 @@ from iq_offline.sweeps import launch
 from iq_offline.sweeps.results import curves_of, read_episodes, runs_of, varied
 from iq_offline.sweeps.work import Outcome
 from tests.environments.worlds import COMMAND, environment_dataset
+from tests.sweeps.made_up import write_run
 from tests.sweeps.run_folders import sweep_table, write_sweep
 from tests.sweeps.test_launch import Here
 from tests.training.program import EXPERT, write_datasets
@@ -73,6 +74,7 @@ def test_failures_are_named_also_where_there_is_nothing_to_compare(
         ("--workers -1", "workers = -1: input should be greater than or equal to 1"),
         ("--population -1", "population = -1: input should be greater than or equal to 1"),
         ("--cpus -1", "cpus = -1.0: input should be greater than or equal to 0"),
+        ("--baseline gail", "sweep small has no runs of gail: give --baseline bc"),
         ("--set seed", "--set seed: must be KEY=VALUE"),
         ("--ray-address auto", "--ray-address needs --launcher ray"),
         ("--cpus 2", "--cpus needs --launcher ray"),
@@ -142,8 +144,37 @@ def test_what_is_missing_is_said_and_older_tables_go(
     assert "has no runs of sqil: give --baseline bc or iq_learn" in capsys.readouterr().err
     for run in (tmp_path / "runs").glob("*algorithm=bc*"):
         shutil.rmtree(run)
+    capsys.readouterr()
     assert main(["results", str(tmp_path)]) == 0
+    assert "compare" not in capsys.readouterr().out, "there is one learner"
     assert not list((tmp_path / "results").glob("comparisons.*")), "of runs that are not here any more"
+
+
+def test_what_is_not_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for algorithm, steps in (("bc", 100), ("valuedice", 100), ("iq_learn", 200)):
+        for seed in (0, 1):
+            own = {"algorithm": algorithm, "seed": seed, "training.gradient_steps": steps}
+            write_run(tmp_path / f"{algorithm}{seed}", [], own, held_out=0.5)
+
+    def said(*words: str) -> str:
+        assert main(["results", str(tmp_path), *words]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    printed = said()
+    assert "6 runs (lower is better)" in printed
+    assert "difference to BC, paired by seed (lower is better)" in printed
+    why = "BC has no run with the same data, budget and seed"
+    assert f"1 setting of another learner is not compared: {why}" in printed
+    shutil.rmtree(tmp_path / "valuedice0")
+    shutil.rmtree(tmp_path / "valuedice1")
+    printed = said()
+    assert f"1 setting of another learner is not compared: {why}" in printed
+    assert "difference to" not in printed
+    assert "2 settings of other learners" not in said("--baseline", "iq_learn")
+    write_run(tmp_path / "valuedice", [], {"algorithm": "valuedice", "training.gradient_steps": 100}, held_out=0.5)
+    shutil.rmtree(tmp_path / "bc0")
+    shutil.rmtree(tmp_path / "bc1")
+    assert "Nothing of BC is there to compare with: give --baseline iq_learn or valuedice" in said()
 
 
 def test_a_run_without_its_summary_is_missing_and_not_counted(

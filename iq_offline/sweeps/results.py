@@ -6,12 +6,12 @@ A cell is what runs have in common that differ in their seed alone. Nothing here
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS, BEFORE, RunConfig, resolved
+from iq_offline.config import ALGORITHMS, BEFORE, RunConfig, label, resolved
 from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES, MEASURED, SUMMARY, configuration_row, is_finished
 from iq_offline.files import ONCE_MORE
@@ -235,6 +235,37 @@ def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str
                 }
             )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def require_baseline(baseline: str, algorithms: Iterable[str], where: object) -> None:
+    """Refuse one that was asked for and is not there; that none is there by default is no mistake.
+
+    Raises:
+        UserError: ``where``, a folder or a sweep, has no runs of it.
+    """
+    if baseline not in (BASELINE, *algorithms):
+        raise UserError(f"{where} has no runs of {baseline}: give --baseline {' or '.join(sorted(set(algorithms)))}")
+
+
+def not_compared(summary: pl.DataFrame, comparisons: pl.DataFrame, baseline: str) -> str:
+    """Which cells the comparisons lack, in a sentence; empty where they have all of the other algorithms.
+
+    Args:
+        summary: of :func:`summary_of`.
+        comparisons: of :func:`comparisons_of`, by the same keys.
+        baseline: that they are with.
+    """
+    if "algorithm" not in summary.columns or summary["algorithm"].n_unique() == 1:
+        return ""
+    if baseline not in summary["algorithm"]:
+        others = " or ".join(summary["algorithm"].unique().sort())
+        return f"Nothing of {label(baseline)} is there to compare with: give --baseline {others}"
+    by = summary.columns[: summary.columns.index("n")]
+    compared = {*comparisons.select(by).rows()} if comparisons.height else set()
+    left = len({*summary.filter(pl.col("algorithm") != baseline).select(by).rows()} - compared)
+    words = "settings of other learners are" if left > 1 else "setting of another learner is"
+    why = f"{label(baseline)} has no run with the same data, budget and seed"
+    return f"{left} {words} not compared: {why}" if left else ""
 
 
 def _by_seed(cell: pl.DataFrame, metric: str) -> dict[int, float]:

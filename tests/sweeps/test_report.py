@@ -204,6 +204,16 @@ def test_any_folder_with_runs_will_do(tmp_path: Path, drawn: None) -> None:
     assert "A point is one learner: there is one seed." in page.text
 
 
+def test_another_baseline(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"valuedice{seed}", config_of("valuedice", seed=seed))
+        write_run(tmp_path / f"iq_learn{seed}", config_of("iq_learn", seed=seed))
+    assert "Nothing of BC is there to compare with: give --baseline iq_learn or valuedice." in read(tmp_path).text
+    assert "Difference to ValueDICE, run by run" in read(tmp_path, baseline="valuedice").text
+    with pytest.raises(UserError, match="has no runs of gail: give --baseline iq_learn or valuedice"):
+        read(tmp_path, baseline="gail")
+
+
 def test_a_single_run_will_do(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "bc", config_of("bc"), data_return=None)
     page = read(folder, output=tmp_path / "elsewhere" / "page.html")
