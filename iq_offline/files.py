@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import glob
+import json
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from iq_offline.errors import UserError
 
@@ -18,6 +20,9 @@ PACKAGE = Path(__file__).parent
 
 PART = ".part"
 """How the name of a file ends that is not written to its end yet."""
+
+ONCE_MORE = "remove it, and give the command that made the run once more: what is trained stays"
+"""What to do about a damaged file of a run."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -59,6 +64,19 @@ def disk_errors(doing: str, where: Path, full: str = "") -> Iterator[None]:
         else:
             raise
         raise UserError(message) from error
+
+
+def read_json(path: Path, lines: bool = False) -> Any:
+    """What a JSON file of a run holds; with ``lines`` the list of what is on each of its lines.
+
+    Raises:
+        UserError: it is cut or damaged.
+    """
+    try:
+        text = path.read_text()
+        return [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
+    except ValueError as error:  # Also where it is no text at all.
+        raise UserError(f"{path} is cut or damaged ({error}): {ONCE_MORE}") from error
 
 
 def sync(path: Path) -> None:

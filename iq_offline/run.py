@@ -13,7 +13,8 @@ from iq_offline.config import RunConfig, flat, saved_config, to_table, to_toml
 from iq_offline.config.online import OFFLINE
 from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
 from iq_offline.errors import UserError
-from iq_offline.files import disk_errors, write_atomically
+from iq_offline.evaluation.rows import SUMMARY, is_finished
+from iq_offline.files import disk_errors, read_json, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.training.offline import LATEST
 from iq_offline.training.online import OnlineTraining, Stepper
@@ -54,11 +55,10 @@ class Run:
         """The summary that is there already, if it has scores: one that could not be scored gets another chance.
 
         Raises:
-            UserError: the folder holds another run.
+            UserError: the folder holds another run, or its summary is damaged.
         """
         require_same_run(self.config, self.folder)
-        file = self.folder / "summary.json"
-        summary = json.loads(file.read_text()) if file.exists() else None
+        summary = read_json(self.folder / SUMMARY) if is_finished(self.folder) else None
         return summary if summary and summary["returns"] else None
 
     def begin(self, tables: Sequence[Table], stepper: Stepper | None = None) -> None:

@@ -28,7 +28,7 @@ NAMED = tyro.conf.arg(name="sweep")
 
 @dataclass(frozen=True, config=STRICT)
 class SweepOptions:
-    """How a sweep is run. Only --set and --fast change what comes out of it."""
+    """How a sweep is run. Only --set and --fast change its runs."""
 
     output: Path | None = None
     """Folder of the sweep; default runs/NAME. A sweep that is there goes on."""
@@ -48,6 +48,8 @@ class SweepOptions:
     """GPUs, or the share of one, that Ray gives each run on a GPU."""
     population: Positive | None = None
     """Learners to train as one program at most; default many on a GPU, one on a CPU."""
+    baseline: Algorithm = "bc"
+    """The algorithm that the others are compared with in the tables, paired by seed."""
     wait: bool = True
     """Wait for runs that other processes are doing in the same folder, and take over those of a process that dies."""
     download: bool = False
@@ -88,6 +90,8 @@ class Report:
     """Of a sweep, or any folder with runs in it."""
     output: Path | None = None
     """The page, or a folder for it; default FOLDER/report.html."""
+    baseline: Algorithm = "bc"
+    """The algorithm that the others are compared with, paired by seed."""
     video: bool = True
     """Show the policy at each number of trajectories, where its environment can be drawn."""
 
@@ -114,19 +118,23 @@ def run_sweep_command(given: Sweep | Results | Report) -> None:
 
         sweep(load_sweep(given.file, changes_of(given.options)), given.options)
     elif isinstance(given, Results):
-        from iq_offline.sweeps.findings import sweep_in, unfinished_in
-        from iq_offline.sweeps.results import BASELINE, read_episodes, runs_of
+        from iq_offline.sweeps.findings import planned, sweep_in, unfinished_in
+        from iq_offline.sweeps.results import read_episodes, require_baseline, runs_of
 
         runs = runs_of(read_episodes(given.folder))
-        if given.baseline not in (BASELINE, *runs["algorithm"]):
-            there = " or ".join(sorted(runs["algorithm"].unique()))
-            raise UserError(f"{given.folder} has no runs of {given.baseline}: give --baseline {there}")
-        missing = len(unfinished_in(given.folder, sweep_in(given.folder)))
-        tabulate(runs, given.output or given.folder / "results", given.baseline, missing)
+        require_baseline(given.baseline, runs["algorithm"], given.folder)
+        try:
+            sweep_there = sweep_in(given.folder)
+        except UserError as error:  # As of an older version: the runs' own rows can still be read.
+            sweep_there = None
+            print(f"note: runs that were not begun are not counted: {error}", file=sys.stderr)
+        missing = unfinished_in(given.folder, sweep_there)
+        total = planned(runs, sweep_there, missing)
+        tabulate(runs, given.output or given.folder / "results", given.baseline, len(missing), total)
     else:
         from iq_offline.sweeps.report import write_report
 
-        print(f"report: {write_report(given.folder, given.output, given.video)}")
+        print(f"report: {write_report(given.folder, given.output, given.video, given.baseline)}")
 
 
 def expert_count(given: ExpertCount) -> None:
@@ -168,11 +176,12 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
     from iq_offline.files import disk_errors, write_atomically
     from iq_offline.sweeps import grid, launch, preflight
     from iq_offline.sweeps.findings import unfinished_in
-    from iq_offline.sweeps.results import NothingToCompareError, curves_of, read_episodes, runs_of
+    from iq_offline.sweeps.results import NothingToCompareError, curves_of, read_episodes, require_baseline, runs_of
 
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     folder = (options.output or Path("runs") / (chosen.name + "-fast" * bool(chosen.fixed.get("fast")))).absolute()
     runs, launcher = chosen.runs(), launcher_of(options)  # Ray may be missing: before anything is looked at.
+    require_baseline(options.baseline, [run.config.algorithm for run in runs], f"sweep {chosen.name}")
     text = grid.claim_folder(chosen, folder)
     allowed = Options(options.download, options.trust_env, say=say)
     preflight.check_runs(runs, folder, allowed, here=options.ray_address is None)
@@ -191,7 +200,8 @@ def sweep(chosen: "grid.Sweep", options: SweepOptions) -> None:
         if outcome.done:
             episodes = read_episodes(folder)
             finished = runs_of(episodes)
-            tabulate(finished, folder / "results", missing=len(unfinished_in(folder, chosen)))
+            missing = len(unfinished_in(folder, chosen))
+            tabulate(finished, folder / "results", options.baseline, missing, len(runs))
             draw(finished, curves_of(episodes), folder / "figures", chosen.published)
     except NothingToCompareError as error:
         say(f"no tables: {error}")
@@ -231,7 +241,9 @@ def launcher_of(options: SweepOptions) -> "Launcher":
     return LocalLauncher(options.workers)
 
 
-def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", missing: int = 0) -> None:
+def tabulate(
+    runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", missing: int = 0, total: int | None = None
+) -> None:
     """Print and write the tables.
 
     Args:
@@ -239,6 +251,7 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", mis
         output: folder of the tables.
         baseline: what the others are compared to.
         missing: runs of the same sweep that failed or are not finished.
+        total: runs of the sweep, those that are missing among them; offline halves are none. Default: all are there.
     """
     from iq_offline.files import disk_errors
     from iq_offline.sweeps import results as tables_of
@@ -246,24 +259,29 @@ def tabulate(runs: "pl.DataFrame", output: Path, baseline: Algorithm = "bc", mis
 
     metric, by = tables_of.metric_of(runs), tables_of.varied(runs)
     left_out = runs[metric].null_count()
+    total = runs.height if total is None else total
     summary = tables_of.summary_of(runs, by, metric)
     comparisons = tables_of.comparisons_of(runs, by, metric, baseline)
     said = {
         "--fast: a rehearsal, not a result": runs["fast"].any(),
-        f"{missing} of the sweep's {runs.height + missing} runs failed or are not finished, and are left out": missing,
+        f"{missing} of the sweep's {total} runs failed or are not finished, and are left out": missing,
         f"{left_out} runs have no {metric.replace('_', ' ')} and are left out": left_out,
         "The runs were made with different versions of the code": runs["git_commit"].n_unique() > 1,
     }
     caption = ". ".join(words for words, holds in said.items() if holds)
     constant = ", ".join(sorted({str(value) for value in runs["data.expert"].unique()}))
     meaning = {"score": "normalised scores (0 random, 1 expert)", "return": "returns"}
-    title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {runs.height} runs"
+    lower = " (lower is better)" if metric == "held_out_error" else ""
+    title = f"{constant}: {meaning.get(metric, 'error on held-out trajectories')}, {total - missing} runs{lower}"
     print_frame(summary, title, caption)
     overview = overview_of(summary)
     if overview.height:
-        print_frame(overview, "interquartile means and 95% intervals, by the kind of suboptimal data")
+        print_frame(overview, f"interquartile means and 95% intervals, by the kind of suboptimal data{lower}")
+    lacking = tables_of.not_compared(summary, comparisons, baseline)
     if comparisons.width:
-        print_frame(comparisons, f"difference to {label(baseline)}, paired by seed")
+        print_frame(comparisons, f"difference to {label(baseline)}, paired by seed{lower}", lacking)
+    elif lacking:
+        print(lacking)
     frames = {"runs": runs, "summary": summary, "overview": overview, "comparisons": comparisons}
     with disk_errors("writing the tables", output):
         write_tables(output, frames)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from iq_offline import files
-from iq_offline.files import write_atomically
+from iq_offline.errors import UserError
+from iq_offline.files import read_json, write_atomically
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -72,6 +73,25 @@ def test_many_writers_at_once_leave_one_whole_file(tmp_path: Path):
             done.result()
     assert names(tmp_path) == ["shared"]
     assert file.read_text() in {letter * 1000 for letter in "abcd"}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 1, "rew', b"\xff\xfe\x00", b'{"step": 1}\n{"st'])
+@pytest.mark.parametrize("lines", [True, False])
+def test_a_damaged_json_file_is_named(content: bytes, lines: bool, tmp_path: Path):
+    file = tmp_path / "rows.json"
+    file.write_bytes(content)
+    if lines and not content:
+        assert read_json(file, lines) == []
+        return
+    with pytest.raises(UserError, match=f"{file} is cut or damaged .*: remove it, and give the command"):
+        read_json(file, lines)
+
+
+def test_json_is_read(tmp_path: Path):
+    write_atomically(tmp_path / "rows.json", '{"step": 1}\n{"step": 2}\n')
+    write_atomically(tmp_path / "one.json", '{\n"step": [1]\n}')
+    assert read_json(tmp_path / "rows.json", lines=True) == [{"step": 1}, {"step": 2}]
+    assert read_json(tmp_path / "one.json") == {"step": [1]}
 
 
 def test_a_disk_without_locks_is_written_to_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from iq_offline.sweeps import launch
 from iq_offline.sweeps.results import curves_of, read_episodes, runs_of, varied
 from iq_offline.sweeps.work import Outcome
 from tests.environments.worlds import COMMAND, environment_dataset
+from tests.sweeps.made_up import write_run
 from tests.sweeps.run_folders import sweep_table, write_sweep
 from tests.sweeps.test_launch import Here
 from tests.training.program import EXPERT, write_datasets
@@ -73,6 +74,7 @@ def test_failures_are_named_also_where_there_is_nothing_to_compare(
         ("--workers -1", "workers = -1: input should be greater than or equal to 1"),
         ("--population -1", "population = -1: input should be greater than or equal to 1"),
         ("--cpus -1", "cpus = -1.0: input should be greater than or equal to 0"),
+        ("--baseline gail", "sweep small has no runs of gail: give --baseline bc"),
         ("--set seed", "--set seed: must be KEY=VALUE"),
         ("--ray-address auto", "--ray-address needs --launcher ray"),
         ("--cpus 2", "--cpus needs --launcher ray"),
@@ -142,8 +144,62 @@ def test_what_is_missing_is_said_and_older_tables_go(
     assert "has no runs of sqil: give --baseline bc or iq_learn" in capsys.readouterr().err
     for run in (tmp_path / "runs").glob("*algorithm=bc*"):
         shutil.rmtree(run)
+    capsys.readouterr()
     assert main(["results", str(tmp_path)]) == 0
+    assert "compare" not in capsys.readouterr().out, "there is one learner"
     assert not list((tmp_path / "results").glob("comparisons.*")), "of runs that are not here any more"
+
+
+def test_what_is_not_compared_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for algorithm, steps in (("bc", 100), ("valuedice", 100), ("iq_learn", 200)):
+        for seed in (0, 1):
+            own = {"algorithm": algorithm, "seed": seed, "training.gradient_steps": steps}
+            write_run(tmp_path / f"{algorithm}{seed}", [], own, held_out=0.5)
+
+    def said(*words: str) -> str:
+        assert main(["results", str(tmp_path), *words]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    printed = said()
+    assert "6 runs (lower is better)" in printed
+    assert "difference to BC, paired by seed (lower is better)" in printed
+    why = "BC has no run with the same data, budget and seed"
+    assert f"1 setting of another learner is not compared: {why}" in printed
+    shutil.rmtree(tmp_path / "valuedice0")
+    shutil.rmtree(tmp_path / "valuedice1")
+    printed = said()
+    assert f"1 setting of another learner is not compared: {why}" in printed
+    assert "difference to" not in printed
+    assert "2 settings of other learners" not in said("--baseline", "iq_learn")
+    write_run(tmp_path / "valuedice", [], {"algorithm": "valuedice", "training.gradient_steps": 100}, held_out=0.5)
+    shutil.rmtree(tmp_path / "bc0")
+    shutil.rmtree(tmp_path / "bc1")
+    assert "Nothing of BC is there to compare with: give --baseline iq_learn or valuedice" in said()
+
+
+def test_a_run_without_its_summary_is_missing_and_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(tmp_path, sweep_table(counts=(1,), seeds=3), lambda _: 0.5)
+    (cut,) = (tmp_path / "runs").glob("*algorithm=bc*seed=1")
+    (cut / "summary.json").unlink()
+    assert main(["results", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "5 runs" in printed
+    assert "1 of the sweep's 6 runs failed or are not finished, and are left out" in printed
+    assert pl.read_parquet(tmp_path / "results" / "summary.parquet")["n"].to_list() == [2, 3]
+
+
+def test_a_sweep_s_file_of_an_older_version_is_no_obstacle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its runs' rows can be read; what was planned cannot."""
+    write_sweep(tmp_path, sweep_table(counts=(1,), seeds=2), lambda config: 0.5 if config.seed else None)
+    file = tmp_path / "sweep.toml"
+    file.write_text(file.read_text().replace("chi2_alpha", "chi2_alpha_of_old"))
+    assert main(["results", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert ", 2 runs" in printed.out.splitlines()[0]
+    (note,) = printed.err.splitlines()
+    assert note.startswith(f"note: runs that were not begun are not counted: {file}: unknown key")
 
 
 def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path: Path) -> None:
@@ -154,6 +210,7 @@ def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path:
     command = ("-c", COMMAND, "sweep", str(tmp_path / "halves.toml"), "--workers", "1", "--output", str(folder))
     done = warm_python(*command)
     assert done.returncode == 0, done.stderr
+    assert ", 2 runs" in done.stdout.splitlines()[0]
     runs = runs_of(read_episodes(folder)).sort("seed", "online.env_steps")
     assert runs.select("seed", "online.env_steps", "online.start", "iq_learn.temperature").rows() == [
         (seed, *stage) for seed in (0, 1) for stage in ((0, "", 0.001), (80, "offline", 0.1))

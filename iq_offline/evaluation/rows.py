@@ -16,7 +16,7 @@ from iq_offline.config import RunConfig, flat, to_table
 from iq_offline.config.online import OFFLINE
 from iq_offline.files import write_atomically
 
-EPISODES = "episodes.parquet"
+EPISODES, SUMMARY = "episodes.parquet", "summary.json"
 
 MEASURED = pl.Schema(
     {
@@ -38,6 +38,11 @@ MEASURED = pl.Schema(
 )
 """Columns beside those of the configuration. ``score`` is normalised, ``data_return`` the mean return of the episodes
 trained on, ``env_steps`` what an online run had lived through; what does not exist is null."""
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run's folder has both its rows and its summary, scored or not."""
+    return all((run / name).exists() for name in (EPISODES, SUMMARY))
 
 
 def episode_rows(summary: dict[str, Any], config: RunConfig) -> pl.DataFrame:

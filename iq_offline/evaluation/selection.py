@@ -20,7 +20,7 @@ from tensordict import TensorDict
 
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.replay import Kinds, Replay, Selection, tables_of
-from iq_offline.files import disk_errors, write_atomically
+from iq_offline.files import disk_errors, read_json, write_atomically
 from iq_offline.learning.agents import Metrics
 from iq_offline.training.setup import Data
 from iq_offline.training.training import Training
@@ -132,9 +132,13 @@ class Watch:
 
 
 def read_diagnostics(folder: Path) -> list[Row]:
-    """The rows in a run's folder; none where nothing was written."""
+    """The rows in a run's folder; none where nothing was written.
+
+    Raises:
+        UserError: they are damaged.
+    """
     file = folder / DIAGNOSTICS
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return read_json(file, lines=True) if file.exists() else []
 
 
 @dataclass(frozen=True)

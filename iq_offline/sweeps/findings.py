@@ -1,6 +1,6 @@
 """What a folder of runs holds, read once for the report: a sweep's folder, or any other with runs in it."""
 
-import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 import polars as pl
 
 from iq_offline.config import read_toml
-from iq_offline.errors import UserError
+from iq_offline.evaluation.rows import SUMMARY, is_finished
+from iq_offline.files import read_json
 from iq_offline.sweeps import grid
-from iq_offline.sweeps.folders import finished, log_file, state_of_log
+from iq_offline.sweeps.folders import finished, folders_in, log_file, state_of_log
 from iq_offline.sweeps.results import (
     COUNT,
     FIRST,
@@ -23,7 +24,7 @@ from iq_offline.sweeps.results import (
     varied,
 )
 
-SUMMARY, CONFIG = "summary.json", "config.toml"
+CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Findings:
     @property
     def progress(self) -> str:
         """``37 of 50 runs are done``."""
-        total = self.runs.height + len(self.unfinished)
-        return f"{self.runs.height} of {total} run{'s are' if total > 1 else ' is'} done"
+        total = planned(self.runs, self.sweep, self.unfinished)
+        return f"{total - len(self.unfinished)} of {total} run{'s are' if total > 1 else ' is'} done"
 
     def of_all(self, name: str) -> list[str]:
         """The different values of an entry of the summaries, in words."""
@@ -77,19 +78,15 @@ def findings_in(folder: Path) -> Findings:
     """Read what is there.
 
     Raises:
-        UserError: no such folder, no finished run in it, or a sweep's file that cannot be read.
+        UserError: no such folder, no finished run in it, or a file that cannot be read.
     """
     sweep, episodes = sweep_in(folder), read_episodes(folder)
     runs, curves = runs_of(episodes), curves_of(episodes)
-    begun = [name for name in runs["run"] if not (folder / name / SUMMARY).exists()]
-    runs, curves = (frame.filter(~pl.col("run").is_in(begun)) for frame in (runs, curves))
-    if runs.is_empty():
-        raise UserError(f"{folder} holds no finished run yet ({SUMMARY} of none is there)")
     try:
         metric = metric_of(runs)
     except NothingToCompareError:
         metric = None
-    summaries = {name: json.loads((folder / name / SUMMARY).read_text()) for name in runs["run"]}
+    summaries = {name: read_json(folder / name / SUMMARY) for name in runs["run"]}
     return Findings(folder, sweep, runs, curves, summaries, unfinished_in(folder, sweep), metric)
 
 
@@ -108,8 +105,13 @@ def unfinished_in(folder: Path, sweep: grid.Sweep | None) -> dict[str, str]:
     if sweep:
         missing = [run.name for run in sweep.runs() if not finished(folder, run.name)]
         return {f"runs/{name}": state_of_log(log_file(folder, name)) for name in missing}
-    begun = sorted(file.parent for file in folder.rglob(CONFIG) if not (file.parent / SUMMARY).exists())
+    begun = [run for run, names in folders_in(folder) if CONFIG in names and not is_finished(run)]
     return {str(run.relative_to(folder)): "begun, not finished" for run in begun}
+
+
+def planned(runs: pl.DataFrame, sweep: grid.Sweep | None, unfinished: Collection[str]) -> int:
+    """How many runs are to be done: of a sweep those that it plans, however many halves of them have rows."""
+    return len(sweep.runs()) if sweep else runs.height + len(unfinished)
 
 
 def same_and_different(runs: pl.DataFrame) -> tuple[list[list[str]], list[list[str]]]:

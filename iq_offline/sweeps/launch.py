@@ -181,7 +181,7 @@ def _longest_first(task: Task) -> tuple[int, int, bool]:
 
     A sweep that is stopped has all learners for some seeds.
     """
-    configs = [run.config for run in task.runs]
+    configs = [resolved(run.config) for run in task.runs]  # As given, a rehearsal's budget may have no updates.
     return -sum(config.stage.gradient_steps for config in configs), configs[0].seed, configs[0].algorithm == "bc"
 
 

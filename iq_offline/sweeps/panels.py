@@ -119,7 +119,8 @@ def published(axes: Axes, panel: pl.DataFrame, curves: Sequence[Published]) -> N
             name = f"{curve.learner}, {curve.source}"
             look: dict[str, Any] = {"color": LIGHT, "linestyle": DASHES[(1 + kinds.index(name)) % len(DASHES)]}
             look |= {"linewidth": 0.9, "marker": ".", "markersize": 3, "zorder": 1.5}
-            axes.plot(curve.num_expert_trajectories, curve.scores(random[0]), label=name, **look)
+            shown = f" {name}" if name.startswith("_") else name  # Such a label is kept out of the legend.
+            axes.plot(curve.num_expert_trajectories, curve.scores(random[0]), label=shown, **look)
 
 
 def mean_of_data(axes: Axes, panel: pl.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
@@ -201,7 +202,7 @@ def legend(figure: Figure, grid: Sequence[Axes]) -> None:
     names = [wrapped(name, figure.get_figwidth() - 0.6) for name in handles]
     longest = max(len(part) for name in names for part in name.split("\n"))
     columns = max(1, min(len(names), int(figure.get_figwidth() * 72 / (0.55 * SMALL * longest + 34))))
-    figure.legend(
+    drawn = figure.legend(
         list(handles.values()),
         names,
         loc="outside lower center",
@@ -211,6 +212,8 @@ def legend(figure: Figure, grid: Sequence[Axes]) -> None:
         handlelength=2.8,
         columnspacing=1.2,
     )
+    for text in drawn.get_texts():
+        text.set_parse_math(False)  # A name may have dollars in it.
     tallest = max(1 + name.count("\n") for name in names)
     figure.set_figheight(figure.get_figheight() + 0.15 * tallest * -(-len(names) // columns) + 0.1)
 

@@ -28,12 +28,15 @@ class Published:
         return [(value - random_return) / (self.expert_return - random_return) for value in self.returns]
 
 
-def published_of(tables: list[dict[str, Any]], source: str) -> tuple[Published, ...]:
+def published_of(tables: Any, source: str) -> tuple[Published, ...]:
     """The curves of a sweep's file.
 
     Raises:
-        UserError: a key is unknown or missing, or a curve has not as many returns as numbers of trajectories.
+        UserError: it is no list of tables, a key is unknown or missing, or a curve has not as many returns as numbers
+            of trajectories.
     """
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UserError(f"{source}: published = {tables!r}: must be a list of tables, each headed by [[published]]")
     curves = tuple(from_table(Published, table, f"{source}: published") for table in tables)
     for curve in curves:
         if len(curve.returns) != len(curve.num_expert_trajectories):

@@ -18,7 +18,7 @@ from iq_offline.sweeps import answers
 from iq_offline.sweeps.exhibits import clips_of, figures_of
 from iq_offline.sweeps.findings import Findings, findings_in, same_and_different
 from iq_offline.sweeps.page import Html, document, element, folded, joined, paragraph, section, table, words_table
-from iq_offline.sweeps.results import BASELINE, comparisons_of, summary_of
+from iq_offline.sweeps.results import BASELINE, comparisons_of, not_compared, require_baseline, summary_of
 from iq_offline.sweeps.tables import overview_of
 from iq_offline.sweeps.words import COUNT, SUBOPTIMAL, as_words
 
@@ -37,32 +37,34 @@ ANCHORED = (
 )
 
 
-def write_report(folder: Path, output: Path | None = None, video: bool = True) -> Path:
+def write_report(folder: Path, output: Path | None = None, video: bool = True, baseline: str = BASELINE) -> Path:
     """Write the page about a folder.
 
     Args:
         folder: of a sweep, or any with runs in it.
         output: the page, or a folder for it; ``FOLDER/report.html`` where None.
         video: show the policies, where their environments can be drawn.
+        baseline: the algorithm that the others are compared with.
 
     Returns:
         Where the page is.
 
     Raises:
-        UserError: no such folder, no finished run in it, or no place to write.
+        UserError: no such folder, no finished run in it or none of the baseline, or no place to write.
     """
     output = output or folder / REPORT
     output = output / REPORT if output.is_dir() else output
     found = findings_in(folder)
+    require_baseline(baseline, found.runs["algorithm"], folder)
     clips = clips_of(found) if video else Html("")
     with disk_errors("writing a report", output.parent):
-        write_atomically(output, page_of(found, clips))
+        write_atomically(output, page_of(found, clips, baseline))
     return output
 
 
-def page_of(found: Findings, clips: Html = Html("")) -> str:
+def page_of(found: Findings, clips: Html = Html(""), baseline: str = BASELINE) -> str:
     """The whole page."""
-    parts = (answer_of(found), figures_of(found), tables_of(found), clips, made_of(found))
+    parts = (answer_of(found), figures_of(found), tables_of(found, baseline), clips, made_of(found))
     written = f"Written on {time.strftime('%Y-%m-%d')} by iq-offline {package_versions()['iq-offline']}."
     return document(
         found.question,
@@ -151,7 +153,7 @@ def _notes(found: Findings) -> list[str]:
     return notes + [ANCHORED] * answers.is_anchored(found.runs)
 
 
-def tables_of(found: Findings) -> Html:
+def tables_of(found: Findings, baseline: str) -> Html:
     """Cells, comparisons with the baseline, and every run."""
     parts: list[Html] = []
     if found.metric:
@@ -165,10 +167,12 @@ def tables_of(found: Findings) -> Html:
             about = f"{MEANINGS[found.metric]} Interquartile means over seeds, with 95% bootstrap intervals."
             parts.append(table(overview, "Every learner on every kind of suboptimal data", about))
         parts.append(table(_filled(summary), "Every setting", meaning))
-        comparisons = comparisons_of(found.runs, found.by, found.metric, BASELINE)
+        comparisons = comparisons_of(found.runs, found.by, found.metric, baseline)
         if comparisons.height:
-            title = f"Difference to {label(BASELINE)}, run by run"
+            title = f"Difference to {label(baseline)}, run by run"
             parts.append(table(_filled(comparisons), title, _compared(found.metric)))
+        if lacking := not_compared(summary, comparisons, baseline):
+            parts.append(paragraph(f"{lacking}.", kind="quiet"))
     if found.unfinished:
         rows = [element("li", element("code", name), f" {state}") for name, state in found.unfinished.items()]
         parts += [element("h3", "Runs that are not finished"), element("ul", rows, class_="plain")]
@@ -178,10 +182,10 @@ def tables_of(found: Findings) -> Html:
 def _compared(metric: str) -> str:
     paired = "Means over pairs with the same seed, and so the same trajectories, with 95% bootstrap intervals."
     if metric != "score":
-        return paired
+        return paired + " Lower is better." * (metric == "held_out_error")
     return (
-        f"{paired} By the lower end of the interval: clearly above where it is over 0, non-inferior where it is at "
-        "least -0.05, else not shown; unknown where there is one pair."
+        f"{paired} By the interval: clearly above where it begins over 0, non-inferior where it begins at -0.05 or "
+        "higher, below where it ends under -0.05, else not shown; unknown where there is one pair."
     )
 
 

@@ -6,14 +6,16 @@ A cell is what runs have in common that differ in their seed alone. Nothing here
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS, BEFORE, RunConfig, resolved
+from iq_offline.config import ALGORITHMS, BEFORE, RunConfig, label, resolved
 from iq_offline.errors import UserError
-from iq_offline.evaluation.rows import EPISODES, MEASURED, configuration_row
+from iq_offline.evaluation.rows import EPISODES, MEASURED, SUMMARY, configuration_row, is_finished
+from iq_offline.files import ONCE_MORE
+from iq_offline.sweeps.folders import folders_in
 from iq_offline.sweeps.statistics import estimate, paired_difference, verdict
 from iq_offline.sweeps.words import COUNT, EXPERT, SUBOPTIMAL, with_lines
 
@@ -24,9 +26,6 @@ TASK = EXPERT, SUBOPTIMAL
 """Keys that say what is learned from, besides the amount."""
 FIRST = ("algorithm", *TASK, COUNT, "data.subsample")
 """Keys that cells are named by before any other."""
-
-PARQUET = b"PAR1"
-"""What Parquet files begin and end with."""
 
 
 class NothingToCompareError(UserError):
@@ -44,9 +43,29 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
     if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}: give the folder of a sweep or of runs")
     folder = folder.absolute()
-    files = _episode_files(folder)
+    files = [str(run / EPISODES) for run, names in folders_in(folder) if EPISODES in names and is_finished(run)]
     if not files:
-        raise UserError(f"{folder} holds no finished run yet ({EPISODES} of none is there)")
+        raise UserError(f"{folder} holds no finished run yet (of none {EPISODES} and {SUMMARY} are there)")
+    return _rows_of(files, folder).lazy()
+
+
+def _rows_of(files: list[str], folder: Path) -> pl.DataFrame:
+    """The rows of these files, which are below the folder.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    try:
+        return _scanned(files, folder).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        if len(files) == 1:
+            raise UserError(f"{files[0]} is cut or damaged, or no run's: {ONCE_MORE}") from error
+        for file in files:  # The error does not say which it is.
+            _rows_of([file], folder)
+        raise
+
+
+def _scanned(files: list[str], folder: Path) -> pl.LazyFrame:
     defaults = configuration_row(resolved(RunConfig()))
     rows = pl.scan_parquet(
         files,
@@ -64,33 +83,6 @@ def read_episodes(folder: Path) -> pl.LazyFrame:
         pl.col(*MEASURED),
         *(pl.col(key).fill_null(BEFORE.get(key, value)) for key, value in defaults.row(0, named=True).items()),
     )
-
-
-def _episode_files(folder: Path) -> list[str]:
-    """Those of all runs below. Links are followed; a folder that is there under two names is looked into once."""
-    found, seen = [], set()
-    for here, inner, names in os.walk(folder, followlinks=True):
-        place = os.stat(here)
-        if (place.st_dev, place.st_ino) in seen:
-            inner.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        inner.sort()
-        if EPISODES in names:
-            file = os.path.join(here, EPISODES)
-            _require_whole(file)
-            found.append(file)
-    return found
-
-
-def _require_whole(file: str) -> None:
-    with open(file, "rb") as opened:
-        if os.fstat(opened.fileno()).st_size > len(2 * PARQUET):
-            first = opened.read(len(PARQUET))
-            opened.seek(-len(PARQUET), os.SEEK_END)
-            if first == opened.read() == PARQUET:
-                return
-    raise UserError(f"{file} is cut or damaged: remove the folder of that run, and do it again")
 
 
 def configuration(columns: list[str]) -> list[str]:
@@ -214,8 +206,8 @@ def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str
     """Every other algorithm minus the baseline in the same cell, paired by seed (and so by selection of trajectories).
 
     Where keys of the baseline's own vary, it is minus each variant, which ``minus`` names: "BC, everything".
-    A verdict is for scores alone: *non-inferior* where the lower end of the 95% interval is at least -0.05, *clearly
-    above* where it is over 0 (``docs/results.md``). Empty where there is no baseline or nothing beside it.
+    A verdict is for scores alone (:func:`iq_offline.sweeps.statistics.verdict`, ``docs/results.md``). Empty where there
+    is no baseline or nothing beside it.
     """
     if "algorithm" not in by or baseline not in runs["algorithm"]:
         return pl.DataFrame()
@@ -243,6 +235,37 @@ def comparisons_of(runs: pl.DataFrame, by: list[str], metric: str, baseline: str
                 }
             )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def require_baseline(baseline: str, algorithms: Iterable[str], where: object) -> None:
+    """Refuse one that was asked for and is not there; that none is there by default is no mistake.
+
+    Raises:
+        UserError: ``where``, a folder or a sweep, has no runs of it.
+    """
+    if baseline not in (BASELINE, *algorithms):
+        raise UserError(f"{where} has no runs of {baseline}: give --baseline {' or '.join(sorted(set(algorithms)))}")
+
+
+def not_compared(summary: pl.DataFrame, comparisons: pl.DataFrame, baseline: str) -> str:
+    """Which cells the comparisons lack, in a sentence; empty where they have all of the other algorithms.
+
+    Args:
+        summary: of :func:`summary_of`.
+        comparisons: of :func:`comparisons_of`, by the same keys.
+        baseline: that they are with.
+    """
+    if "algorithm" not in summary.columns or summary["algorithm"].n_unique() == 1:
+        return ""
+    if baseline not in summary["algorithm"]:
+        others = " or ".join(summary["algorithm"].unique().sort())
+        return f"Nothing of {label(baseline)} is there to compare with: give --baseline {others}"
+    by = summary.columns[: summary.columns.index("n")]
+    compared = {*comparisons.select(by).rows()} if comparisons.height else set()
+    left = len({*summary.filter(pl.col("algorithm") != baseline).select(by).rows()} - compared)
+    words = "settings of other learners are" if left > 1 else "setting of another learner is"
+    why = f"{label(baseline)} has no run with the same data, budget and seed"
+    return f"{left} {words} not compared: {why}" if left else ""
 
 
 def _by_seed(cell: pl.DataFrame, metric: str) -> dict[int, float]:

@@ -28,7 +28,7 @@ NON_INFERIORITY_MARGIN = 0.05
 Scores = Sequence[float] | np.ndarray
 Statistic = Callable[[np.ndarray], Any]
 """From scores of shape (..., runs) to one number for each leading index: an array of shape (...)."""
-Verdict = Literal["clearly above", "non-inferior", "not shown", "unknown"]
+Verdict = Literal["clearly above", "non-inferior", "below", "not shown", "unknown"]
 
 
 class Estimate(NamedTuple):
@@ -62,14 +62,6 @@ def interquartile_mean(scores: Scores) -> Any:
     ordered = np.sort(np.asarray(scores, float), axis=-1)
     count = ordered.shape[-1]
     return ordered[..., count // 4 : count - count // 4].mean(axis=-1)
-
-
-def optimality_gap(scores: Scores) -> Any:
-    """How far the runs fall short of the expert's score, 1, on average: (..., runs) -> (...).
-
-    At least 0, and lower is better. What a run has above 1 makes up for nothing.
-    """
-    return 1 - np.minimum(np.asarray(scores, float), 1).mean(axis=-1)
 
 
 def estimate(tasks: Sequence[Scores], statistic: Statistic = interquartile_mean) -> Estimate:
@@ -114,45 +106,18 @@ def paired_difference(
 
 
 def verdict(difference: Estimate) -> Verdict:
-    """What an interval of normalised differences shows, by its lower end alone.
+    """What an interval of normalised differences shows.
 
-    Above 0: ``clearly above`` (and non-inferior with it). At least -0.05: ``non-inferior``. Otherwise ``not shown``.
-    Where there is no interval: ``unknown``.
+    Begins over 0: ``clearly above`` (and non-inferior with it). Begins at -0.05 or higher: ``non-inferior``. Ends under
+    -0.05: ``below``. Otherwise ``not shown``. Where there is no interval: ``unknown``.
     """
     if np.isnan(difference.low):
         return "unknown"
     if difference.low > 0:
         return "clearly above"
-    return "non-inferior" if difference.low >= -NON_INFERIORITY_MARGIN else "not shown"
-
-
-def probability_of_improvement(ours: Sequence[Scores], theirs: Sequence[Scores]) -> Estimate:
-    """How probably a run of ours scores more than one of theirs on the same task, on average over the tasks.
-
-    P(X > Y) + P(X = Y) / 2 over all pairs of runs, from 0 to 1, 0.5 where neither improves (Agarwal et al. 2021; the
-    Mann-Whitney U statistic over its maximum). It says how often, not by how much. The runs of both are resampled
-    independently, within each task.
-
-    Args:
-        ours: of each task the scores of our runs, shape (runs,).
-        theirs: of the same tasks, in the same order; a task's runs need not be equally many.
-
-    Raises:
-        ValueError: not the same number of tasks, a task without runs, or a score that is not finite.
-    """
-    tasks = list(zip(_checked(ours), _checked(theirs), strict=True))
-    wins = [(own[:, None] > other) + 0.5 * (own[:, None] == other) for own, other in tasks]
-    value = float(np.mean([table.mean() for table in wins]))
-    runs = sum(len(own) + len(other) for own, other in tasks)
-    if min(min(table.shape) for table in wins) == 1:
-        return Estimate(value, np.nan, np.nan, runs)
-    generator = np.random.default_rng(SEED)
-    drawn = np.zeros(RESAMPLES)
-    for table in wins:
-        own, other = (_weights(generator, count) for count in table.shape)
-        drawn += ((own @ table) * other).sum(axis=-1) / len(wins)
-    low, high = _interval(drawn)
-    return Estimate(value, float(low), float(high), runs)
+    if difference.low >= -NON_INFERIORITY_MARGIN:
+        return "non-inferior"
+    return "below" if difference.high < -NON_INFERIORITY_MARGIN else "not shown"
 
 
 def performance_profile(tasks: Sequence[Scores], thresholds: Scores) -> Profile:

@@ -497,6 +497,22 @@ def test_an_output_folder_of_a_run_on_other_data(
     assert "was begun on other data" in fails(arguments)
 
 
+@pytest.mark.parametrize("name", ["summary.json", "diagnostics.ndjson"])
+def test_a_damaged_file_of_a_run_is_named_and_can_be_removed(
+    name: str, output: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = train("--output", output, "--algorithms", "bc", "--snapshots", 2)
+    succeeds(arguments, capsys)
+    file, policy = output / "bc" / name, (output / "bc" / "policy.safetensors").read_bytes()
+    cut = file.read_bytes()[:-10]
+    (output / "bc" / "summary.json").unlink()  # It is not finished, and its diagnostics are read.
+    file.write_bytes(cut)
+    assert f"{file} is cut or damaged" in fails(arguments)
+    file.unlink()
+    succeeds(arguments, capsys)
+    assert (output / "bc" / "policy.safetensors").read_bytes() == policy
+
+
 @pytest.mark.parametrize("inside", ["notes.txt", "bc/notes.txt"])
 def test_an_output_folder_that_is_no_run(inside: str, fails: Fails, output: Path) -> None:
     (output / inside).parent.mkdir(parents=True)

@@ -1,11 +1,12 @@
 """Folders of runs that never ran: rows with made-up returns, written as a run writes them."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from iq_offline.config import RunConfig, from_table, nested, resolved
-from iq_offline.evaluation.rows import write_episodes
+from iq_offline.evaluation.rows import SUMMARY, write_episodes
 
 EXPERT_RETURN, RANDOM_RETURN = 300.0, 100.0
 
@@ -19,7 +20,7 @@ def write_run(
     snapshots: dict[int, Sequence[float]] | None = None,
     **summary: Any,
 ) -> Path:
-    """Write a run's rows.
+    """Write a run's rows and its summary.
 
     Args:
         folder: of the run.
@@ -53,6 +54,7 @@ def write_run(
         "git_commit": "abc",
     }
     write_episodes(folder, about | summary, config)
+    (folder / SUMMARY).write_text(json.dumps(about | summary))
     return folder
 
 

@@ -409,6 +409,12 @@ def test_others_numbers_are_checked(old: str, new: str, message: str) -> None:
         sweep(f"[grid]\nseeds = 1\n{PUBLISHED.replace(old, new)}")
 
 
+@pytest.mark.parametrize("value", ["3", '"x"', "[3]", '{ learner = "IQ-Learn" }'])
+def test_others_numbers_are_a_list_of_tables(value: str) -> None:
+    with pytest.raises(UserError, match=r"must be a list of tables, each headed by \[\[published\]\]"):
+        sweep(f"published = {value}\n[grid]\nseeds = 1")
+
+
 # ---------------------------------------------------------------------------------------------- files
 
 

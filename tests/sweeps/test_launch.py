@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from iq_offline.config import DataConfig
+from iq_offline.config import DataConfig, OnlineConfig
+from iq_offline.config.online import OFFLINE
 from iq_offline.errors import UserError
+from iq_offline.evaluation.rows import EPISODES, SUMMARY
 from iq_offline.sweeps import launch
 from iq_offline.sweeps.grid import PlannedRun
 from iq_offline.sweeps.launch import Died, InterruptedSweepError, Launcher, Result, run_sweep
@@ -104,6 +106,16 @@ def test_a_failed_run_is_reported_with_the_end_of_its_log_and_the_others_go_on(t
     assert launcher.tasks == [["bad"]], "failed runs are tried again by the next call, and only they"
 
 
+def test_a_rehearsal_of_two_stages_with_few_steps_is_begun(tmp_path: Path):
+    """As given, its env_steps are fewer than the start_steps that --fast makes less."""
+    ((run,),) = planned(1)
+    online = OnlineConfig(400, OFFLINE)
+    two = PlannedRun("two", replace(run.config, algorithm="iq_learn", fast=True, online=online))
+    launcher = Here(two=[[Outcome("two", "done")]])
+    assert run_sweep([(two,)], tmp_path, launcher).done == ("two",)
+    assert launcher.tasks == [["two"]]
+
+
 def test_the_longest_come_first(tmp_path: Path):
     short, long, longest = planned(1, gradient_steps=5), planned(1, gradient_steps=7), planned(2, gradient_steps=6)
     short, long = ([(replace(run, name=name),) for ((run,),) in [runs]] for name, runs in [("s", short), ("l", long)])
@@ -175,9 +187,9 @@ def test_runs_of_others_are_waited_for_and_taken_over(tmp_path: Path, capsys: py
             nonlocal looks
             looks += 1
             if looks == 6:
-                (summary,) = (run_folder(tmp_path, "seed0") / "summary.json",)
-                summary.parent.mkdir(parents=True)
-                summary.write_text("{}")
+                run_folder(tmp_path, "seed0").mkdir(parents=True)
+                for file in (SUMMARY, EPISODES):
+                    (run_folder(tmp_path, "seed0") / file).write_text("{}")
             if looks == 8:
                 for file in held:
                     file.close()

@@ -242,6 +242,14 @@ def test_others_numbers_are_thin_grey_lines_on_their_dataset() -> None:
     assert ticks(first)[1] == ["1", "10"], "at our counts"
 
 
+@pytest.mark.parametrize("name", ["IQ_$x", "$a$ for $10", "a$^$", "_ours"])
+def test_any_name_of_a_published_learner_is_in_the_legend_as_it_is(name: str) -> None:
+    curves = [Published(name, "x 2021", "hopper/expert", 500.0, (1, 3), (180.0, 300.0))]
+    figure = expert_counts(make_runs(counts=(1, 3)), published=curves)
+    assert f"{name}, x 2021" in {text.get_text().strip() for text in figure.legends[0].get_texts()}
+    assert f"{name}, x 2021" in " ".join(rendered(figure, "svg").decode().split())
+
+
 def test_lines_with_other_data_have_other_means() -> None:
     runs = make_runs(("bc",), changes=[{"data.suboptimal_fraction": share} for share in (0.2, 0.8)])
     share = pl.col("data.suboptimal_fraction")

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
+from iq_offline.evaluation.rows import EPISODES, SUMMARY
 from iq_offline.sweeps import progress
 from iq_offline.sweeps.progress import Bars, Watch, display, in_words
 from iq_offline.sweeps.work import finished, log_file, run_folder
@@ -48,7 +49,8 @@ def test_progress_is_read_from_the_folders(tmp_path: Path, monkeypatch: pytest.M
     assert watch.sights["cut"].steps == 70
     assert watch.seconds_left() == pytest.approx((400 - 140) * 10 / 30), "steps done twice are no progress"
 
-    (run_folder(tmp_path, "new") / "summary.json").write_text("{}")
+    for file in (SUMMARY, EPISODES):
+        (run_folder(tmp_path, "new") / file).write_text("{}")
     watch.look(hurry=True)
     watch.fail("never")
     assert watch.seconds_left() == pytest.approx((60 + 30) * 10 / 100)
@@ -71,7 +73,8 @@ def test_times_in_words(seconds: float, words: str):
 
 def test_on_a_terminal_there_is_a_bar_and_a_row_for_every_running_run(tmp_path: Path):
     row(tmp_path, "done", 100)
-    (run_folder(tmp_path, "done") / "summary.json").write_text("{}")
+    for file in (SUMMARY, EPISODES):
+        (run_folder(tmp_path, "done") / file).write_text("{}")
     watch = Watch(tmp_path, dict.fromkeys(("done", "one", "two", "never"), 100))
     row(tmp_path, "one", 40)
     row(tmp_path, "two", 100)

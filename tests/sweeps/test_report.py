@@ -1,6 +1,7 @@
 """The page about a folder of runs: what it says, and that it is well-formed, alone and safe."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,32 @@ def test_a_run_that_was_cut_off_before_its_summary_is_not_finished(sweep: Path) 
         read(sweep)
 
 
+def test_a_run_without_rows_is_not_finished_in_any_folder(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"{seed}", config_of(seed=seed))
+    (tmp_path / "1" / "episodes.parquet").unlink()
+    found = findings_in(tmp_path)
+    assert (found.progress, found.unfinished) == ("1 of 2 runs are done", {"1": "begun, not finished"})
+
+
+def test_a_damaged_summary_is_named(sweep: Path) -> None:
+    file = min((sweep / "runs").iterdir()) / "summary.json"
+    file.write_text('{"algorithm": "b')
+    with pytest.raises(UserError, match=re.escape(f"{file} is cut or damaged (Unterminated string")):
+        findings_in(sweep)
+
+
+def test_offline_halves_are_no_runs_of_the_sweep(tmp_path: Path) -> None:
+    """They have rows, so that what was fine-tuned can be held against what it began with."""
+    plan = write_sweep(tmp_path, sweep_table(counts=(1,), seeds=2), lambda config: None if config.seed else 1.0)
+    for run in plan.runs():
+        if not run.config.seed:
+            half = replace(run.config, training=replace(run.config.training, batch_size=8))
+            write_run(tmp_path / "runs" / run.name / "offline", half)
+    found = findings_in(tmp_path)
+    assert (found.runs.height, found.progress) == (4, "2 of 4 runs are done")
+
+
 @pytest.mark.parametrize(
     ("log", "state"),
     [
@@ -175,6 +202,16 @@ def test_any_folder_with_runs_will_do(tmp_path: Path, drawn: None) -> None:
     assert "BC : no answer: only one seed, so there is no interval; its score with 1 trajectory is 1.000." in page.text
     assert f"iq-offline train {folder}/one/bc/config.toml --output runs/again" in page.text
     assert "A point is one learner: there is one seed." in page.text
+
+
+def test_another_baseline(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"valuedice{seed}", config_of("valuedice", seed=seed))
+        write_run(tmp_path / f"iq_learn{seed}", config_of("iq_learn", seed=seed))
+    assert "Nothing of BC is there to compare with: give --baseline iq_learn or valuedice." in read(tmp_path).text
+    assert "Difference to ValueDICE, run by run" in read(tmp_path, baseline="valuedice").text
+    with pytest.raises(UserError, match="has no runs of gail: give --baseline iq_learn or valuedice"):
+        read(tmp_path, baseline="gail")
 
 
 def test_a_single_run_will_do(tmp_path: Path) -> None:

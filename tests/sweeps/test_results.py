@@ -1,8 +1,11 @@
 """From rows to runs, cells and comparisons: held against numbers computed by hand, on runs that never ran."""
 
+import errno
 import json
 import math
+import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ import polars as pl
 import pytest
 
 from iq_offline.errors import UserError
-from iq_offline.evaluation.rows import EPISODES
+from iq_offline.evaluation.rows import EPISODES, SUMMARY
+from iq_offline.sweeps.findings import unfinished_in
 from iq_offline.sweeps.results import (
     comparisons_of,
     configuration,
@@ -91,6 +95,34 @@ def test_what_is_not_finished_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "results" / "runs.parquet").write_bytes(b"no rows of a run")
     (tmp_path / "runs" / "seed=1" / ".episodes.parquet.x7d").write_bytes(b"half")
     assert runs_in(tmp_path)["run"].to_list() == ["runs/seed=0"]
+
+
+@pytest.mark.parametrize("file", [EPISODES, SUMMARY])
+def test_a_run_with_one_of_its_two_files_is_not_finished(file: str, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"seed={seed}", [1.0], {"seed": seed})
+    (tmp_path / "seed=1" / file).unlink()
+    assert runs_in(tmp_path)["run"].to_list() == ["seed=0"]
+    (tmp_path / "seed=0" / file).unlink()
+    with pytest.raises(UserError, match="holds no finished run yet"):
+        read_episodes(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in it would be missing without a word."""
+    for name in ("a", "b"):
+        write_run(tmp_path / name, [1.0])
+    scan, closed = os.scandir, str(tmp_path / "b")
+
+    def scandir(path: Any) -> Any:
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), closed)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for read in (read_episodes, lambda folder: unfinished_in(folder, None)):
+        with pytest.raises(UserError, match=f"cannot read {closed} .Permission denied."):
+            read(tmp_path)
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
@@ -230,14 +262,18 @@ def test_rows_of_another_version_have_other_columns(newer: str, tmp_path: Path) 
     assert curves_of(read_episodes(tmp_path)).height == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", b"cut"])
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", b"cut", b"middle", b"foreign"])
 def test_damaged_rows_are_named(content: bytes, tmp_path: Path) -> None:
     write_run(tmp_path / "a", [0.5])
     whole = (write_run(tmp_path / "b", [0.5]) / EPISODES).read_bytes()
-    (tmp_path / "b" / EPISODES).write_bytes(content.replace(b"cut", whole[: len(whole) // 2]))
-    for table in (runs_of, curves_of):
-        with pytest.raises(UserError, match=r"b/episodes\.parquet"):
-            table(read_episodes(tmp_path))
+    middle, foreign = len(whole) // 2, BytesIO()
+    pl.DataFrame({"return": ["high"], "seed": ["none"]}).write_parquet(foreign)
+    content = content.replace(b"cut", whole[:middle]).replace(b"foreign", foreign.getvalue())
+    content = content.replace(b"middle", whole[:100] + b"?" * (middle - 100) + whole[middle:])
+    (tmp_path / "b" / EPISODES).write_bytes(content)
+    write_run(tmp_path / "c", [0.5])
+    with pytest.raises(UserError, match=r"b/episodes\.parquet is cut or damaged, or no run's: remove it"):
+        read_episodes(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- twice, not finite
@@ -454,7 +490,7 @@ def test_comparisons_by_hand(tmp_path: Path) -> None:
     assert three["low"] == pytest.approx(-0.04)
     assert three["high"] == pytest.approx(0.04)
     (back, _) = comparisons_of(runs, varied(runs), "score", "iq_learn").rows(named=True)
-    assert (back["algorithm"], back["minus"], back["verdict"]) == ("bc", "IQ-Learn", "not shown")
+    assert (back["algorithm"], back["minus"], back["verdict"]) == ("bc", "IQ-Learn", "below")
     assert back["difference"] == pytest.approx(-0.3)
 
 

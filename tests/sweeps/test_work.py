@@ -13,6 +13,7 @@ import pytest
 
 from iq_offline.config import DataConfig
 from iq_offline.errors import UserError
+from iq_offline.evaluation.rows import EPISODES, SUMMARY
 from iq_offline.sweeps import work as module
 from iq_offline.sweeps.grid import PlannedRun
 from iq_offline.sweeps.work import Task, finished, log_file, output_to, require_usable, run_folder, work
@@ -67,6 +68,20 @@ def test_runs_of_one_task_train_together_and_the_log_of_the_first_has_it_all(tmp
     assert [line.split(": ", 2)[2] for line in other] == ["trained together with seed0: see its log"]
 
 
+def test_a_run_without_its_rows_is_scored_again(tmp_path: Path):
+    """And its policy is the one that was there."""
+    task = task_of(tmp_path)
+    work(task)
+    rows, policy = (run_folder(tmp_path, "seed0") / name for name in (EPISODES, "policy.safetensors"))
+    whole = policy.read_bytes()
+    rows.unlink()
+    assert not finished(tmp_path, "seed0")
+    (outcome,) = work(task)
+    assert (outcome.state, "was finished already" in outcome.note) == ("done", False)
+    assert rows.exists()
+    assert policy.read_bytes() == whole
+
+
 def test_a_run_that_another_holds_is_left_alone(tmp_path: Path):
     task = task_of(tmp_path, 2)
     require_usable(tmp_path)
@@ -115,7 +130,8 @@ def test_what_a_run_raises_is_its_outcome(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_was_finished_before_the_others_failed_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(configs: Any, folders: list[Path], options: Any) -> None:
         folders[1].mkdir(parents=True)
-        (folders[1] / "summary.json").write_text("{}")
+        for file in (SUMMARY, EPISODES):
+            (folders[1] / file).write_text("{}")
         raise ZeroDivisionError("in a run")
 
     monkeypatch.setattr(module, "run_together", broken)
