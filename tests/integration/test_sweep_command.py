@@ -319,7 +319,7 @@ def test_a_rehearsal_has_a_folder_of_its_own(finished: Path, capsys: pytest.Capt
     assert snapshot(finished) == before
     (run,) = Path("runs/mine-fast/runs").iterdir()
     config = from_table(RunConfig, read_toml(run / "config.toml"), "")
-    assert (config.training.batch_size, config.data.subsample, config.training.gradient_steps) == (4, 2, 200)
+    assert (config.training.batch_size, config.data.subsample, config.training.gradient_steps) == (4, 2, 20)
     assert config.fast
 
 
