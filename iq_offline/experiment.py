@@ -33,6 +33,7 @@ from iq_offline.errors import UserError
 from iq_offline.evaluation.plots import plot_comparison
 from iq_offline.evaluation.selection import watches
 from iq_offline.files import disk_errors
+from iq_offline.provenance import made_with
 from iq_offline.run import Run, Summary, require_same_run
 from iq_offline.scoring import evaluate_run
 from iq_offline.training.checkpoint import settle
@@ -121,6 +122,7 @@ def run_together(
         UserError: the runs are not of one program, or two have one folder; no space.
         InterruptedTrainingError: Ctrl-C; the states are saved.
     """
+    made_with()  # Before anything that takes its time.
     parts = [stages(config, folder) for config, folder in zip(configs, folders, strict=True)]
     runs = [Run(last, folder, tuple(before)) for (*before, last), folder in zip(parts, folders, strict=True)]
     require_one_program([run.config for run in runs])
