@@ -75,9 +75,10 @@ def test_the_commit_is_that_of_the_code_that_trained(tmp_path: Path, monkeypatch
     at("bbb")  # The process is still that of before.
     run(config, tmp_path / "second", QUIET)
     assert (commit_of("first"), commit_of("second")) == ("aaa", "aaa")
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as context:
         context.setattr(Run, "save_policy", interrupt)  # At step 3.
-        run(config, tmp_path / "cut", QUIET)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "cut", QUIET)
     provenance.made_with.cache_clear()
     run(config, tmp_path / "cut", QUIET)
     assert commit_of("cut") == "aaa, then bbb"
