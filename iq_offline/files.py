@@ -61,6 +61,24 @@ def disk_errors(doing: str, where: Path, full: str = "") -> Iterator[None]:
         raise UserError(message) from error
 
 
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """The same for a whole command, wherever a file may not be read or written: one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        file = error.filename
+        if error.errno in FULL:
+            message = f"no space left for {file or 'what is printed'}: free some space"
+        elif error.errno in FORBIDDEN and file is not None:
+            message = f"not allowed to use {file}: change its permissions, or give another"
+        elif error.errno == errno.ENAMETOOLONG:
+            message = f"a name is too long for a file: {str(file)[:200]}…: give a shorter one"
+        else:
+            raise
+        raise UserError(message) from error
+
+
 def sync(path: Path) -> None:
     """Ask the system to put a file or a folder on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -2,7 +2,7 @@
 
 import sys
 
-from iq_offline.cli import run_command
+from iq_offline.command import run_command
 from iq_offline.sweep_cli import ExpertCount, expert_count
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Most commands run in this process, through the same function as ``iq-offline``; some in processes of their own.
 """
 
+import errno
 import json
 import os
 import re
@@ -23,7 +24,8 @@ from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 from minari.serialization import serialize_space
 
 from iq_offline.cli import main
-from iq_offline.data import catalog
+from iq_offline.data import cache, catalog
+from iq_offline.environments import record
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
 from iq_offline.learning.policy import Policy
@@ -530,6 +532,55 @@ def test_a_read_only_output_folder(fails: Fails, tmp_path: Path) -> None:
         assert str(disk) in line
 
 
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ([*train("--output", "x" * 300)], "x" * 200),
+        ([*train("--algorithms", "bc", expert=f"test/{'x' * 300}-v0")], "xxx"),
+        (["train", f"{'x' * 300}.toml"], "xxx"),
+        (["datasets", "inspect", NAME, "--picture", f"{'x' * 300}.png"], "xxx"),
+        (["results", "x" * 300], "no folder xxx"),
+    ],
+    ids=["output", "dataset", "recipe", "picture", "folder"],
+)
+def test_names_that_are_too_long_for_a_file(command: list[str], problem: str, fails: Fails) -> None:
+    line = fails(command)
+    assert problem in line
+    assert "a name is too long for a file" in line or "no folder" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "line"),
+    [
+        (errno.EACCES, "/far/summary.json", "not allowed to use /far/summary.json: change its permissions, or give an"),
+        (errno.EROFS, "/far/cache", "not allowed to use /far/cache: change its permissions, or give another"),
+        (errno.ENOSPC, "/far/cache", "no space left for /far/cache: free some space"),
+        (errno.EDQUOT, None, "no space left for what is printed: free some space"),
+    ],
+)
+def test_what_a_disk_refuses_is_no_bug(
+    number: int, file: str | None, line: str, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it happens: here where a cache is looked at."""
+
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number), file)
+
+    monkeypatch.setattr(cache, "size", refuse)
+    assert f"error: {line}" in fails(["datasets", "cache"])
+
+
+def test_nothing_is_recorded_where_nothing_can_be_written(
+    fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tmpfs(tmp_path / "disk") as disk:
+        make_read_only(disk)
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(disk / "minari"))
+        monkeypatch.setattr(record, "rollout", lambda *_: pytest.fail("it was recorded first"))
+        line = fails(["datasets", "build", "cartpole/expert"])
+        assert "not allowed to write while recording iq-offline/cartpole/expert-v0" in line
+
+
 # ---------------------------------------------------------------------------------------------- full disks
 
 
@@ -733,6 +784,17 @@ def test_real_processes_on_every_terminal(locale: dict[str, str]) -> None:
     assert "many" in line
     assert len(line) < 300
     assert line.isprintable()
+
+
+def test_output_that_cannot_be_printed() -> None:
+    """A full disk is one line; what a terminal has no letter for is a question mark."""
+    with open("/dev/full", "w") as full:
+        done = python("-m", "iq_offline", "datasets", "list", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (2, "error: no space left for what is printed: free some space\n")
+    done = python("-m", "iq_offline", "datasets", "list", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = [line for line in done.stdout.splitlines() if "hopper/expert " in line]
+    assert " ? " in row
 
 
 def test_debug_shows_the_traceback() -> None:
