@@ -129,7 +129,7 @@ def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     if not configs:
         known = f"{', '.join(ALGORITHMS)} can, online {' and '.join(MEETS_ENVIRONMENTS)}"
         raise UserError(f"--algorithms names none that can be trained: {known}")
-    from iq_offline.experiment import Options, run_all
+    from iq_offline.experiment import Options, draw_comparison, run_all
 
     options = Options(given.download, given.trust_env, given.tensorboard, _say)
     if left_out := [LABELS[name] for name in given.algorithms if name not in algorithms]:
@@ -140,6 +140,7 @@ def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     folder = given.output or default_folder(recipe, given)
     summaries = run_all(configs, folder, options, beside)
     print_table(summaries, given.data.suboptimal)
+    draw_comparison(folder, summaries)  # After the table, for which nothing need be written.
     print(f"runs, curves and policies: {folder}")
 
 

@@ -315,7 +315,7 @@ ABOUT_RUNS = ("results", "report.html")
 def run_all(
     configs: Sequence[RunConfig], folder: Path, options: Options = Options(), beside: str | None = None
 ) -> list[Summary]:
-    """Several algorithms on the same data, each in a folder of its name, and a picture of all of them.
+    """Several algorithms on the same data, each in a folder of its name. A picture of all: :func:`draw_comparison`.
 
     Args:
         configs: one an algorithm.
@@ -334,7 +334,14 @@ def run_all(
     for config in configs:
         require_same_run(stages(config, folder / config.algorithm)[-1], folder / config.algorithm)
     once = replace(options, say=cache(options.say))  # What is special about the data is so for each of them.
-    summaries = [run(config, folder / config.algorithm, once) for config in configs]
+    return [run(config, folder / config.algorithm, once) for config in configs]
+
+
+def draw_comparison(folder: Path, summaries: Sequence[Summary]) -> None:
+    """The picture of all of a folder's runs.
+
+    Raises:
+        UserError: it is another than the one that is there, and cannot be written.
+    """
     with disk_errors("drawing the comparison", folder):
         plot_comparison(folder / COMPARISON, summaries)
-    return summaries

@@ -453,11 +453,16 @@ def test_without_a_compiler_nothing_is_compiled(root: Path, output: Path) -> Non
     assert not list(output.rglob("*.safetensors"))
 
 
-def test_a_finished_run_is_not_trained_again(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def train_pendulum(output: Path, *more: object) -> list[str]:
+    """The arguments of a short training that can be scored, on data that are there then."""
     written = random_episodes(np.random.default_rng(0), [20, 30], (3,), (1,))
     folder = write_dataset("test/pendulum-v0", written, low=-2, high=2, env_spec_id="Pendulum-v1")
     change_metadata(folder, ref_min_score=-1200.0, ref_max_score=-150.0)
-    arguments = train("--output", output, "--evaluation.episodes", 2, expert="test/pendulum-v0")
+    return train("--output", output, "--evaluation.episodes", 2, *more, expert="test/pendulum-v0")
+
+
+def test_a_finished_run_is_not_trained_again(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = train_pendulum(output)
     first, _ = succeeds(arguments, capsys)
     times = {path: path.stat().st_mtime_ns for path in output.glob("*/*") if path.is_file()}
     assert {path.name for path in times} == RUN_FILES
@@ -579,6 +584,23 @@ def test_nothing_is_recorded_where_nothing_can_be_written(
         monkeypatch.setattr(record, "rollout", lambda *_: pytest.fail("it was recorded first"))
         line = fails(["datasets", "build", "cartpole/expert"])
         assert "not allowed to write while recording iq-offline/cartpole/expert-v0" in line
+
+
+def test_a_finished_run_prints_its_table_where_nothing_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its picture would be another one, of the runs that are asked for; then it says so."""
+    with tmpfs(tmp_path / "disk") as disk:
+        arguments = train_pendulum(disk / "run")
+        first, _ = succeeds(arguments, capsys)
+        make_read_only(disk)
+        again, notes = succeeds(arguments, capsys)
+        assert again == first
+        assert all("finished already: nothing to train" in line for line in notes)
+        assert main([*arguments, "--algorithms", "bc"]) == 2
+        printed = capsys.readouterr()
+        assert " BC " in printed.out
+        assert "error: not allowed to write while drawing the comparison in" in printed.err
 
 
 # ---------------------------------------------------------------------------------------------- full disks
