@@ -134,6 +134,8 @@ def run_together(
         run.outcome = run.finished()
         if run.outcome:
             options.say(f"{run.folder} is finished already: nothing to train")
+        elif run.scored():
+            options.say(f"{run.folder} is trained already: only scored anew, for its evaluation was another")
 
     def load(run: Run) -> None:
         if run.config.training.compile:

@@ -1,6 +1,5 @@
 """What a trained run is worth: its policies acted out, the summary, the picture. The training is over by then."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from iq_offline.environments.make import evaluation_environment, make, wrappers_
 from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_run
-from iq_offline.evaluation.rows import write_episodes
 from iq_offline.evaluation.scores import (
     along_the_way,
     evaluate,
@@ -30,7 +28,7 @@ from iq_offline.evaluation.scores import (
     why_unscored,
 )
 from iq_offline.evaluation.selection import health, read_diagnostics
-from iq_offline.files import disk_errors, write_atomically
+from iq_offline.files import disk_errors
 from iq_offline.learning.policy import Policy
 from iq_offline.provenance import made_with
 from iq_offline.run import Run, Summary
@@ -56,6 +54,8 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         known = references(source, environment)
         returns, curve = _score_all(config, policy, environment, folder)
     except UserError as error:
+        if run.scored():  # By another evaluation: those scores are better than none.
+            raise
         say(f"trained, but not evaluated: {error}")
     else:
         meaning = known.source
@@ -110,8 +110,7 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         summary |= {"env_steps": config.online.env_steps, "start": config.online.start, "online": online}
     with disk_errors("writing the summary", folder):
         plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"), diagnostics)
-        write_episodes(folder, summary, config)
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+        run.replace_summary(summary)
     return summary
 
 

@@ -17,13 +17,16 @@ from pathlib import Path
 import gymnasium
 import h5py
 import numpy as np
+import polars as pl
 import pytest
 import safetensors.torch
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 from minari.serialization import serialize_space
 
+from iq_offline import scoring
 from iq_offline.cli import main
+from iq_offline.config import saved_config
 from iq_offline.data import cache, catalog
 from iq_offline.environments import record
 from iq_offline.errors import UserError
@@ -479,6 +482,50 @@ def test_a_finished_run_is_not_trained_again(output: Path, capsys: pytest.Captur
         (row,) = [line for line in first.splitlines() if f" {label} " in line]
         assert f"{summary['return_mean']:.1f}" in row
         assert f"{summary['normalized_score']:.3f}" in row
+
+
+def test_a_finished_run_is_scored_anew_in_other_episodes(
+    output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the note on few episodes advises; nothing is trained, and the old scores stay until there are new ones."""
+    arguments = train_pendulum(output, "--algorithms", "bc")
+    run, more = output / "bc", ("--evaluation.episodes", "3")
+    succeeds(arguments, capsys)
+    written = {name: (run / name).read_bytes() for name in ("summary.json", "config.toml", "episodes.parquet")}
+    trained = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
+    before = json.loads(written["summary.json"])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def refuse(*_: object) -> None:
+        raise UserError("no such environment here")
+
+    for name, raising, code in (("_score_all", interrupt, 130), ("evaluation_environment", refuse, 2)):
+        with monkeypatch.context() as context:
+            context.setattr(scoring, name, raising)
+            assert main([*arguments, *more]) == code
+        assert {name: (run / name).read_bytes() for name in written} == written
+    capsys.readouterr()
+
+    _, notes = succeeds([*arguments, *more], capsys)
+    assert f"{run} is trained already: only scored anew, for its evaluation was another" in notes
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["returns"][:2] == before["returns"]
+    assert [len(point["returns"]) for point in summary["curve"]] == [3] * len(before["curve"])
+    assert {key: summary[key] for key in ("seconds", "health", "held_out")} == {
+        key: before[key] for key in ("seconds", "health", "held_out")
+    }
+    assert saved_config(run / "config.toml").evaluation.episodes == 3
+    assert pl.read_parquet(run / "episodes.parquet").filter("is_final").height == 3
+    assert {path: path.read_bytes() for path in run.rglob("*.safetensors")} == trained
+    _, notes = succeeds([*arguments, *more], capsys)
+    assert notes == [f"{run} is finished already: nothing to train"]
+
+    shutil.rmtree(run / "checkpoint")
+    assert main([*arguments, "--evaluation.episodes", "4"]) == 2
+    assert "evaluation.episodes is 3 there and 4 here" in capsys.readouterr().err
+    assert json.loads((run / "summary.json").read_text()) == summary
 
 
 def test_an_output_folder_with_another_configuration(
