@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from iq_offline.command import guarded, parse, run_command
+from iq_offline.command import guarded, parse, run_command, split_debug
 from iq_offline.config import (
     ALGORITHMS,
     LABELS,
@@ -99,7 +99,8 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
         values: dict[str, Any] = {key: getattr(recipe, key) for key in OF_A_RUN} | {"algorithms": algorithms}
         default = RunArguments(**values, meets_environment=recipe.is_online)
         about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}. Only --online meets an environment."
-        given = parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
+        prog = f"iq-offline train {name}"
+        given = parse(RunArguments, arguments, prog=prog, description=about, default=default)
         if recipe.is_online and not given.meets_environment:
             given = dataclasses.replace(given, online=OnlineConfig())
         elif given.meets_environment and not (recipe.is_online or given.online.env_steps):
@@ -180,7 +181,8 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
             fast=offline.fast,
         )
         about = f"Go on with {folder} in the environment: no reward is read, and the fixed data stay in every batch."
-        given = parse(FinetuneArguments, arguments, prog="iq-offline finetune", description=about, default=default)
+        prog = f"iq-offline finetune {folder}"
+        given = parse(FinetuneArguments, arguments, prog=prog, description=about, default=default)
         changes = {name: getattr(given, name) for name in ("online", "training", "iq_learn", "evaluation", "fast")}
         config = dataclasses.replace(offline, algorithm="iq_learn", **changes)
         from iq_offline.experiment import Options, run
@@ -282,10 +284,11 @@ class Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """``iq-offline``."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
-        return run_recipe(arguments[1], arguments[2:])
-    if len(arguments) > 1 and arguments[0] == "finetune" and not arguments[1].startswith("-"):
-        return run_finetune(Path(arguments[1]), arguments[2:])
+    debug, words = split_debug(arguments)
+    if len(words) > 1 and words[0] == "train" and not words[1].startswith("-"):
+        return run_recipe(words[1], debug + words[2:])
+    if len(words) > 1 and words[0] == "finetune" and not words[1].startswith("-"):
+        return run_finetune(Path(words[1]), debug + words[2:])
 
     def command(given: Arguments) -> None:
         chosen = given.command

@@ -24,11 +24,15 @@ def run_command(
 ) -> int:
     """A command whose arguments are the fields of a dataclass. Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    given = [argument for argument in arguments if argument != "--debug"]
+    debug, given = split_debug(arguments)
     flat = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
-    return guarded(
-        lambda: command(parse(kind, given, prog=name, description=kind.__doc__, config=flat)), "--debug" in arguments
-    )
+    return guarded(lambda: command(parse(kind, given, prog=name, description=kind.__doc__, config=flat)), bool(debug))
+
+
+def split_debug(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``--debug``, if it is there, and everything else: it may stand anywhere."""
+    others = [argument for argument in arguments if argument != "--debug"]
+    return ["--debug"] * (len(others) < len(arguments)), others
 
 
 def guarded(command: Callable[[], None], debug: bool = False) -> int:

@@ -407,6 +407,22 @@ def test_wrong_commands(arguments: list[str], expected: str, fails: Fails) -> No
     assert expected in fails(arguments)
 
 
+def test_debug_may_stand_anywhere(root: Path, output: Path, capsys: pytest.CaptureFixture[str], fails: Fails) -> None:
+    """It decides nothing but what is shown of an error; and where more help is to be had is a command."""
+    for place in range(3):
+        words = train("--output", output, "--seed", "1.5")
+        words.insert(place, "--debug")
+        with pytest.raises(UserError, match="Error parsing --seed: invalid literal"):
+            main(words)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--debug", "hopper_offline", "--help"])
+    printed = capsys.readouterr().out
+    assert not stop.value.code
+    assert "usage: iq-offline train hopper_offline " in printed
+    assert "--iq-learn.temperature" in printed
+    assert "run iq-offline train hopper_offline --help" in fails(["train", "hopper_offline", "--sed", "1"])
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
