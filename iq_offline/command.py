@@ -13,7 +13,7 @@ import tyro
 from pydantic import ValidationError
 
 from iq_offline.config import explain
-from iq_offline.errors import InterruptedCommandError, UserError
+from iq_offline.errors import InterruptedCommandError, UserError, nearest
 from iq_offline.files import file_errors
 
 Arguments_ = TypeVar("Arguments_")
@@ -109,6 +109,10 @@ def _in_one_line(complaint: str) -> str:
     lines = [line.strip("│╭╮╰╯─|+ ") for line in plain.splitlines()[1:]]
     words = " ".join(line for line in lines if line.strip("-")) or " ".join(plain.split())
     words = words.replace(".constrained-float", "")
+    no_command = re.search(r"Unrecognized options: (\w[^\s,]*).* Available subcommands: (.*?) For full helptext", words)
+    if no_command:
+        word, there = no_command.groups()
+        return f"no command {word!r}{nearest(word, there.split(', '))} (there are: {there})"
     wrong_kind = re.search(r"Error parsing (\S+): no type matching (\S+) .*?instantiated from \['(.*?)'\]", words)
     if wrong_kind:
         key, kinds, value = wrong_kind.groups()

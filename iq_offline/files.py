@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -105,7 +104,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(name, 0o644)
             os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -116,7 +114,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def _locked_part(path: Path) -> tuple[str, int]:
     """A new file beside ``path``, and its descriptor, which holds its lock where the disk has locks."""
     while True:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+        name = str(path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}"))
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # What the user's umask leaves of it.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.path.exists(name):  # Else another took it for abandoned before it had its lock.
@@ -131,13 +130,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     When another process was faster, its folder stays and this one's is dropped: both end with a whole one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             sync(file)
         sync(temporary)
-        os.chmod(temporary, 0o755)
         try:
             os.rename(temporary, path)
         except OSError as error:

@@ -17,10 +17,10 @@ from iq_offline.config.baselines import BCConfig, GAILConfig, SQILConfig, ValueD
 from iq_offline.config.iq_learn import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
 from iq_offline.config.online import OnlineConfig, checked_online
 from iq_offline.config.tables import explain as explain
-from iq_offline.config.tables import flat, from_table, nested, read_toml
+from iq_offline.config.tables import flat, from_table, nested, not_shipped, read_toml
 from iq_offline.config.tables import to_table as to_table
 from iq_offline.config.tables import to_toml as to_toml
-from iq_offline.errors import UserError, nearest
+from iq_offline.errors import UserError
 from iq_offline.files import shipped
 
 Algorithm = Literal["iq_learn", "bc", "valuedice", "sqil", "gail"]
@@ -305,11 +305,9 @@ def next_recipe(name: str) -> str | None:
 
 
 def _recipe(name: str) -> tuple[dict[str, Any], str | None]:
-    folder = shipped("recipes")
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else shipped("recipes") / f"{name}.toml"
     if not path.is_file():
-        known = [file.stem for file in folder.glob("*.toml")]
-        raise UserError(f"no recipe {name!r}{nearest(name, known)} (shipped: {', '.join(sorted(known))})")
+        raise not_shipped("recipe", name)
     table = read_toml(path)
     algorithms = table.get("algorithms", [])
     if not isinstance(algorithms, list):

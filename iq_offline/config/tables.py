@@ -3,12 +3,13 @@
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from iq_offline.errors import UserError, nearest
+from iq_offline.files import shipped
 
 Config = TypeVar("Config")
 
@@ -74,9 +75,28 @@ def explain(error: ValidationError, kind: Any) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier())
     if problem["type"] == "unexpected_keyword_argument":
+        types = _types_of_fields(kind)
         for part in problem["loc"][:-1]:
-            fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-            kind = next((field.type for field in fields if field.name == part), None)
-        known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-        return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), known)}"
+            types = _types_of_fields(types[part]) if part in types else types  # A place in a list is no field.
+        return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), types)}"
     return f"{where} = {problem['input']!r}: {problem['msg'].lower()}"
+
+
+def _types_of_fields(kind: Any) -> dict[Any, Any]:
+    """Of a configuration dataclass by the names of its fields, also where a tuple or ``| None`` is around it."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return {field.name: field.type for field in dataclasses.fields(kind)}
+    return next(filter(None, map(_types_of_fields, get_args(kind))), {})
+
+
+def not_shipped(kind: Literal["recipe", "sweep"], name: str) -> UserError:
+    """The error for a name of no recipe, or of no sweep: what may have been meant, and what there is."""
+    folders = {"recipe": shipped("recipes"), "sweep": shipped("recipes") / "sweeps"}
+    known = {each: sorted(file.stem for file in folder.glob("*.toml")) for each, folder in folders.items()}
+    hint = nearest(name, known[kind])
+    for other, command in (("recipe", "train"), ("sweep", "sweep")):
+        if other != kind and name in known[other]:
+            hint = f"; it is a {other}: iq-offline {command} {name}"
+    if Path(f"{name}.toml").is_file():
+        hint = f"; did you mean the file {name + '.toml'!r}?"
+    return UserError(f"no {kind} {name!r}{hint} (shipped: {', '.join(known[kind])})")

@@ -387,12 +387,15 @@ def test_wrong_values_on_the_command_line(arguments: list[str], expected: str, f
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trane"], "train"),
+        (["trane"], "no command 'trane'; did you mean 'train'? (there are: train, finetune, sweep, results, report, "),
+        (["train", "one_trajectory"], "no recipe 'one_trajectory'; it is a sweep: iq-offline sweep one_trajectory"),
+        (["sweep", "hopper_offline"], "no sweep 'hopper_offline'; it is a recipe: iq-offline train hopper_offline"),
+        (["sweep", "one_trajectory", "--set", "seeds=2"], "unknown key 'seeds'; it stands in [grid]"),
         (["train", "hoper_offline"], "no recipe 'hoper_offline'; did you mean 'hopper_offline'"),
         (["train", "nothing.toml"], "nothing.toml"),
         (["train"], "which recipe?"),
         ([], "train"),
-        (["datasets", "lst"], "list"),
+        (["datasets", "lst"], "no command 'lst'; did you mean 'list'? (there are: list, build, "),
         (["datasets"], "list"),
         (["datasets", "build"], "hopper/expert"),
         (["datasets", "build", "hopper/exprt"], "no built-in dataset 'hopper/exprt'; did you mean 'hopper/expert'"),
@@ -405,6 +408,13 @@ def test_wrong_values_on_the_command_line(arguments: list[str], expected: str, f
 )
 def test_wrong_commands(arguments: list[str], expected: str, fails: Fails) -> None:
     assert expected in fails(arguments)
+
+
+@pytest.mark.parametrize(("command", "kind"), [("train", "recipe"), ("sweep", "sweep")])
+def test_a_file_without_its_ending_is_suggested(command: str, kind: str, output: Path, fails: Fails) -> None:
+    """The current folder holds it."""
+    Path("s.toml").write_text("")
+    assert f"no {kind} 's'; did you mean the file 's.toml'? (shipped: " in fails([command, "s"])
 
 
 def test_debug_may_stand_anywhere(root: Path, output: Path, capsys: pytest.CaptureFixture[str], fails: Fails) -> None:
