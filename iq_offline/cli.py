@@ -1,21 +1,16 @@
 """The command line: ``iq-offline`` and the modules in ``iq_offline.recipes``. Errors are one line; torch comes late."""
 
 import atexit
-import contextlib
 import dataclasses
 import gc
-import io
-import os
-import re
-import select
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
-from pydantic import ValidationError
 
+from iq_offline.command import guarded, parse, run_command, split_debug
 from iq_offline.config import (
     ALGORITHMS,
     LABELS,
@@ -30,7 +25,6 @@ from iq_offline.config import (
     SQILConfig,
     TrainingConfig,
     ValueDICEConfig,
-    explain,
     from_table,
     load_recipe,
     next_recipe,
@@ -40,14 +34,12 @@ from iq_offline.config.iq_learn import undecided
 from iq_offline.config.online import MEETS_ENVIRONMENTS
 from iq_offline.data.views import short
 from iq_offline.dataset_cli import Datasets, run_dataset_command
-from iq_offline.errors import InterruptedCommandError, UserError
+from iq_offline.errors import UserError
 from iq_offline.files import as_file_name
 from iq_offline.run_table import print_table
 from iq_offline.sweep_cli import Report, Results, Sweep, run_sweep_command
 
 atexit.register(gc.freeze)  # Else all that torch is made of is gone through before the end, for half a second.
-
-Arguments_ = TypeVar("Arguments_")
 
 Unprefixed = tyro.conf.arg(name="")
 
@@ -107,7 +99,8 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
         values: dict[str, Any] = {key: getattr(recipe, key) for key in OF_A_RUN} | {"algorithms": algorithms}
         default = RunArguments(**values, meets_environment=recipe.is_online)
         about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}. Only --online meets an environment."
-        given = _parse(RunArguments, arguments, prog=recipe.recipe, description=about, default=default)
+        prog = f"iq-offline train {name}"
+        given = parse(RunArguments, arguments, prog=prog, description=about, default=default)
         if recipe.is_online and not given.meets_environment:
             given = dataclasses.replace(given, online=OnlineConfig())
         elif given.meets_environment and not (recipe.is_online or given.online.env_steps):
@@ -121,79 +114,6 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
             _train(more.recipe, dataclasses.replace(given, data=more.data, output=output))
 
     return guarded(command, "--debug" in arguments)
-
-
-def guarded(command: Callable[[], None], debug: bool = False) -> int:
-    """Run a command; turn what users can mend into one line on stderr and an exit code.
-
-    Exit codes: 0 done, 2 an error of use or data, 130 interrupted, 141 nobody reads on (``| head``).
-    """
-    try:
-        command()
-        sys.stdout.flush()
-    except UserError as error:
-        if debug:
-            raise
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except InterruptedCommandError as error:
-        print(f"interrupted: {error}", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return 141
-        if debug:
-            raise
-        words = " ".join(str(error).split())
-        print(f"error: {type(error).__name__}: {words} (a bug; --debug shows where)", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _nobody_reads() -> bool:
-    """Whether whoever read what is printed has gone; what is left of it then goes nowhere."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    if not poll.poll(0):
-        return False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    return True
-
-
-def _parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> Arguments_:
-    """What tyro reads from the command line, its complaints as one line."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(arguments), **options)
-    except ValidationError as error:
-        raise UserError(explain(error, kind)) from error
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        raise UserError(_in_one_line(complaint.getvalue())) from None
-
-
-def _in_one_line(complaint: str) -> str:
-    """The words of tyro's box, without its frame, its title and pydantic's web addresses."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
-    lines = [line.strip("│╭╮╰╯─|+ ") for line in plain.splitlines()[1:]]
-    words = " ".join(line for line in lines if line.strip("-")) or " ".join(plain.split())
-    words = words.replace(".constrained-float", "")
-    wrong_kind = re.search(r"Error parsing (\S+): no type matching (\S+) .*?instantiated from \['(.*?)'\]", words)
-    if wrong_kind:
-        key, kinds, value = wrong_kind.groups()
-        return f"{key} {value}: must be {kinds}"
-    wrong_value = re.search(r"validation errors? for \w+ ([\w.]+) (.+?) \[type=.*?input_value=(.+?), input_type", words)
-    if wrong_value:
-        key, problem, value = wrong_value.groups()
-        return f"{key} = {value}: {problem.lower()}"
-    return words
 
 
 def _say(line: str) -> None:
@@ -210,7 +130,7 @@ def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     if not configs:
         known = f"{', '.join(ALGORITHMS)} can, online {' and '.join(MEETS_ENVIRONMENTS)}"
         raise UserError(f"--algorithms names none that can be trained: {known}")
-    from iq_offline.experiment import Options, run_all
+    from iq_offline.experiment import Options, draw_comparison, run_all
 
     options = Options(given.download, given.trust_env, given.tensorboard, _say)
     if left_out := [LABELS[name] for name in given.algorithms if name not in algorithms]:
@@ -221,6 +141,7 @@ def _train(recipe: str, given: RunArguments, beside: str | None = None) -> None:
     folder = given.output or default_folder(recipe, given)
     summaries = run_all(configs, folder, options, beside)
     print_table(summaries, given.data.suboptimal)
+    draw_comparison(folder, summaries)  # After the table, for which nothing need be written.
     print(f"runs, curves and policies: {folder}")
 
 
@@ -260,7 +181,8 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
             fast=offline.fast,
         )
         about = f"Go on with {folder} in the environment: no reward is read, and the fixed data stay in every batch."
-        given = _parse(FinetuneArguments, arguments, prog="iq-offline finetune", description=about, default=default)
+        prog = f"iq-offline finetune {folder}"
+        given = parse(FinetuneArguments, arguments, prog=prog, description=about, default=default)
         changes = {name: getattr(given, name) for name in ("online", "training", "iq_learn", "evaluation", "fast")}
         config = dataclasses.replace(offline, algorithm="iq_learn", **changes)
         from iq_offline.experiment import Options, run
@@ -362,10 +284,11 @@ class Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """``iq-offline``."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
-        return run_recipe(arguments[1], arguments[2:])
-    if len(arguments) > 1 and arguments[0] == "finetune" and not arguments[1].startswith("-"):
-        return run_finetune(Path(arguments[1]), arguments[2:])
+    debug, words = split_debug(arguments)
+    if len(words) > 1 and words[0] == "train" and not words[1].startswith("-"):
+        return run_recipe(words[1], debug + words[2:])
+    if len(words) > 1 and words[0] == "finetune" and not words[1].startswith("-"):
+        return run_finetune(Path(words[1]), debug + words[2:])
 
     def command(given: Arguments) -> None:
         chosen = given.command
@@ -379,15 +302,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_sweep_command(chosen)
 
     return run_command(Arguments, command, "iq-offline", arguments)
-
-
-def run_command(
-    kind: type[Arguments_], command: Callable[[Arguments_], None], name: str, arguments: Sequence[str] | None = None
-) -> int:
-    """A command whose arguments are the fields of a dataclass. Returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    given = [argument for argument in arguments if argument != "--debug"]
-    flat = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
-    return guarded(
-        lambda: command(_parse(kind, given, prog=name, description=kind.__doc__, config=flat)), "--debug" in arguments
-    )

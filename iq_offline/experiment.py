@@ -33,6 +33,7 @@ from iq_offline.errors import UserError
 from iq_offline.evaluation.plots import plot_comparison
 from iq_offline.evaluation.selection import watches
 from iq_offline.files import disk_errors
+from iq_offline.provenance import made_with
 from iq_offline.run import Run, Summary, require_same_run
 from iq_offline.scoring import evaluate_run
 from iq_offline.training.checkpoint import settle
@@ -121,6 +122,7 @@ def run_together(
         UserError: the runs are not of one program, or two have one folder; no space.
         InterruptedTrainingError: Ctrl-C; the states are saved.
     """
+    made_with()  # Before anything that takes its time.
     parts = [stages(config, folder) for config, folder in zip(configs, folders, strict=True)]
     runs = [Run(last, folder, tuple(before)) for (*before, last), folder in zip(parts, folders, strict=True)]
     require_one_program([run.config for run in runs])
@@ -132,6 +134,8 @@ def run_together(
         run.outcome = run.finished()
         if run.outcome:
             options.say(f"{run.folder} is finished already: nothing to train")
+        elif run.scored():
+            options.say(f"{run.folder} is trained already: only scored anew, for its evaluation was another")
 
     def load(run: Run) -> None:
         if run.config.training.compile:
@@ -313,7 +317,7 @@ ABOUT_RUNS = ("results", "report.html")
 def run_all(
     configs: Sequence[RunConfig], folder: Path, options: Options = Options(), beside: str | None = None
 ) -> list[Summary]:
-    """Several algorithms on the same data, each in a folder of its name, and a picture of all of them.
+    """Several algorithms on the same data, each in a folder of its name. A picture of all: :func:`draw_comparison`.
 
     Args:
         configs: one an algorithm.
@@ -332,7 +336,14 @@ def run_all(
     for config in configs:
         require_same_run(stages(config, folder / config.algorithm)[-1], folder / config.algorithm)
     once = replace(options, say=cache(options.say))  # What is special about the data is so for each of them.
-    summaries = [run(config, folder / config.algorithm, once) for config in configs]
+    return [run(config, folder / config.algorithm, once) for config in configs]
+
+
+def draw_comparison(folder: Path, summaries: Sequence[Summary]) -> None:
+    """The picture of all of a folder's runs.
+
+    Raises:
+        UserError: it is another than the one that is there, and cannot be written.
+    """
     with disk_errors("drawing the comparison", folder):
         plot_comparison(folder / COMPARISON, summaries)
-    return summaries

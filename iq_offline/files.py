@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -79,6 +78,24 @@ def read_json(path: Path, lines: bool = False) -> Any:
         raise UserError(f"{path} is cut or damaged ({error}): {ONCE_MORE}") from error
 
 
+@contextmanager
+def file_errors() -> Iterator[None]:
+    """The same for a whole command, wherever a file may not be read or written: one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        file = error.filename
+        if error.errno in FULL:
+            message = f"no space left for {file or 'what is printed'}: free some space"
+        elif error.errno in FORBIDDEN and file is not None:
+            message = f"not allowed to use {file}: change its permissions, or give another"
+        elif error.errno == errno.ENAMETOOLONG:
+            message = f"a name is too long for a file: {str(file)[:200]}…: give a shorter one"
+        else:
+            raise
+        raise UserError(message) from error
+
+
 def sync(path: Path) -> None:
     """Ask the system to put a file or a folder on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -105,7 +122,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(name, 0o644)
             os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -116,7 +132,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def _locked_part(path: Path) -> tuple[str, int]:
     """A new file beside ``path``, and its descriptor, which holds its lock where the disk has locks."""
     while True:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+        name = str(path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}"))
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # What the user's umask leaves of it.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.path.exists(name):  # Else another took it for abandoned before it had its lock.
@@ -131,13 +148,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     When another process was faster, its folder stays and this one's is dropped: both end with a whole one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             sync(file)
         sync(temporary)
-        os.chmod(temporary, 0o755)
         try:
             os.rename(temporary, path)
         except OSError as error:

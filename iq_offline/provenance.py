@@ -2,11 +2,27 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from iq_offline.files import PACKAGE
 
 PACKAGES = ("iq-offline", "torch", "tensordict", "numpy", "gymnasium", "mujoco", "minari", "h5py", "safetensors")
+
+
+@cache
+def made_with() -> tuple[str | None, dict[str, str]]:
+    """Commit and package versions of this process: as they were when it first asked, for what it runs is imported.
+
+    Whatever is committed or installed while it trains is not what trains.
+    """
+    return git_commit(), package_versions()
+
+
+def commits_in_words(commits: Sequence[str | None]) -> str | None:
+    """``A``, or ``A, then B`` where a run went on with other code; None where no commit is known."""
+    return ", then ".join(commit or "unknown" for commit in commits) if any(commits) else None
 
 
 def package_versions() -> dict[str, str]:

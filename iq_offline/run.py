@@ -13,7 +13,7 @@ from iq_offline.config import RunConfig, flat, saved_config, to_table, to_toml
 from iq_offline.config.online import OFFLINE
 from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
 from iq_offline.errors import UserError
-from iq_offline.evaluation.rows import SUMMARY, is_finished
+from iq_offline.evaluation.rows import SUMMARY, is_finished, write_episodes
 from iq_offline.files import disk_errors, read_json, write_atomically
 from iq_offline.learning.policy import Policy
 from iq_offline.training.offline import LATEST
@@ -52,12 +52,23 @@ class Run:
     outcome: Summary | UserError | None = None
 
     def finished(self) -> Summary | None:
-        """The summary that is there already, if it has scores: one that could not be scored gets another chance.
+        """The summary that is there already, if it has scores of this evaluation. Else it gets another chance.
 
         Raises:
             UserError: the folder holds another run, or its summary is damaged.
         """
         require_same_run(self.config, self.folder)
+        summary = self.scored()
+        if summary and saved_config(self.folder / "config.toml").evaluation == self.config.evaluation:
+            return summary
+        return None
+
+    def scored(self) -> Summary | None:
+        """The summary that is there already, if it has scores, be they of another evaluation.
+
+        Raises:
+            UserError: it is damaged.
+        """
         summary = read_json(self.folder / SUMMARY) if is_finished(self.folder) else None
         return summary if summary and summary["returns"] else None
 
@@ -85,14 +96,23 @@ class Run:
             require_same_data(self.data, self.folder)
 
     def claim(self) -> None:
-        """Make the folder this run's.
+        """Make the folder this run's; scores that are there keep the configuration that they are of.
 
         Raises:
             UserError: it holds another, or there is no space.
         """
         require_same_run(self.config, self.folder)
         with disk_errors("starting a run", self.folder):
-            write_atomically(self.folder / "config.toml", to_toml(self.config))
+            if not self.scored():
+                write_atomically(self.folder / "config.toml", to_toml(self.config))
+
+    def replace_summary(self, summary: Summary) -> None:
+        """Write the summary, the rows and the configuration they are of: at no time does one belong to another."""
+        file = self.folder / SUMMARY
+        file.unlink(missing_ok=True)
+        write_atomically(self.folder / "config.toml", to_toml(self.config))
+        write_episodes(self.folder, summary, self.config)
+        write_atomically(file, json.dumps(summary, indent=2, allow_nan=False))
 
     def offline_folder(self) -> Path | None:
         """Of the run that this one fine-tunes."""
@@ -123,8 +143,10 @@ def require_same_run(config: RunConfig, folder: Path) -> None:
             raise UserError(f"{folder} is not empty and holds no run: choose another --output")
         return
     saved = saved_config(file)
-    free = [*OF_NO_RESULT, "online.start"] if _is_same_start(saved, config, folder) else OF_NO_RESULT
-    different = _differences(saved, config, [key for key in flat(to_table(config)) if key not in free])
+    free = (*OF_NO_RESULT, "online.start") if _is_same_start(saved, config, folder) else OF_NO_RESULT
+    if (folder / LATEST).exists() or not (folder / SUMMARY).exists():  # It can be scored again, or never was.
+        free = (*free, "evaluation.")
+    different = _differences(saved, config, [key for key in flat(to_table(config)) if not key.startswith(free)])
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise UserError(f"{folder} holds another configuration ({different[0]}{more}): choose another --output")

@@ -1,6 +1,5 @@
 """What a trained run is worth: its policies acted out, the summary, the picture. The training is over by then."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from iq_offline.environments.make import evaluation_environment, make, wrappers_
 from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_run
-from iq_offline.evaluation.rows import write_episodes
 from iq_offline.evaluation.scores import (
     along_the_way,
     evaluate,
@@ -30,11 +28,11 @@ from iq_offline.evaluation.scores import (
     why_unscored,
 )
 from iq_offline.evaluation.selection import health, read_diagnostics
-from iq_offline.files import disk_errors, write_atomically
+from iq_offline.files import disk_errors
 from iq_offline.learning.policy import Policy
-from iq_offline.provenance import git_commit, package_versions
+from iq_offline.provenance import made_with
 from iq_offline.run import Run, Summary
-from iq_offline.training.offline import seconds_trained
+from iq_offline.training.offline import seconds_and_commit
 from iq_offline.training.tracking import progress_bar, read_metrics
 
 UNSURE = 0.03
@@ -56,6 +54,8 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         known = references(source, environment)
         returns, curve = _score_all(config, policy, environment, folder)
     except UserError as error:
+        if run.scored():  # By another evaluation: those scores are better than none.
+            raise
         say(f"trained, but not evaluated: {error}")
     else:
         meaning = known.source
@@ -79,6 +79,7 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         words = f"{did} without the wrappers {few(left_out)} that {source.id} names"
         say(f"note: {words}: they are code; --trust-env runs it")
     diagnostics = read_diagnostics(folder)
+    seconds, commit = seconds_and_commit(folder)
     summary = {
         "schema": 1,
         "recipe": config.recipe,
@@ -89,7 +90,7 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         "seed": config.seed,
         "gradient_steps": config.stage.gradient_steps,
         "fast": config.fast,
-        "seconds": round(seconds_trained(folder), 2),
+        "seconds": round(seconds, 2),
         "evaluation_seconds": round(time.monotonic() - started, 2),
         "returns": returns,
         "return_mean": float(np.mean(returns)) if returns else None,
@@ -102,15 +103,14 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
         "curve": curve,
         "held_out": None if data.held_out is None else held_out_error(policy, data.held_out).table(),
         "health": health(diagnostics, config.is_online).table(),
-        "versions": package_versions(),
-        "git_commit": git_commit(),
+        "versions": made_with()[1],
+        "git_commit": commit,
     }
     if config.is_online:
         summary |= {"env_steps": config.online.env_steps, "start": config.online.start, "online": online}
     with disk_errors("writing the summary", folder):
         plot_run(folder / "curve.png", summary, read_metrics(folder / "metrics.ndjson"), diagnostics)
-        write_episodes(folder, summary, config)
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+        run.replace_summary(summary)
     return summary
 
 

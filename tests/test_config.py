@@ -150,6 +150,10 @@ def test_suboptimal_data_in_words(text: str, expected: Suboptimal) -> None:
         ({"training": {"gradient_step": 5}}, "here: unknown key 'training.gradient_step'; did you mean 'gradient_ste"),
         ({"iq_learn": {"alpha": 5}}, "here: unknown key 'iq_learn.alpha'; did you mean 'chi2_alpha'"),
         ({"bc": {"qqqqq": 5}}, "here: unknown key 'bc.qqqqq'"),
+        (
+            {"data": {"suboptimal": ["a/b-v0", {"dataset": "c/d-v0", "episode": 3}]}},
+            "here: unknown key 'data.suboptimal.1.episode'; did you mean 'episodes'?",
+        ),
     ],
 )
 def test_unknown_keys_suggest_the_nearest(table: dict[str, Any], expected: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from iq_offline import files
 from iq_offline.errors import UserError
-from iq_offline.files import read_json, write_atomically
+from iq_offline.files import new_folder, read_json, write_atomically
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -59,6 +59,20 @@ def test_another_writer_that_lives_is_left_alone(tmp_path: Path):
         write_atomically(file, "first")
     assert names(tmp_path) == ["rows.json"]
     assert file.read_text() == "first"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_who_may_read_is_as_the_user_says(umask: int, tmp_path: Path):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", "one")
+        write_atomically(tmp_path / "file", "two")
+        with new_folder(tmp_path / "folder") as folder:
+            (folder / "inside").write_text("three")
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("file", "folder")]
+    assert modes == [0o666 & ~umask, 0o777 & ~umask]
 
 
 def write_often(file: Path, letter: str) -> None:

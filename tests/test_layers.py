@@ -31,6 +31,7 @@ ROOMS = (
     ("dataset_commands",),
     ("inspect_command",),
     ("dataset_cli",),
+    ("command",),
     ("cli",),
     ("recipes", "__main__"),
 )

@@ -6,19 +6,21 @@ Defaults < a recipe (TOML) < command-line overrides. Importing this file imports
 import dataclasses
 import math
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import tomli_w
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 from tyro.constructors import PrimitiveConstructorSpec
 
 from iq_offline.config.baselines import BCConfig, GAILConfig, SQILConfig, ValueDICEConfig
 from iq_offline.config.iq_learn import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
 from iq_offline.config.online import OnlineConfig, checked_online
-from iq_offline.errors import UserError, nearest
+from iq_offline.config.tables import explain as explain
+from iq_offline.config.tables import flat, from_table, nested, not_shipped, read_toml
+from iq_offline.config.tables import to_table as to_table
+from iq_offline.config.tables import to_toml as to_toml
+from iq_offline.errors import UserError
 from iq_offline.files import shipped
 
 Algorithm = Literal["iq_learn", "bc", "valuedice", "sqil", "gail"]
@@ -228,21 +230,6 @@ class RunConfig:
         return self.online.snapshot_steps if self.is_online else self.training.snapshot_steps
 
 
-Config = TypeVar("Config")
-
-
-def from_table(kind: type[Config], table: dict[str, Any], source: str) -> Config:
-    """A configuration dataclass from a TOML table.
-
-    Raises:
-        UserError: a key does not exist (the nearest is suggested) or a value does not fit; ``source`` names the file.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(table)
-    except ValidationError as error:
-        raise UserError(f"{source}: {explain(error, kind)}") from error
-
-
 BEFORE: dict[str, Any] = {"training.activation": "relu", "training.actors": 1}
 """What runs of older versions had that lack a key; where it is not here, what is the default now."""
 
@@ -256,24 +243,6 @@ def saved_config(file: Path) -> RunConfig:
     return from_table(RunConfig, nested(BEFORE | flat(read_toml(file))), str(file))
 
 
-def to_table(config: Any) -> dict[str, Any]:
-    """Plain tables and values for TOML or JSON, without what is not set."""
-    return TypeAdapter(type(config)).dump_python(config, mode="json", exclude_none=True)
-
-
-def to_toml(config: Any) -> str:
-    """The resolved configuration as TOML text."""
-    return tomli_w.dumps(to_table(config))
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Tables within tables as one, with dotted keys: ``data.subsample``."""
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return values
-
-
 def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
@@ -285,7 +254,10 @@ def resolved(config: RunConfig) -> RunConfig:
     config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed, config.is_online))
     if config.algorithm == "iq_learn":
         if config.iq_learn.policy == "learned_reward" and not config.is_online:
-            raise UserError("iq_learn.policy = 'learned_reward' needs the environment: give --online, or use 'auto'")
+            raise UserError(
+                "iq_learn.policy = 'learned_reward' needs the environment: give --online (online.env_steps), or use "
+                "'auto'"
+            )
         require_terms_that_fit(config.iq_learn, mixed)
     if config.fast:
         steps = min(200, config.training.gradient_steps)
@@ -297,27 +269,18 @@ def resolved(config: RunConfig) -> RunConfig:
     if config.is_online:
         config = dataclasses.replace(config, online=checked_online(config))
     if config.algorithm == "bc" and config.bc.imitate == "everything" and not config.data.suboptimal:
-        raise UserError("bc.imitate = 'everything' needs suboptimal data: give --suboptimal, or use 'expert'")
+        raise UserError(
+            "bc.imitate = 'everything' needs suboptimal data: give --suboptimal (data.suboptimal), or use 'expert'"
+        )
     if config.algorithm == "gail" and not config.is_online:
-        raise UserError("gail needs the environment: give --online (or online.env_steps in a recipe)")
+        raise UserError("gail needs the environment: give --online (online.env_steps)")
     if config.algorithm == "sqil" and not mixed:
         raise UserError(
-            "sqil needs suboptimal or online data: give --suboptimal; on expert data alone every reward is 1 and "
-            "nothing tells actions apart (its regularised behavioral cloning is iq_learn with value_states = 'expert')"
+            "sqil needs suboptimal or online data: give --suboptimal (data.suboptimal); on expert data alone every "
+            "reward is 1 and nothing tells actions apart (its regularised behavioral cloning is iq_learn with "
+            "value_states = 'expert')"
         )
     return config
-
-
-def nested(values: dict[str, Any]) -> dict[str, Any]:
-    """Tables within tables from dotted keys: the inverse of :func:`flat`."""
-    table: dict[str, Any] = {}
-    for key, value in values.items():
-        *above, last = key.split(".")
-        inner = table
-        for name in above:
-            inner = inner.setdefault(name, {})
-        inner[last] = value
-    return table
 
 
 def is_others(key: str, algorithm: Any) -> bool:
@@ -345,11 +308,9 @@ def next_recipe(name: str) -> str | None:
 
 
 def _recipe(name: str) -> tuple[dict[str, Any], str | None]:
-    folder = shipped("recipes")
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else shipped("recipes") / f"{name}.toml"
     if not path.is_file():
-        known = [file.stem for file in folder.glob("*.toml")]
-        raise UserError(f"no recipe {name!r}{nearest(name, known)} (shipped: {', '.join(sorted(known))})")
+        raise not_shipped("recipe", name)
     table = read_toml(path)
     algorithms = table.get("algorithms", [])
     if not isinstance(algorithms, list):
@@ -370,30 +331,3 @@ def load_recipe(name: str) -> tuple[RunConfig, tuple[str, ...]]:
     algorithms = table.pop("algorithms", None) or [table.get("algorithm", RunConfig().algorithm)]
     configs = [from_table(RunConfig, table | {"algorithm": algorithm}, name) for algorithm in algorithms]
     return configs[0], tuple(algorithms)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        UserError: it cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
-
-
-def explain(error: ValidationError, kind: Any) -> str:
-    """The first problem of a failed validation in one line."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"] if str(part).isalnum() or str(part).isidentifier())
-    if problem["type"] == "unexpected_keyword_argument":
-        for part in problem["loc"][:-1]:
-            fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-            kind = next((field.type for field in fields if field.name == part), None)
-        known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-        return f"unknown key {where!r}{nearest(str(problem['loc'][-1]), known)}"
-    return f"{where} = {problem['input']!r}: {problem['msg'].lower()}"

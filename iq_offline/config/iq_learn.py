@@ -178,11 +178,15 @@ def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
         UserError: they do not; it says which, and what to do.
     """
     if config.value == "expectile" and not mixed:
-        raise UserError("iq_learn.value = 'expectile' needs suboptimal data: give --suboptimal, or use 'policy'")
+        raise UserError(
+            "iq_learn.value = 'expectile' needs suboptimal data: give --suboptimal (data.suboptimal), or use 'policy'"
+        )
     for name in ("value_states", "chi2_states", "policy"):
         value = getattr(config, name)
         if value not in ("expert", "initial", *FROM_Q) and not mixed:
-            raise UserError(f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal, or use 'auto'")
+            raise UserError(
+                f"iq_learn.{name} = {value!r} needs suboptimal data: give --suboptimal (data.suboptimal), or use 'auto'"
+            )
     if config.policy not in FROM_Q:
         for name, without in Q_TERMS.items():
             if getattr(config, name) != without:

@@ -166,12 +166,12 @@ def local_ids() -> list[str]:
 def _datasets_in(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     """As Minari looks for them: behind links as well, but not round in a circle."""
     place = folder.resolve()
-    if place in above or not os.access(folder, os.R_OK | os.X_OK):
+    if place in above or not os.access(folder, os.R_OK | os.X_OK) or (folder / "metadata.json").is_file():
         return
     if (folder / "data" / "metadata.json").is_file():
         yield folder
     for entry in folder.iterdir():
-        if entry.is_dir() and not entry.name.startswith(".") and not (entry / "metadata.json").is_file():
+        if entry.is_dir() and not entry.name.startswith("."):
             yield from _datasets_in(entry, (*above, place))
 
 

@@ -123,7 +123,8 @@ def import_log(
 
 def _check_id(identifier: str, root: Path, replace: bool) -> None:
     if not re.fullmatch(r"[\w-]{2,}(/[\w-]+)*/[\w-]+-v\d+", identifier):
-        raise UserError(f"--id {identifier!r} is no dataset id: namespace/name-vN, such as company/driving-v0")
+        rule = "letters, digits, - and _, the namespace two of them or more"
+        raise UserError(f"--id {identifier!r} is no dataset id: namespace/name-vN ({rule}), such as company/driving-v0")
     if identifier.split("/")[0] == catalog.NAMESPACE:
         raise UserError(
             f"--id {identifier!r}: the namespace {catalog.NAMESPACE} is for the built-in datasets; take another"

@@ -54,6 +54,9 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
     """
     about = card.datasets[tier]
     identifier = f"{catalog.NAMESPACE}/{name}/{tier}-v0"
+    root, recording = catalog.minari_root(), "recording " + identifier
+    with disk_errors(recording, root), temporary_root(root):
+        pass  # Where nothing can be written nothing is recorded, which may take minutes.
     environments = make(card.environment, SIDE_BY_SIDE)
     done: list[Episode] = []
 
@@ -64,8 +67,7 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
     seeds = range(about.seed, about.seed + about.episodes)
     with one_thread():
         episodes = list(rollout(environments, behaviour(about, environments[0]), seeds, finished))
-    root = catalog.minari_root()
-    with disk_errors("recording " + identifier, root), temporary_root(root) as temporary:
+    with disk_errors(recording, root), temporary_root(root) as temporary:
         _write(identifier, card, about, episodes, environments[0].observation_space)
         path = install(identifier, temporary, root)
     return Recording(

@@ -101,7 +101,8 @@ def rendered(figure: Figure, file_format: str, dpi: int = 150) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all, and forget it."""
+    """Write a figure as PNG, whole or not at all, and forget it. The same one that is there already is left alone."""
     content = rendered(figure, "png")
     plt.close(figure)
-    write_atomically(path, content)
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from iq_offline.config import RunConfig, flat, to_table
+from iq_offline.config import RunConfig, flat, saved_config, to_table
 from iq_offline.config.online import OFFLINE
 from iq_offline.files import write_atomically
 
@@ -78,9 +78,19 @@ def episode_rows(summary: dict[str, Any], config: RunConfig) -> pl.DataFrame:
         }
         for step, is_final, episode, value in rows
     ]
-    if config.online.start:  # Every run's folder is another: as a path it would tell seeds apart.
-        config = dataclasses.replace(config, online=dataclasses.replace(config.online, start=OFFLINE))
+    if config.online.start:
+        config = dataclasses.replace(config, online=dataclasses.replace(config.online, start=_start(config)))
     return pl.DataFrame(table, schema=MEASURED).join(configuration_row(config), how="cross")
+
+
+def _start(config: RunConfig) -> str:
+    """``offline``, or ``offline bc`` where another learner's run is gone on with.
+
+    Every run's folder is another: as a path it would tell seeds apart.
+    """
+    file = Path(config.online.start) / "config.toml"
+    algorithm = saved_config(file).algorithm if file.exists() else config.algorithm
+    return OFFLINE if algorithm == config.algorithm else f"{OFFLINE} {algorithm}"
 
 
 def configuration_row(config: RunConfig) -> pl.DataFrame:

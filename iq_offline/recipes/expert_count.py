@@ -2,8 +2,8 @@
 
 import sys
 
-from iq_offline.cli import run_command
+from iq_offline.command import run_command
 from iq_offline.sweep_cli import ExpertCount, expert_count
 
 if __name__ == "__main__":
-    sys.exit(run_command(ExpertCount, expert_count, "expert_count"))
+    sys.exit(run_command(ExpertCount, expert_count, "python -m iq_offline.recipes.expert_count"))

@@ -46,6 +46,7 @@ from iq_offline.config import (
     to_table,
 )
 from iq_offline.config.online import has_offline_half
+from iq_offline.config.tables import not_shipped
 from iq_offline.data.views import short
 from iq_offline.errors import UserError, nearest
 from iq_offline.files import as_file_name, shipped
@@ -161,11 +162,9 @@ def load_sweep(name: str, changes: dict[str, Any] | None = None) -> Sweep:
     Raises:
         UserError: no such sweep, not TOML, an unknown key, an empty grid, or keys both fixed and varied.
     """
-    folder = shipped("recipes") / "sweeps"
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else shipped("recipes") / "sweeps" / f"{name}.toml"
     if not path.is_file():
-        known = [file.stem for file in folder.glob("*.toml")]
-        raise UserError(f"no sweep {name!r}{nearest(name, known)} (shipped: {', '.join(sorted(known))})")
+        raise not_shipped("sweep", name)
     return sweep_of(read_toml(path), str(path), path.stem, changes)
 
 
@@ -196,7 +195,8 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
     own = flat(table)
     for key in (*own, *(changes or {})):
         if key not in KEYS:
-            raise UserError(f"{source}: unknown key {key!r}{_suggestion(key)}")
+            in_grid = "; it stands in [grid]" if key == "seeds" and "seed" in varied else _suggestion(key)
+            raise UserError(f"{source}: unknown key {key!r}{in_grid}")
         if key in varied:
             where = "by the command line" if changes and key in changes else f"to {own[key]!r}"
             raise UserError(f"{source}: {key} is fixed {where} and varied by the grid: leave one of them out")

@@ -17,6 +17,7 @@ from iq_offline.config import TrainingConfig
 from iq_offline.errors import InterruptedCommandError, UserError
 from iq_offline.learning.agents import Metrics
 from iq_offline.learning.learner import leaves_of
+from iq_offline.provenance import commits_in_words, made_with
 from iq_offline.signals import polite_signals
 from iq_offline.training import checkpoint
 from iq_offline.training.tracking import MetricsLog, Progress, silent
@@ -184,6 +185,7 @@ class _Run:
         self.sums: Metrics = {}
         self.means: dict[str, float] = {}
         self._seconds_before, self._share = 0.0, share
+        self.commits = [made_with()[0]]
         if self.file.exists():
             tensors, values = checkpoint.load(self.file)
             training.load_state(tensors)
@@ -194,6 +196,8 @@ class _Run:
                 if name.startswith("sums/")
             }
             self.saved_step, self._seconds_before = values["step"], values["seconds"]
+            before = values.get("commits", [None])
+            self.commits = before if before[-1:] == self.commits else before + self.commits
         self.log = MetricsLog(folder, self.saved_step, tensorboard)
         self._first_step, self._started = self.saved_step, time.monotonic()
         self._first_env_steps, self.env_rate = training.env_steps, 0.0
@@ -202,7 +206,7 @@ class _Run:
         """As a checkpoint holds it."""
         self.saved_step = self.training.learner.step
         tensors = self.training.state() | {f"sums/{name}": value for name, value in self.sums.items()}
-        return tensors, {"step": self.saved_step, "seconds": self._seconds()}
+        return tensors, {"step": self.saved_step, "seconds": self._seconds(), "commits": self.commits}
 
     def write_row(self) -> None:
         """The means, the time behind them, and how fast this session goes."""
@@ -243,9 +247,10 @@ def _shown(runs: Sequence[_Run]) -> str:
     return "  ".join(words)
 
 
-def seconds_trained(folder: Path) -> float:
-    """Wall-clock seconds of training behind the checkpoint in a run folder, all sessions together."""
-    return float(checkpoint.load(folder / LATEST)[1]["seconds"])
+def seconds_and_commit(folder: Path) -> tuple[float, str | None]:
+    """Wall-clock seconds of training behind the checkpoint in a run folder, and the code's commit, of all sessions."""
+    values = checkpoint.load(folder / LATEST)[1]
+    return float(values["seconds"]), commits_in_words(values.get("commits", [None]))
 
 
 def step_reached(folder: Path) -> int:

@@ -1,5 +1,7 @@
 """Names of datasets, cards, and where they are found."""
 
+import errno
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,23 @@ def test_hidden_and_unfinished_folders_are_no_datasets(tmp_path: Path) -> None:
     (root / ".recording-x" / "iq-offline" / "hopper" / "expert-v0" / "data" / "metadata.json").write_text("{}")
     (root / "test" / "half-v0" / "data").mkdir(parents=True)
     assert catalog.local_ids() == ["test/small-v0"]
+
+
+def test_what_may_not_be_read_is_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As lost+found at the root of a disk, and without the tests' own rights: nothing in it is asked for."""
+    small_dataset("test/point-v0")
+    hidden = tmp_path / "minari" / "lost+found"
+    hidden.mkdir()
+    may, is_file = os.access, Path.is_file
+
+    def is_file_there(path: Path) -> bool:
+        if path.parent == hidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: path != hidden and may(path, mode))
+    monkeypatch.setattr(Path, "is_file", is_file_there)
+    assert catalog.local_ids() == ["test/point-v0"]
 
 
 def test_no_root_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,21 @@ from typing import Any
 import polars as pl
 import pytest
 
-from iq_offline.config import DataConfig, RunConfig, Suboptimal, TrainingConfig, flat, from_table, resolved, to_table
+from iq_offline.config import (
+    DataConfig,
+    OnlineConfig,
+    RunConfig,
+    Suboptimal,
+    TrainingConfig,
+    flat,
+    from_table,
+    resolved,
+    to_table,
+    to_toml,
+)
 from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES, MEASURED, episode_rows, write_episodes
+from iq_offline.files import write_atomically
 
 
 def summary(**changes: Any) -> dict[str, Any]:
@@ -84,6 +96,16 @@ def test_without_references_there_are_returns_and_no_scores(expert: float | None
     assert rows["return"].to_list() == [12.0, 20.0, 8.0, 4.0]
     assert rows["score"].null_count() == 4
     assert rows["expert_return"].unique().to_list() == [expert]
+
+
+@pytest.mark.parametrize(("start", "words"), [("iq_learn", "offline"), ("bc", "offline bc"), ("gone", "offline")])
+def test_an_online_run_says_which_learner_it_began_with(start: str, words: str, tmp_path: Path) -> None:
+    """And not where: seeds of one setting begin in folders of their own."""
+    for algorithm in ("iq_learn", "bc"):
+        write_atomically(tmp_path / algorithm / "config.toml", to_toml(resolved(RunConfig(algorithm=algorithm))))
+    online = OnlineConfig(env_steps=2_000, start=str(tmp_path / start))
+    rows = episode_rows(summary(), resolved(RunConfig(online=online)))
+    assert rows["online.start"].unique().to_list() == [words]
 
 
 def test_the_mean_of_the_scores_is_the_score_of_the_mean() -> None:

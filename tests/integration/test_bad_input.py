@@ -3,6 +3,7 @@
 Most commands run in this process, through the same function as ``iq-offline``; some in processes of their own.
 """
 
+import errno
 import json
 import os
 import re
@@ -16,14 +17,18 @@ from pathlib import Path
 import gymnasium
 import h5py
 import numpy as np
+import polars as pl
 import pytest
 import safetensors.torch
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 from minari.serialization import serialize_space
 
+from iq_offline import scoring
 from iq_offline.cli import main
-from iq_offline.data import catalog
+from iq_offline.config import saved_config
+from iq_offline.data import cache, catalog
+from iq_offline.environments import record
 from iq_offline.errors import UserError
 from iq_offline.files import cache_folder
 from iq_offline.learning.policy import Policy
@@ -382,12 +387,15 @@ def test_wrong_values_on_the_command_line(arguments: list[str], expected: str, f
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trane"], "train"),
+        (["trane"], "no command 'trane'; did you mean 'train'? (there are: train, finetune, sweep, results, report, "),
+        (["train", "one_trajectory"], "no recipe 'one_trajectory'; it is a sweep: iq-offline sweep one_trajectory"),
+        (["sweep", "hopper_offline"], "no sweep 'hopper_offline'; it is a recipe: iq-offline train hopper_offline"),
+        (["sweep", "one_trajectory", "--set", "seeds=2"], "unknown key 'seeds'; it stands in [grid]"),
         (["train", "hoper_offline"], "no recipe 'hoper_offline'; did you mean 'hopper_offline'"),
         (["train", "nothing.toml"], "nothing.toml"),
         (["train"], "which recipe?"),
         ([], "train"),
-        (["datasets", "lst"], "list"),
+        (["datasets", "lst"], "no command 'lst'; did you mean 'list'? (there are: list, build, "),
         (["datasets"], "list"),
         (["datasets", "build"], "hopper/expert"),
         (["datasets", "build", "hopper/exprt"], "no built-in dataset 'hopper/exprt'; did you mean 'hopper/expert'"),
@@ -400,6 +408,29 @@ def test_wrong_values_on_the_command_line(arguments: list[str], expected: str, f
 )
 def test_wrong_commands(arguments: list[str], expected: str, fails: Fails) -> None:
     assert expected in fails(arguments)
+
+
+@pytest.mark.parametrize(("command", "kind"), [("train", "recipe"), ("sweep", "sweep")])
+def test_a_file_without_its_ending_is_suggested(command: str, kind: str, output: Path, fails: Fails) -> None:
+    """The current folder holds it."""
+    Path("s.toml").write_text("")
+    assert f"no {kind} 's'; did you mean the file 's.toml'? (shipped: " in fails([command, "s"])
+
+
+def test_debug_may_stand_anywhere(root: Path, output: Path, capsys: pytest.CaptureFixture[str], fails: Fails) -> None:
+    """It decides nothing but what is shown of an error; and where more help is to be had is a command."""
+    for place in range(3):
+        words = train("--output", output, "--seed", "1.5")
+        words.insert(place, "--debug")
+        with pytest.raises(UserError, match="Error parsing --seed: invalid literal"):
+            main(words)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--debug", "hopper_offline", "--help"])
+    printed = capsys.readouterr().out
+    assert not stop.value.code
+    assert "usage: iq-offline train hopper_offline " in printed
+    assert "--iq-learn.temperature" in printed
+    assert "run iq-offline train hopper_offline --help" in fails(["train", "hopper_offline", "--sed", "1"])
 
 
 @pytest.mark.parametrize(
@@ -451,11 +482,16 @@ def test_without_a_compiler_nothing_is_compiled(root: Path, output: Path) -> Non
     assert not list(output.rglob("*.safetensors"))
 
 
-def test_a_finished_run_is_not_trained_again(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def train_pendulum(output: Path, *more: object) -> list[str]:
+    """The arguments of a short training that can be scored, on data that are there then."""
     written = random_episodes(np.random.default_rng(0), [20, 30], (3,), (1,))
     folder = write_dataset("test/pendulum-v0", written, low=-2, high=2, env_spec_id="Pendulum-v1")
     change_metadata(folder, ref_min_score=-1200.0, ref_max_score=-150.0)
-    arguments = train("--output", output, "--evaluation.episodes", 2, expert="test/pendulum-v0")
+    return train("--output", output, "--evaluation.episodes", 2, *more, expert="test/pendulum-v0")
+
+
+def test_a_finished_run_is_not_trained_again(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = train_pendulum(output)
     first, _ = succeeds(arguments, capsys)
     times = {path: path.stat().st_mtime_ns for path in output.glob("*/*") if path.is_file()}
     assert {path.name for path in times} == RUN_FILES
@@ -472,6 +508,50 @@ def test_a_finished_run_is_not_trained_again(output: Path, capsys: pytest.Captur
         (row,) = [line for line in first.splitlines() if f" {label} " in line]
         assert f"{summary['return_mean']:.1f}" in row
         assert f"{summary['normalized_score']:.3f}" in row
+
+
+def test_a_finished_run_is_scored_anew_in_other_episodes(
+    output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the note on few episodes advises; nothing is trained, and the old scores stay until there are new ones."""
+    arguments = train_pendulum(output, "--algorithms", "bc")
+    run, more = output / "bc", ("--evaluation.episodes", "3")
+    succeeds(arguments, capsys)
+    written = {name: (run / name).read_bytes() for name in ("summary.json", "config.toml", "episodes.parquet")}
+    trained = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
+    before = json.loads(written["summary.json"])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def refuse(*_: object) -> None:
+        raise UserError("no such environment here")
+
+    for name, raising, code in (("_score_all", interrupt, 130), ("evaluation_environment", refuse, 2)):
+        with monkeypatch.context() as context:
+            context.setattr(scoring, name, raising)
+            assert main([*arguments, *more]) == code
+        assert {name: (run / name).read_bytes() for name in written} == written
+    capsys.readouterr()
+
+    _, notes = succeeds([*arguments, *more], capsys)
+    assert f"{run} is trained already: only scored anew, for its evaluation was another" in notes
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["returns"][:2] == before["returns"]
+    assert [len(point["returns"]) for point in summary["curve"]] == [3] * len(before["curve"])
+    assert {key: summary[key] for key in ("seconds", "health", "held_out")} == {
+        key: before[key] for key in ("seconds", "health", "held_out")
+    }
+    assert saved_config(run / "config.toml").evaluation.episodes == 3
+    assert pl.read_parquet(run / "episodes.parquet").filter("is_final").height == 3
+    assert {path: path.read_bytes() for path in run.rglob("*.safetensors")} == trained
+    _, notes = succeeds([*arguments, *more], capsys)
+    assert notes == [f"{run} is finished already: nothing to train"]
+
+    shutil.rmtree(run / "checkpoint")
+    assert main([*arguments, "--evaluation.episodes", "4"]) == 2
+    assert "evaluation.episodes is 3 there and 4 here" in capsys.readouterr().err
+    assert json.loads((run / "summary.json").read_text()) == summary
 
 
 def test_an_output_folder_with_another_configuration(
@@ -544,6 +624,72 @@ def test_a_read_only_output_folder(fails: Fails, tmp_path: Path) -> None:
         line = fails(train("--output", disk / "run"))
         assert "not allowed to write" in line
         assert str(disk) in line
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ([*train("--output", "x" * 300)], "x" * 200),
+        ([*train("--algorithms", "bc", expert=f"test/{'x' * 300}-v0")], "xxx"),
+        (["train", f"{'x' * 300}.toml"], "xxx"),
+        (["datasets", "inspect", NAME, "--picture", f"{'x' * 300}.png"], "xxx"),
+        (["results", "x" * 300], "no folder xxx"),
+    ],
+    ids=["output", "dataset", "recipe", "picture", "folder"],
+)
+def test_names_that_are_too_long_for_a_file(command: list[str], problem: str, fails: Fails) -> None:
+    line = fails(command)
+    assert problem in line
+    assert "a name is too long for a file" in line or "no folder" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "line"),
+    [
+        (errno.EACCES, "/far/summary.json", "not allowed to use /far/summary.json: change its permissions, or give an"),
+        (errno.EROFS, "/far/cache", "not allowed to use /far/cache: change its permissions, or give another"),
+        (errno.ENOSPC, "/far/cache", "no space left for /far/cache: free some space"),
+        (errno.EDQUOT, None, "no space left for what is printed: free some space"),
+    ],
+)
+def test_what_a_disk_refuses_is_no_bug(
+    number: int, file: str | None, line: str, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it happens: here where a cache is looked at."""
+
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number), file)
+
+    monkeypatch.setattr(cache, "size", refuse)
+    assert f"error: {line}" in fails(["datasets", "cache"])
+
+
+def test_nothing_is_recorded_where_nothing_can_be_written(
+    fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tmpfs(tmp_path / "disk") as disk:
+        make_read_only(disk)
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(disk / "minari"))
+        monkeypatch.setattr(record, "rollout", lambda *_: pytest.fail("it was recorded first"))
+        line = fails(["datasets", "build", "cartpole/expert"])
+        assert "not allowed to write while recording iq-offline/cartpole/expert-v0" in line
+
+
+def test_a_finished_run_prints_its_table_where_nothing_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its picture would be another one, of the runs that are asked for; then it says so."""
+    with tmpfs(tmp_path / "disk") as disk:
+        arguments = train_pendulum(disk / "run")
+        first, _ = succeeds(arguments, capsys)
+        make_read_only(disk)
+        again, notes = succeeds(arguments, capsys)
+        assert again == first
+        assert all("finished already: nothing to train" in line for line in notes)
+        assert main([*arguments, "--algorithms", "bc"]) == 2
+        printed = capsys.readouterr()
+        assert " BC " in printed.out
+        assert "error: not allowed to write while drawing the comparison in" in printed.err
 
 
 # ---------------------------------------------------------------------------------------------- full disks
@@ -749,6 +895,17 @@ def test_real_processes_on_every_terminal(locale: dict[str, str]) -> None:
     assert "many" in line
     assert len(line) < 300
     assert line.isprintable()
+
+
+def test_output_that_cannot_be_printed() -> None:
+    """A full disk is one line; what a terminal has no letter for is a question mark."""
+    with open("/dev/full", "w") as full:
+        done = python("-m", "iq_offline", "datasets", "list", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (2, "error: no space left for what is printed: free some space\n")
+    done = python("-m", "iq_offline", "datasets", "list", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = [line for line in done.stdout.splitlines() if "hopper/expert " in line]
+    assert " ? " in row
 
 
 def test_debug_shows_the_traceback() -> None:

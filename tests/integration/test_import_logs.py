@@ -70,6 +70,7 @@ def test_a_log_becomes_a_dataset_that_trains(log: Path, capsys: pytest.CaptureFi
         (["--observation", "sped", "lane"], r"logs\.parquet has no column 'sped'; did you mean 'speed'"),
         (["--observation", "trip_id"], r"column 'trip_id' holds no numbers but text \(String\), 'trip 0' in row 1"),
         (["--id", "driving"], r"--id 'driving' is no dataset id: namespace/name-vN"),
+        (["--id", "t/x-v0"], r"namespace/name-vN \(letters, digits, - and _, the namespace two of them or more\)"),
         (["--max-gap", "0"], r"--max-gap 0: it takes a number over 0"),
         (["--action-low", "0", "--action-high", "0"], r"action column 'steer' goes from 0 to 0"),
     ],

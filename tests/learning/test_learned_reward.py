@@ -281,6 +281,6 @@ def test_the_best_discriminator_is_the_ratio_of_the_distributions():
 
 
 def test_gail_is_for_the_online_stage():
-    with pytest.raises(UserError, match="gail needs the environment: give --online"):
+    with pytest.raises(UserError, match=r"gail needs the environment: give --online \(online\.env_steps\)"):
         resolved(RunConfig(algorithm="gail"))
     resolved(RunConfig(algorithm="gail", online=OnlineConfig(5000)))

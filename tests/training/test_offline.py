@@ -19,7 +19,7 @@ from iq_offline.errors import UserError
 from iq_offline.experiment import obtain
 from iq_offline.learning.learner import named_leaves
 from iq_offline.training import checkpoint
-from iq_offline.training.offline import InterruptedTrainingError, Training, seconds_trained, train
+from iq_offline.training.offline import InterruptedTrainingError, Training, seconds_and_commit, train
 from iq_offline.training.setup import choose_data, prepare
 from iq_offline.training.tracking import read_metrics
 from tests.data_helpers import python
@@ -261,11 +261,11 @@ def test_a_finished_training_is_left_as_it_is(tmp_path: Path):
     config = configuration()
     policy_file, folder = tmp_path / "run" / "policy.safetensors", tmp_path / "run"
     run_training(config, folder)
-    before, rows, seconds = weights(policy_file), rows_without_time(folder), seconds_trained(folder)
+    before, rows, seconds = weights(policy_file), rows_without_time(folder), seconds_and_commit(folder)[0]
     run_training(config, folder)
     assert_same_tensors(weights(policy_file), before)
     assert rows_without_time(folder) == rows
-    assert seconds_trained(folder) == seconds > 0
+    assert seconds_and_commit(folder)[0] == seconds > 0
 
 
 @pytest.mark.parametrize(("algorithm", "suboptimal"), [("iq_learn", True), ("bc", False)])

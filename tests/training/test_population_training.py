@@ -21,7 +21,7 @@ from iq_offline.errors import UserError
 from iq_offline.experiment import Options, Summary, run, run_together
 from iq_offline.learning.learner import Learner
 from iq_offline.training import checkpoint
-from iq_offline.training.offline import LATEST, InterruptedTrainingError, seconds_trained, step_reached
+from iq_offline.training.offline import LATEST, InterruptedTrainingError, seconds_and_commit, step_reached
 from iq_offline.training.tracking import read_metrics
 from tests.helpers import Episode, write_dataset
 from tests.training.program import (
@@ -162,9 +162,9 @@ def test_the_seconds_of_runs_together_add_up_to_what_they_took(tmp_path: Path):
     started = time.monotonic()
     with signal_at(30), pytest.raises(InterruptedTrainingError):
         run_together(configs, places, QUIET)
-    before = [seconds_trained(place) for place in places]
+    before = [seconds_and_commit(place)[0] for place in places]
     run_together(configs, places, QUIET)
-    seconds = [seconds_trained(place) for place in places]
+    seconds = [seconds_and_commit(place)[0] for place in places]
     assert 0 < sum(seconds) < time.monotonic() - started
     assert max(seconds) < 1.5 * min(seconds)
     assert all(first < last for first, last in zip(before, seconds, strict=True))

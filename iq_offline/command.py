@@ -1,0 +1,124 @@
+"""What every command does: what was typed is read, errors are one line, and there is an exit code."""
+
+import contextlib
+import io
+import os
+import re
+import select
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+from pydantic import ValidationError
+
+from iq_offline.config import explain
+from iq_offline.errors import InterruptedCommandError, UserError, nearest
+from iq_offline.files import file_errors
+
+Arguments_ = TypeVar("Arguments_")
+
+
+def run_command(
+    kind: type[Arguments_], command: Callable[[Arguments_], None], name: str, arguments: Sequence[str] | None = None
+) -> int:
+    """A command whose arguments are the fields of a dataclass. Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug, given = split_debug(arguments)
+    flat = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+    return guarded(lambda: command(parse(kind, given, prog=name, description=kind.__doc__, config=flat)), bool(debug))
+
+
+def split_debug(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``--debug``, if it is there, and everything else: it may stand anywhere."""
+    others = [argument for argument in arguments if argument != "--debug"]
+    return ["--debug"] * (len(others) < len(arguments)), others
+
+
+def guarded(command: Callable[[], None], debug: bool = False) -> int:
+    """Run a command; turn what users can mend into one line on stderr and an exit code.
+
+    Exit codes: 0 done, 2 an error of use or data, 130 interrupted, 141 nobody reads on (``| head``).
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # A terminal without a "±" is no reason to end.
+    try:
+        with file_errors():
+            command()
+            sys.stdout.flush()
+    except UserError as error:
+        if debug:
+            raise
+        _let_go_of_output()
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except InterruptedCommandError as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141
+        if debug:
+            raise
+        words = " ".join(str(error).split())
+        print(f"error: {type(error).__name__}: {words} (a bug; --debug shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read what is printed has gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not poll.poll(0):
+        return False
+    _let_go_of_output()
+    return True
+
+
+def _let_go_of_output() -> None:
+    """What cannot be printed goes nowhere: else Python tries once more at its end, and complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> Arguments_:
+    """What tyro reads from the command line, its complaints as one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(arguments), **options)
+    except ValidationError as error:
+        raise UserError(explain(error, kind)) from error
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise UserError(_in_one_line(complaint.getvalue())) from None
+
+
+def _in_one_line(complaint: str) -> str:
+    """The words of tyro's box, without its frame, its title and pydantic's web addresses."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
+    lines = [line.strip("│╭╮╰╯─|+ ") for line in plain.splitlines()[1:]]
+    words = " ".join(line for line in lines if line.strip("-")) or " ".join(plain.split())
+    words = words.replace(".constrained-float", "")
+    no_command = re.search(r"Unrecognized options: (\w[^\s,]*).* Available subcommands: (.*?) For full helptext", words)
+    if no_command:
+        word, there = no_command.groups()
+        return f"no command {word!r}{nearest(word, there.split(', '))} (there are: {there})"
+    wrong_kind = re.search(r"Error parsing (\S+): no type matching (\S+) .*?instantiated from \['(.*?)'\]", words)
+    if wrong_kind:
+        key, kinds, value = wrong_kind.groups()
+        return f"{key} {value}: must be {kinds}"
+    wrong_value = re.search(r"validation errors? for \w+ ([\w.]+) (.+?) \[type=.*?input_value=(.+?), input_type", words)
+    if wrong_value:
+        key, problem, value = wrong_value.groups()
+        return f"{key} = {value}: {problem.lower()}"
+    return words
