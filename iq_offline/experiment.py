@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from iq_offline.config import ALGORITHMS, LABELS, OnlineConfig, RunConfig, resolved
+from iq_offline.config import ALGORITHMS, LABELS, OnlineConfig, RunConfig, resolved, saved_config
 from iq_offline.config.online import OFFLINE, has_offline_half
 from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
@@ -87,10 +87,14 @@ def run(config: RunConfig, folder: Path, options: Options = Options(), is_half: 
 def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
     """What is run one after the other, each with its own ``auto`` decided: an offline run first, where it is asked for.
 
-    The online run then starts from its folder, and says so in its configuration, which is a recipe of its own.
+    The online run then starts from its folder, and says so in its configuration, which is a recipe of its own. Where a
+    run goes on with another's networks, as many of them act as acted there.
     """
     whole = resolved(config)
     if not has_offline_half(config):
+        file = Path(config.online.start) / "config.toml"
+        if config.online.start and config.training.actors == "auto" and file.exists():
+            whole = _with_actors_of(saved_config(file), whole)
         return (whole,)
     online = replace(whole.online, start=str((folder / OFFLINE).absolute()))
     terms = {"policy": "learned_reward", "absorbing_value": "raised"}  # Fixed data cannot have them: they are online's.
@@ -98,7 +102,12 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
         terms |= {"value_states": "mixture", "chi2_states": "mixture"}
     free = {name: "auto" for name, value in terms.items() if getattr(config.iq_learn, name) == value}
     before: Any = replace(config, online=OnlineConfig(), iq_learn=replace(config.iq_learn, **free))
-    return resolved(before), replace(whole, online=online)
+    half = resolved(before)
+    return half, _with_actors_of(half, replace(whole, online=online))
+
+
+def _with_actors_of(start: RunConfig, config: RunConfig) -> RunConfig:
+    return replace(config, training=replace(config.training, actors=start.training.actors))
 
 
 def run_together(

@@ -272,6 +272,29 @@ def test_auto_with_suboptimal_data() -> None:
     assert config.iq_learn.policy == "lookahead"
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "terms", "data", "online", "actors"),
+    [
+        ("bc", {}, DataConfig(), OnlineConfig(), 5),
+        ("iq_learn", {}, DataConfig(), OnlineConfig(), 5),
+        ("iq_learn", {"behavior_anchor": 0.0}, DataConfig(), OnlineConfig(), 1),
+        ("iq_learn", {}, DataConfig(suboptimal=(Suboptimal("hopper/medium"),)), OnlineConfig(), 5),
+        ("iq_learn", {"policy": "advantage_weighted", "behavior_anchor": 0.0}, DataConfig(), OnlineConfig(), 5),
+        ("valuedice", {}, DataConfig(), OnlineConfig(), 1),
+        ("iq_learn", {}, DataConfig(), OnlineConfig(5_000), 1),
+        ("iq_learn", {}, DataConfig(), OnlineConfig(5_000, "some/run"), 5),
+        ("sqil", {}, DataConfig(), OnlineConfig(5_000), 1),
+    ],
+)
+def test_several_networks_act_where_recorded_actions_are_imitated(
+    algorithm: Any, terms: dict[str, Any], data: DataConfig, online: OnlineConfig, actors: int
+) -> None:
+    config = RunConfig(algorithm=algorithm, iq_learn=IQLearnConfig(**terms), data=data, online=online)
+    assert resolved(config).training.actors == actors
+    given = dataclasses.replace(config, training=TrainingConfig(actors=3))
+    assert resolved(given).training.actors == 3
+
+
 def test_the_actor_on_expert_data_alone_is_that_of_behavior_cloning() -> None:
     """But for the Q-term; not so with other data, online, or without the anchor."""
     alone = resolved(RunConfig()).iq_learn
@@ -316,7 +339,7 @@ def test_what_is_said_is_kept(suboptimal: tuple[Suboptimal, ...]) -> None:
         behavior_anchor=2.0,
         reward_penalty=3.0,
     )
-    config = RunConfig(data=DataConfig(suboptimal=suboptimal), iq_learn=given)
+    config = RunConfig(data=DataConfig(suboptimal=suboptimal), iq_learn=given, training=TrainingConfig(actors=2))
     assert resolved(config) == config
     assert resolved(resolved(RunConfig())) == resolved(RunConfig())
 

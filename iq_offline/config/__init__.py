@@ -14,7 +14,14 @@ from pydantic.dataclasses import dataclass
 from tyro.constructors import PrimitiveConstructorSpec
 
 from iq_offline.config.baselines import BCConfig, GAILConfig, SQILConfig, ValueDICEConfig
-from iq_offline.config.iq_learn import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
+from iq_offline.config.iq_learn import (
+    STRICT,
+    IQLearnConfig,
+    Positive,
+    decided,
+    imitates_actions,
+    require_terms_that_fit,
+)
 from iq_offline.config.online import OnlineConfig, checked_online
 from iq_offline.config.tables import explain as explain
 from iq_offline.config.tables import flat, from_table, nested, not_shipped, read_toml
@@ -130,9 +137,10 @@ class TrainingConfig:
     steps beside suboptimal data reads their share alone."""
     hidden_sizes: tuple[Positive, ...] = (256, 256)
     """Units in the hidden layers of every network."""
-    actors: Positive = 1
+    actors: Positive | Literal["auto"] = "auto"
     """With actions in a box: networks that act together, by the mean of their actions. What each makes up where nothing
-    was shown cancels out."""
+    was shown cancels out. auto: 5 where recorded actions are imitated; 1 where the policy follows a critic alone, or
+    begins in the environment."""
     activation: Activation = "elu"
     """Between the layers of the network that acts. Other networks have relu."""
     layer_norm: Normed = "none"
@@ -243,6 +251,13 @@ def saved_config(file: Path) -> RunConfig:
     return from_table(RunConfig, nested(BEFORE | flat(read_toml(file))), str(file))
 
 
+def _actors(config: RunConfig) -> int:
+    """What ``actors = "auto"`` means; all that IQ-Learn's section leaves to ``auto`` is decided."""
+    begins_online = config.is_online and not config.online.start
+    imitates = config.algorithm == "bc" or (config.algorithm == "iq_learn" and imitates_actions(config.iq_learn))
+    return 5 if imitates and not begins_online else 1
+
+
 def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
@@ -252,6 +267,8 @@ def resolved(config: RunConfig) -> RunConfig:
     """
     mixed = bool(config.data.suboptimal) or config.is_online
     config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed, config.is_online))
+    if config.training.actors == "auto":
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, actors=_actors(config)))
     if config.algorithm == "iq_learn":
         if config.iq_learn.policy == "learned_reward" and not config.is_online:
             raise UserError(

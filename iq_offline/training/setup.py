@@ -304,9 +304,9 @@ AGENTS: dict[str, tuple[Callable[..., Agent], Callable[..., Agent] | None]] = {
 
 def make_agent(config: RunConfig, data: Data) -> Agent:
     """The configured algorithm for the data's spaces."""
-    options = config.training
-    observations, actions = data.observations, data.actions
-    hidden = Hidden(options.hidden_sizes, options.activation, options.layer_norm, options.actors)
+    config = resolved(config)
+    options, observations, actions = config.training, data.observations, data.actions
+    hidden = Hidden(options.hidden_sizes, options.activation, options.layer_norm, int(options.actors))
     mixed = bool(data.suboptimal)
     others = ("suboptimal",) * mixed + ("online",) * config.is_online
     taken: ActionBranches | UnitBox
@@ -317,7 +317,7 @@ def make_agent(config: RunConfig, data: Data) -> Agent:
     if config.algorithm == "bc":
         both = config.bc.imitate == "everything" and mixed
         return BC(config.bc, observations, taken, hidden, ("expert", "suboptimal") if both else ("expert",))
-    own = getattr(resolved(config), config.algorithm)
+    own = getattr(config, config.algorithm)
     if config.algorithm == "iq_learn" and (chosen := POLICIES.get(own.policy)):
         return chosen(own, observations, taken, hidden)
     rewarded = config.algorithm == "iq_learn" and own.policy == "learned_reward"

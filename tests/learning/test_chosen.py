@@ -273,7 +273,7 @@ def configuration(**changes: Any) -> RunConfig:
     return resolved(
         RunConfig(
             data=DataConfig("test/expert-v0", 1, subsample=5, suboptimal=suboptimal),
-            training=TrainingConfig(600, batch_size=64, hidden_sizes=(32, 32), average_decay=0.98),
+            training=TrainingConfig(600, batch_size=64, hidden_sizes=(32, 32), actors=1, average_decay=0.98),
             iq_learn=IQLearnConfig(reward_learning_rate=1e-3, actor_learning_rate=1e-3, choose_every=50, **changes),
         )
     )

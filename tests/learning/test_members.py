@@ -18,6 +18,7 @@ from iq_offline.learning.dice import off_orthogonal
 from iq_offline.learning.networks import Hidden, Members, gaussian, mlp
 from iq_offline.learning.policy import Policy
 from tests.learning.test_agents import ENCODER, MEAN, STD, UNIT_BOX, draw_batch
+from tests.training.program import configuration, run_training, train_together, weights, write_datasets
 
 MEMBERS, SIZES = 3, (4, 7, 5, 6)
 
@@ -134,6 +135,23 @@ def test_a_policy_of_several_is_saved_and_read(tmp_path: Any):
     outputs = call_members(network, parameters_of(network), torch.from_numpy(observations))
     expected = 2 * torch.tanh(outputs[..., :3]).mean(0)
     np.testing.assert_allclose(read(observations), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["bc", "iq_learn"])
+def test_runs_of_several_train_together_as_alone(algorithm: str, own_folders: None, tmp_path: Any):
+    """As one program, too; the layers normalised, and the first ones shrinking."""
+    write_datasets()
+    options: dict[str, Any] = {"actors": 3, "layer_norm": "all", "input_decay": 0.5, "dtype": "float64"}
+    configs = [configuration(algorithm, seed=seed, **options) for seed in (0, 1)]
+    for config in configs:
+        run_training(config, tmp_path / f"alone-{config.seed}")
+    folders = [tmp_path / f"together-{config.seed}" for config in configs]
+    assert train_together(configs, folders) == [None, None]
+    for config, folder in zip(configs, folders, strict=True):
+        assert weights(folder / "policy.safetensors")["network.0.weight"].shape == (3, 16, 4)
+        alone = weights(tmp_path / f"alone-{config.seed}" / "policy.safetensors")
+        for name, value in weights(folder / "policy.safetensors").items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_products_of_units_are_those_of_each_member():

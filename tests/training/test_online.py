@@ -365,9 +365,12 @@ def test_an_online_run_is_no_start(tmp_path: Path):
 def test_runs_without_a_critic_lend_their_policy(tmp_path: Path):
     """Behaviour cloning gives its actor; with finitely many actions, Q's softmax is its policy."""
     point_dataset()
-    offline = replace(stages(as_given(start="offline"), tmp_path)[0], algorithm="bc")
+    given = as_given(start="offline")
+    given = replace(given, training=replace(given.training, actors=1))
+    offline = replace(stages(given, tmp_path)[0], algorithm="bc")
     trained(offline, tmp_path / "bc")
-    config = online_config(start=str(tmp_path / "bc"))
+    (config,) = stages(as_given(start=str(tmp_path / "bc")), tmp_path)
+    assert config.training.actors == 1, "as there"
     training = begun(config, tmp_path / "tuned")
     saved, state = weights(tmp_path / "bc" / LATEST), training.learner.state()
     for name in ("0.weight", "0.bias", "2.weight", "2.bias"):
