@@ -19,7 +19,6 @@ from iq_offline.config.iq_learn import (
     IQLearnConfig,
     Positive,
     decided,
-    imitates_actions,
     require_terms_that_fit,
 )
 from iq_offline.config.online import OnlineConfig, checked_online
@@ -139,8 +138,7 @@ class TrainingConfig:
     """Units in the hidden layers of every network."""
     actors: Positive | Literal["auto"] = "auto"
     """With actions in a box: networks that act together, by the mean of their actions. What each makes up where nothing
-    was shown cancels out. auto: 5 where recorded actions are imitated; 1 where the policy follows a critic alone, or
-    begins in the environment."""
+    was shown cancels out. auto: 5; where the policy begins in the environment, 1."""
     activation: Activation = "elu"
     """Between the layers of the network that acts. Other networks have relu."""
     layer_norm: Normed = "none"
@@ -251,13 +249,6 @@ def saved_config(file: Path) -> RunConfig:
     return from_table(RunConfig, nested(BEFORE | flat(read_toml(file))), str(file))
 
 
-def _actors(config: RunConfig) -> int:
-    """What ``actors = "auto"`` means; all that IQ-Learn's section leaves to ``auto`` is decided."""
-    begins_online = config.is_online and not config.online.start
-    imitates = config.algorithm == "bc" or (config.algorithm == "iq_learn" and imitates_actions(config.iq_learn))
-    return 5 if imitates and not begins_online else 1
-
-
 def resolved(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided and ``fast`` applied.
 
@@ -268,7 +259,8 @@ def resolved(config: RunConfig) -> RunConfig:
     mixed = bool(config.data.suboptimal) or config.is_online
     config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed, config.is_online))
     if config.training.actors == "auto":
-        config = dataclasses.replace(config, training=dataclasses.replace(config.training, actors=_actors(config)))
+        actors = 1 if config.is_online and not config.online.start else 5
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, actors=actors))
     if config.algorithm == "iq_learn":
         if config.iq_learn.policy == "learned_reward" and not config.is_online:
             raise UserError(

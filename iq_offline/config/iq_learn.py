@@ -161,12 +161,6 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     return dataclasses.replace(config, **own)
 
 
-def imitates_actions(config: IQLearnConfig) -> bool:
-    """Whether the actor is regressed to recorded actions, be it beside a critic; with nothing left to ``auto``."""
-    follows_critic = config.policy in ("soft_actor_critic", "learned_reward")
-    return not follows_critic or float(config.behavior_anchor) > 0
-
-
 def undecided(config: IQLearnConfig) -> IQLearnConfig:
     """With ``auto`` again wherever it may stand: what was decided for one stage is not for the next."""
     free = [field.name for field in dataclasses.fields(config) if field.default == "auto"]
