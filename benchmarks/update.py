@@ -29,7 +29,12 @@ from iq_offline.training.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "update.ndjson"
 IN_A_TURN = 20
-PRODUCTS = {torch.ops.aten.mm.default: (0, 1), torch.ops.aten.addmm.default: (1, 2), torch.ops.aten.bmm.default: (0, 1)}
+PRODUCTS = {
+    torch.ops.aten.mm.default: (0, 1),
+    torch.ops.aten.addmm.default: (1, 2),
+    torch.ops.aten.bmm.default: (0, 1),
+    torch.ops.aten.baddbmm.default: (1, 2),
+}
 """Operators that multiply matrices, and which arguments are the matrices."""
 dataset = cache(lambda name: obtain(name, Options(say=lambda line: None)))
 
