@@ -49,6 +49,7 @@ class Learner:
         self.agent = agent
         self.parameters = parameters
         self.average = parameters[agent.averaged].clone()
+        self.members = parameters.shape[0] if population else 1
         self.gradient_steps = gradient_steps
         self.average_decay = average_decay
         self.cosine_schedule = cosine_schedule

@@ -16,7 +16,7 @@ from torch import Tensor
 from iq_offline.config import TrainingConfig
 from iq_offline.errors import InterruptedCommandError, UserError
 from iq_offline.learning.agents import Metrics
-from iq_offline.learning.learner import leaves_of
+from iq_offline.learning.learner import Learner, leaves_of
 from iq_offline.provenance import commits_in_words, made_with
 from iq_offline.signals import polite_signals
 from iq_offline.training import checkpoint
@@ -125,7 +125,7 @@ def train_together(
                 stopping = stop_asked()
                 if not (logging or saving or stopping or snapping):
                     continue
-                going = _finite(going, sums, count)
+                going = _finite(learner, going, sums, count)
                 if logging and going:
                     sums = {}
                     for _, run in going:
@@ -139,7 +139,7 @@ def train_together(
                 if stopping and going and step < total:
                     raise InterruptedTrainingError(step)
         except StepError as fault:
-            going = _finite(going, sums, config.log_every)
+            going = _finite(learner, going, sums, config.log_every)
             if going:
                 _save(going, sums)
                 saved = f"the state after step {learner.step:,} is saved, and the same command goes on from there"
@@ -151,12 +151,27 @@ def train_together(
     return [run.failure for run in runs]
 
 
-def _finite(going: "Sequence[tuple[int, _Run]]", sums: Metrics, count: int) -> "list[tuple[int, _Run]]":
+def _finite(
+    learner: Learner, going: "Sequence[tuple[int, _Run]]", sums: Metrics, count: int
+) -> "list[tuple[int, _Run]]":
     """The members that have not failed, all with their means over the ``count`` updates since the last row."""
     columns = {name: value.reshape(-1).tolist() for name, value in sums.items()}
+    whole = _whole_parts(learner)
     for member, run in going:
         run.means = {name: column[member] / count for name, column in columns.items()}
-    return [(member, run) for member, run in going if run.is_finite()]
+    return [
+        (member, run) for member, run in going if run.is_finite([part for part in PARTS if not whole[part][member]])
+    ]
+
+
+def _whole_parts(learner: Learner) -> dict[str, list[bool]]:
+    """For each of :data:`PARTS` and each member whether all of it is finite: of many members in one go."""
+    whole: dict[str, Tensor] = {}
+    for name, tensor in learner.state().items():
+        if not name.endswith("step"):  # One for all members, and only counted up.
+            finite, part = tensor.reshape(learner.members, -1).isfinite().all(1), name.split("/")[0]
+            whole[part] = whole[part] & finite if part in whole else finite
+    return {part: values.tolist() for part, values in whole.items()}
 
 
 def _save(going: "Sequence[tuple[int, _Run]]", sums: Metrics) -> None:
@@ -223,12 +238,11 @@ class _Run:
         """Of all sessions: its share of the time, so that those of runs trained together add up to what they took."""
         return self._seconds_before + self._share * (time.monotonic() - self._started)
 
-    def is_finite(self) -> bool:
+    def is_finite(self, broken_parts: Sequence[str]) -> bool:
         """Whether the means and all that a checkpoint holds of the learner are; else the run has failed."""
         learner = self.training.learner
         broken = [name for name, value in self.means.items() if not math.isfinite(value)]
-        parts = {name.split("/")[0] for name, tensor in learner.state().items() if not tensor.isfinite().all()}
-        broken += [words for part, words in PARTS.items() if part in parts]
+        broken += [PARTS[part] for part in broken_parts]
         if broken:
             kept = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step else "no checkpoint yet"
             self.failure = UserError(
