@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tyro
 from pydantic import ValidationError
 
-from iq_offline.config import explain
+from iq_offline.config.tables import explain
 from iq_offline.errors import InterruptedCommandError, UserError, nearest
 from iq_offline.files import file_errors
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from iq_offline.config import ALGORITHMS, LABELS, OnlineConfig, RunConfig, resolved, saved_config
+from iq_offline.config import ALGORITHMS, LABELS, OnlineConfig, RunConfig, resolved, saved_start
 from iq_offline.config.online import OFFLINE, has_offline_half
 from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
@@ -92,10 +92,8 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
     """
     whole = resolved(config)
     if not has_offline_half(config):
-        file = Path(config.online.start) / "config.toml"
-        if config.online.start and config.training.actors == "auto" and file.exists():
-            whole = _with_actors_of(saved_config(file), whole)
-        return (whole,)
+        start = saved_start(config) if config.training.actors == "auto" else None
+        return (_with_actors_of(start, whole) if start else whole,)
     online = replace(whole.online, start=str((folder / OFFLINE).absolute()))
     terms = {"policy": "learned_reward", "absorbing_value": "raised"}  # Fixed data cannot have them: they are online's.
     if not config.data.suboptimal:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from iq_offline.config import RunConfig, flat, saved_config, to_table, to_toml
+from iq_offline.config import RunConfig, flat, saved_config, saved_start, to_table, to_toml
 from iq_offline.config.online import OFFLINE
 from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
 from iq_offline.errors import UserError
@@ -89,7 +89,7 @@ class Run:
         start = self.offline_folder()
         if start is not None and not (self.folder / LATEST).exists():
             require_same_data(self.data, start, write=False)
-            require_same_meaning(self.config, start)
+            require_same_meaning(self.config)
             start_from(self.training.learner, start)
         self.claim()
         with disk_errors("starting a run", self.folder):
@@ -166,20 +166,18 @@ def _is_same_start(saved: RunConfig, config: RunConfig, folder: Path) -> bool:
     return was == now or not was.exists() or (now == half and half.exists())
 
 
-def require_same_meaning(config: RunConfig, start: Path) -> None:
+def require_same_meaning(config: RunConfig) -> None:
     """A run can begin with networks of fixed data alone that read and answer what its own would.
 
     Args:
-        config: of the run.
-        start: folder of the offline run; what is not known of it is not compared.
+        config: of the run that goes on; where nothing is known of the offline run nothing is compared.
 
     Raises:
         UserError: they would not.
     """
-    file = start / "config.toml"
-    if not file.exists():
+    start, saved = config.online.start, saved_start(config)
+    if saved is None:
         return
-    saved = saved_config(file)
     if saved.is_online:
         raise UserError(f"{start} is an online run already: the same command that began it goes on with it")
     different = _differences(saved, config, MEANINGS)

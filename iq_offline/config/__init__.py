@@ -14,15 +14,8 @@ from pydantic.dataclasses import dataclass
 from tyro.constructors import PrimitiveConstructorSpec
 
 from iq_offline.config.baselines import BCConfig, GAILConfig, SQILConfig, ValueDICEConfig
-from iq_offline.config.iq_learn import (
-    STRICT,
-    IQLearnConfig,
-    Positive,
-    decided,
-    require_terms_that_fit,
-)
+from iq_offline.config.iq_learn import STRICT, IQLearnConfig, Positive, decided, require_terms_that_fit
 from iq_offline.config.online import OnlineConfig, checked_online
-from iq_offline.config.tables import explain as explain
 from iq_offline.config.tables import flat, from_table, nested, not_shipped, read_toml
 from iq_offline.config.tables import to_table as to_table
 from iq_offline.config.tables import to_toml as to_toml
@@ -247,6 +240,16 @@ def saved_config(file: Path) -> RunConfig:
         UserError: it cannot be read.
     """
     return from_table(RunConfig, nested(BEFORE | flat(read_toml(file))), str(file))
+
+
+def saved_start(config: RunConfig) -> RunConfig | None:
+    """The configuration of the run that this one goes on with; None where there is none, or it has no ``config.toml``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    file = Path(config.online.start) / "config.toml"
+    return saved_config(file) if config.online.start and file.exists() else None
 
 
 def resolved(config: RunConfig) -> RunConfig:

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from iq_offline.config import RunConfig, flat, saved_config, to_table
+from iq_offline.config import RunConfig, flat, saved_start, to_table
 from iq_offline.config.online import OFFLINE
 from iq_offline.files import write_atomically
 
@@ -88,9 +88,8 @@ def _start(config: RunConfig) -> str:
 
     Every run's folder is another: as a path it would tell seeds apart.
     """
-    file = Path(config.online.start) / "config.toml"
-    algorithm = saved_config(file).algorithm if file.exists() else config.algorithm
-    return OFFLINE if algorithm == config.algorithm else f"{OFFLINE} {algorithm}"
+    start = saved_start(config)
+    return OFFLINE if start is None or start.algorithm == config.algorithm else f"{OFFLINE} {start.algorithm}"
 
 
 def configuration_row(config: RunConfig) -> pl.DataFrame:

@@ -3,12 +3,11 @@
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from iq_offline.config import RunConfig, flat, from_table, nested, resolved, saved_config, to_table
+from iq_offline.config import RunConfig, flat, from_table, nested, resolved, saved_start, to_table
 from iq_offline.errors import UserError
 from iq_offline.learning.agents.soft_q import SoftActorCritic
 from iq_offline.training.setup import Data, make_agent
@@ -72,9 +71,10 @@ def set_in_vain(stages: Sequence[RunConfig], idle: Collection[str]) -> list[str]
         idle: found by it.
     """
     config = stages[-1]
-    given, start = flat(to_table(config)), Path(config.online.start) / "config.toml"
+    given = flat(to_table(config))
     brought: dict[str, Any] = {key: given[key] for key in BUDGET}
-    if config.online.start and len(stages) == 1:
+    if len(stages) == 1:
         with suppress(UserError):  # Whoever cannot do without this file says so.
-            brought = flat(to_table(saved_config(start)))
+            start = saved_start(config)
+            brought = flat(to_table(start)) if start else brought
     return sorted(key for key in changed(config, idle) if key not in brought or brought[key] != given[key])
