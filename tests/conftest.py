@@ -12,6 +12,8 @@ from pathlib import Path
 import jaxtyping
 import pytest
 from beartype import BeartypeConf, beartype
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tensordict import TensorDict
 
 IN_MEMORY = Path("/dev/shm")
@@ -31,6 +33,18 @@ if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # So a shell starts its background jobs; tests press Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@settings(max_examples=3, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.integers(), min_size=300, max_size=300))
+def draw_much(numbers: list[int]) -> None:
+    """One draw in twenty is of a constant that stands in our modules: Hypothesis reads them when it first needs one."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Those are read before a test of drawn values: within it they would count as slow draws, in a fresh checkout."""
+    if item.get_closest_marker("hypothesis"):
+        draw_much()
 
 
 @pytest.fixture(autouse=True)
