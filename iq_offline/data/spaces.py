@@ -6,7 +6,7 @@ A leaf is a part of the observation space that is not a Dict or a Tuple; its nam
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -102,18 +102,12 @@ class Leaf:
             return np.ascontiguousarray(rows, np.uint8 if self.dtype == torch.uint8 else np.float32)
 
 
-def leaves_of(space: gymnasium.Space) -> list[Leaf]:
-    """All leaves of an observation space in its own order, learnable or not."""
-
-    def walk(part: gymnasium.Space, path: Path_) -> Iterator[Leaf]:
-        if isinstance(part, Dict | Tuple):
-            named = part.spaces.items() if isinstance(part, Dict) else enumerate(part.spaces)
-            for key, inner in named:
-                yield from walk(inner, (*path, key))
-        else:
-            yield Leaf(path, part)
-
-    return list(walk(space, ()))
+def leaves_of(space: gymnasium.Space, path: Path_ = ()) -> list[Leaf]:
+    """All leaves of an observation space in its own order, learnable or not; ``path`` leads to this space."""
+    if not isinstance(space, Dict | Tuple):
+        return [Leaf(path, space)]
+    named = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+    return [leaf for key, inner in named for leaf in leaves_of(inner, (*path, key))]
 
 
 def part_of(observation: Any, path: Path_) -> Any:

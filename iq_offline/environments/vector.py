@@ -221,6 +221,10 @@ def _close(environment: Any, seconds: float) -> None:
         environment.close()
 
 
+def _ring(number: int, frame: Any) -> None:
+    raise OutOfTimeError
+
+
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
     """Interrupt what takes longer. Only the main thread can be, and only where Python runs or the system waits."""
@@ -228,10 +232,7 @@ def _alarm(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def ring(number: int, frame: Any) -> None:
-        raise OutOfTimeError
-
-    previous = signal.signal(signal.SIGALRM, ring)
+    previous = signal.signal(signal.SIGALRM, _ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

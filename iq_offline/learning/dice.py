@@ -90,6 +90,9 @@ def valuedice_objective(
 
 
 def off_orthogonal(weight: Float[Tensor, "*members outputs inputs"]) -> Float[Tensor, ""]:
-    """The sum of squared products of different units' weights (Brock et al., ICLR 2019, eq. 3), of members' own."""
+    """The sum of squared products of different units' weights (Brock et al., ICLR 2019, eq. 3); of members the mean.
+
+    Not their sum: the objective reaches each of several that act together by their mean action, which is a share of it.
+    """
     products = weight @ weight.mT
-    return products.square().sum() - products.diagonal(dim1=-2, dim2=-1).square().sum()
+    return (products.square().sum((-2, -1)) - products.diagonal(dim1=-2, dim2=-1).square().sum(-1)).mean()

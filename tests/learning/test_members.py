@@ -9,11 +9,12 @@ from gymnasium.spaces import Box
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from iq_offline.config import BCConfig, IQLearnConfig
+from iq_offline.config import BCConfig, IQLearnConfig, ValueDICEConfig
 from iq_offline.config.iq_learn import decided
 from iq_offline.learning.agents import call, call_members, tensors, together
 from iq_offline.learning.agents.bc import BC
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
+from iq_offline.learning.agents.valuedice import ContinuousValueDICE
 from iq_offline.learning.dice import off_orthogonal
 from iq_offline.learning.networks import Hidden, Members, gaussian, mlp
 from iq_offline.learning.policy import Policy
@@ -156,4 +157,19 @@ def test_runs_of_several_train_together_as_alone(algorithm: str, own_folders: No
 
 def test_products_of_units_are_those_of_each_member():
     weights = torch.randn(MEMBERS, 5, 4)
-    torch.testing.assert_close(off_orthogonal(weights), torch.stack([*map(off_orthogonal, weights)]).sum())
+    torch.testing.assert_close(off_orthogonal(weights), torch.stack([*map(off_orthogonal, weights)]).mean())
+
+
+def test_the_orthogonal_penalty_is_as_heavy_for_several_as_for_one():
+    """The mean over networks, of their weights alone: their biases beside one another are a matrix as well."""
+    config = ValueDICEConfig(orthogonal_penalty=0.5)
+    agent = ContinuousValueDICE(config, ENCODER, UNIT_BOX, Hidden((7, 5), actors=MEMBERS))
+    parameters = agent.initial_parameters(torch.from_numpy(MEAN), torch.from_numpy(STD)).double()
+    batch, noise = draw_batch(False)
+    expected = torch.stack(
+        [off_orthogonal(value) for name, value in tensors(parameters["actor"]).items() if name.endswith("weight")]
+    ).sum()
+    parameters["coefficients", "orthogonal_penalty"] = torch.tensor(0.0).double()
+    without = agent.actor_loss(parameters, batch, noise)[0]
+    parameters["coefficients", "orthogonal_penalty"] = torch.tensor(0.5).double()
+    torch.testing.assert_close(agent.actor_loss(parameters, batch, noise)[0] - without, 0.5 * expected)

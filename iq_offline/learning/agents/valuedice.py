@@ -100,9 +100,7 @@ class ValueDICE(ABC):
         objective = self._objective(parameters, parameters["nu"].detach(), parameters["actor"], batch, noise)[0]
         loss = -objective
         if self.config.orthogonal_penalty:
-            weights = [weight for weight in tensors(parameters["actor"]).values() if weight.dim() > 1]
-            weights = [weight.flatten(1) if weight.dim() == 4 else weight for weight in weights]  # Convolutions.
-            penalty = sum(map(off_orthogonal, weights))
+            penalty = self._orthogonal_penalty(parameters["actor"])
             loss = loss + parameters["coefficients", "orthogonal_penalty"] * penalty
         with torch.no_grad():
             error = self.cloning.diagnose(parameters, batch["expert"])["error"].mean()
@@ -140,6 +138,13 @@ class ValueDICE(ABC):
     @abstractmethod
     def nu(self, nu: TensorDict, state: Tensor, action: Tensor, twice: bool = False) -> Tensor:
         """Values of shape ``(batch,)``; expectations, if actions are distributions. ``twice``: as in :func:`call`."""
+
+    @staticmethod
+    def _orthogonal_penalty(actor: TensorDict) -> Tensor:
+        """Of all layers' weights. By their names: biases of several networks are a matrix as well."""
+        weights = [value for name, value in tensors(actor).items() if name.endswith("weight") and value.dim() > 1]
+        products = [off_orthogonal(weight.flatten(1) if weight.dim() == 4 else weight) for weight in weights]
+        return torch.stack(products).sum()
 
     def _objective(
         self, parameters: TensorDict, nu: TensorDict, actor: TensorDict, batch: TensorDict, noise: TensorDict
