@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 hopper: $(STAMP)
 	$(BIN)/python -m iq_offline.recipes.hopper_offline
 
+# Where Python may not keep what it compiled, every process of the tests compiles the package once more.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 

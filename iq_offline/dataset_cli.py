@@ -131,11 +131,14 @@ DatasetAction = (
 
 def run_dataset_command(action: DatasetAction) -> None:
     """Do what was asked for."""
+    if isinstance(action, ListDatasets):  # Before the others' imports, which take seconds.
+        from iq_offline.dataset_listing import list_datasets
+
+        list_datasets()
+        return
     from iq_offline import dataset_commands as commands
 
     match action:
-        case ListDatasets():
-            commands.list_datasets()
         case BuildDataset(names):
             commands.build_datasets(names)
         case ImportLog():

@@ -725,7 +725,7 @@ def test_disks_of_every_size(root: Path, tmp_path: Path, capsys: pytest.CaptureF
     """Wherever in the run the disk is full, the failure is one line, leaves nothing half, and can be mended."""
     outcomes = []
     with tmpfs(tmp_path / "disk", "4m") as disk:
-        for free in range(0, 400_000, 36_864):
+        for free in range(0, 360_000, 45_056):
             block = disk / "block"
             block.unlink(missing_ok=True)
             shutil.rmtree(disk / "run", ignore_errors=True)
