@@ -56,7 +56,7 @@ class Learner:
         self.weight_decay = weight_decay
         self.actor_held = actor_held
         self.input_decay = input_decay
-        self._leaves = [leaves_of(parameters[phase.group]) for phase in agent.phases]
+        self._leaves = [sorted_leaves(parameters[phase.group]) for phase in agent.phases]
         at_once = CACHED if self._leaves[0][0].device.type == "cpu" else None
         self._losses = [phase.loss for phase in agent.phases]
         if population:
@@ -74,10 +74,10 @@ class Learner:
             for phase, leaves in zip(agent.phases, self._leaves, strict=True)
         ]
         names = [name for name in map(str, parameters.keys()) if name.startswith("target_")]
-        self._targets = [leaf for name in names for leaf in leaves_of(parameters[name])]
-        self._followed = [leaf for name in names for leaf in leaves_of(parameters[name.removeprefix("target_")])]
-        self._averages = leaves_of(self.average)
-        self._averaged = leaves_of(parameters[agent.averaged])
+        self._targets = [leaf for name in names for leaf in sorted_leaves(parameters[name])]
+        self._followed = [leaf for name in names for leaf in sorted_leaves(parameters[name.removeprefix("target_")])]
+        self._averages = sorted_leaves(self.average)
+        self._averaged = sorted_leaves(parameters[agent.averaged])
         self._step = torch.tensor(0)
         self._tensors = {f"parameters/{name}": leaf for name, leaf in named_leaves(parameters)}
         self._tensors |= {f"average/{name}": leaf for name, leaf in named_leaves(self.average)}
@@ -170,7 +170,7 @@ def _follow(followers: list[Tensor], leaders: list[Tensor], rate: float) -> None
     torch._foreach_lerp_(followers, leaders, rate)  # type: ignore[reportPrivateImportUsage]
 
 
-def leaves_of(parameters: TensorDict) -> list[Tensor]:
+def sorted_leaves(parameters: TensorDict) -> list[Tensor]:
     """The tensors of a group, in the order of their names."""
     return [leaf for _, leaf in named_leaves(parameters)]
 

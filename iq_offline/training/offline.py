@@ -16,7 +16,7 @@ from torch import Tensor
 from iq_offline.config import TrainingConfig
 from iq_offline.errors import InterruptedCommandError, UserError
 from iq_offline.learning.agents import Metrics
-from iq_offline.learning.learner import Learner, leaves_of
+from iq_offline.learning.learner import Learner, sorted_leaves
 from iq_offline.provenance import commits_in_words, made_with
 from iq_offline.signals import polite_signals
 from iq_offline.training import checkpoint
@@ -204,7 +204,7 @@ class _Run:
         if self.file.exists():
             tensors, values = checkpoint.load(self.file)
             training.load_state(tensors)
-            device = leaves_of(training.learner.average)[0].device
+            device = sorted_leaves(training.learner.average)[0].device
             self.sums = {
                 name.removeprefix("sums/"): value.to(device)
                 for name, value in tensors.items()

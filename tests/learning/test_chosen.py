@@ -26,7 +26,7 @@ from iq_offline.learning.agents.chosen import (
     SurvivalImitation,
     WeightedImitation,
 )
-from iq_offline.learning.learner import leaves_of, named_leaves
+from iq_offline.learning.learner import named_leaves, sorted_leaves
 from iq_offline.learning.networks import Hidden
 from iq_offline.training.setup import choose_data, prepare
 from iq_offline.training.training import Training
@@ -63,7 +63,7 @@ def test_the_reward_is_the_chi_squared_optimum():
 
     expert, suboptimal = [3, 0, 1, 2, 2, 0], [2, 6, 2, 2, 0, 4]
     both = TensorDict({"expert": batch(expert), "suboptimal": batch(suboptimal)})
-    weights = [leaf.requires_grad_() for leaf in leaves_of(parameters["reward"])]
+    weights = [leaf.requires_grad_() for leaf in sorted_leaves(parameters["reward"])]
     optimizer = torch.optim.LBFGS(weights, lr=1, max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -85,7 +85,7 @@ def test_gradients_are_those_of_finite_differences(finite: bool):
     actions = ActionBranches(MultiDiscrete([2, 3])) if finite else UNIT_BOX
     agent = LookaheadIQLearn(config, ENCODER, actions, Hidden((5,)))
     parameters = parameters_of(agent)
-    for leaf in leaves_of(parameters["reward"]):
+    for leaf in sorted_leaves(parameters["reward"]):
         leaf.mul_(4)  # Steep enough for the penalty to count.
     torch.manual_seed(1)
 
@@ -100,7 +100,7 @@ def test_gradients_are_those_of_finite_differences(finite: bool):
     _, metrics = agent.reward_loss(parameters, batch, noise)
     assert metrics["critic/penalty"] > 0.01
     for group, loss in (("reward", agent.reward_loss), ("value", agent.value_loss)):
-        leaves = leaves_of(parameters[group])
+        leaves = sorted_leaves(parameters[group])
         for leaf in leaves:
             leaf.requires_grad_()
         gradients = torch.autograd.grad(loss(parameters, batch, noise)[0], leaves)
@@ -385,7 +385,7 @@ def test_keys_count_unless_they_are_said_not_to(policy: str, terms: dict[str, st
         for _ in range(11):
             training.update()
         learner = training.learner
-        return leaves_of(learner.parameters["actor"]), learner.agent.unread
+        return sorted_leaves(learner.parameters["actor"]), learner.agent.unread
 
     names = {field.name for field in fields(IQLearnConfig)} - {"policy"}
     assert names == OTHERS.keys()

@@ -17,7 +17,7 @@ from iq_offline.learning.agents import normalized, rows_of, tensors
 from iq_offline.learning.agents.iq_learn import IQLearn
 from iq_offline.learning.agents.iq_learn_continuous import ContinuousIQLearn
 from iq_offline.learning.agents.iq_learn_discrete import DiscreteIQLearn
-from iq_offline.learning.learner import leaves_of
+from iq_offline.learning.learner import sorted_leaves
 from iq_offline.learning.networks import Hidden, branch_values, gaussian
 from tests.learning.test_agents import ENCODER, HIDDEN, MEAN, STD, UNIT_BOX, draw_batch
 
@@ -194,11 +194,11 @@ def test_gradients_are_finite_differences_and_go_nowhere_else(name: str, finite:
         assert weights.max() - weights.min() > 0.5
         agent.cloning.weights = lambda parameters, batch: weights
     for group in groups:
-        for leaf in leaves_of(parameters[group]):
+        for leaf in sorted_leaves(parameters[group]):
             leaf.requires_grad_()
     for phase in agent.phases:
         for group in groups:
-            leaves = leaves_of(parameters[group])
+            leaves = sorted_leaves(parameters[group])
             loss, _ = phase.loss(parameters, batch, noise)
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
             if group != phase.group:
@@ -227,7 +227,7 @@ def test_recoils_practical_loss_is_the_same_in_q(finite: bool):
     """
     agent = agent_of(finite, **IN_SAMPLE)
     parameters, batch, noise = drawn(agent, finite)
-    leaves = [leaf.requires_grad_() for leaf in leaves_of(parameters["critic"])]
+    leaves = [leaf.requires_grad_() for leaf in sorted_leaves(parameters["critic"])]
     loss, _ = agent.critic_loss(parameters, batch, noise)
     state, next_state = (
         normalized(parameters, rows_of(batch, agent.states, *key))
@@ -256,7 +256,7 @@ def test_in_sample_nothing_is_asked_about_an_action_that_nobody_took(finite: boo
         return [float(loss) for loss in losses] + agent.advantage_weights(parameters, batch).tolist()
 
     before = found()
-    for leaf in leaves_of(parameters["actor"]):
+    for leaf in sorted_leaves(parameters["actor"]):
         leaf.add_(torch.randn_like(leaf))
     for kind in ("expert", "suboptimal"):
         noise[kind] = torch.randn_like(noise[kind])
