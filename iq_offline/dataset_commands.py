@@ -121,5 +121,7 @@ def manage_cache(clear: bool) -> None:
     folder = cache_folder()
     if clear:
         print(f"{folder}: {cache.clear() / 1e6:.1f} MB freed")
+        if left := cache.size():
+            print(f"{left / 1e6:.1f} MB are left, which another process is filling")
         return
     print(f"{folder}: {cache.size() / 1e6:.1f} MB")

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from iq_offline.errors import UserError
 
@@ -141,73 +141,94 @@ def _locked_part(path: Path) -> tuple[str, int]:
         os.close(descriptor)
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder beside ``path`` and rename it to ``path`` at the end, or leave nothing.
-
-    When another process was faster, its folder stays and this one's is dropped: both end with a whole one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            sync(file)
-        sync(temporary)
-        try:
-            os.rename(temporary, path)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-            shutil.rmtree(temporary)
-        sync(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
 LOCK = "lock"
 
 
 @contextmanager
 def resumable_folder(path: Path) -> Iterator[Path]:
-    """Like :func:`new_folder`, but what a killed or interrupted process left is given to the next one to go on with.
+    """Fill a temporary folder beside ``path`` and rename it to ``path`` at the end.
 
-    Only one process at a time works on it; another gets a folder of its own.
+    What a killed or interrupted process left is given to the next one to go on with. Only one process at a time works
+    on it: another gets a folder of its own, as everyone does where the disk has no locks. When another was faster, its
+    folder stays and this one's is dropped: all end with a whole one.
+
+    Raises:
+        UserError: the folder was removed meanwhile.
     """
-    partial = path.parent / f".{path.name}.partial"
-    partial.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, own = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with ExitStack() as stack:
+        lock = _lock(temporary)
+        goes_on = lock is not None
+        if lock is None:
+            temporary, lock = own, _lock(own)
+        if lock is not None:
+            stack.enter_context(lock)
         try:
-            lock = stack.enter_context(open(partial / LOCK, "ab"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(partial / LOCK))
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:
-            yield stack.enter_context(new_folder(path))
-            return
-        try:
-            yield partial
-            for file in sorted(partial.rglob("*")):
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
                 sync(file)
+            sync(temporary)
+            if lock is not None and not _is_of(lock, temporary):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(temporary))
             try:  # With the lock in it: who would find none could make another and start anew in here.
-                os.rename(partial, path)
+                os.rename(temporary, path)
                 (path / LOCK).unlink(missing_ok=True)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-                _remove_whole(partial)
+                remove_whole(temporary)
             sync(path.parent)
-        except Exception:  # Not an interruption: that is gone on with.
-            _remove_whole(partial)
+        except BaseException as error:
+            if isinstance(error, FileNotFoundError) and lock is not None and not _is_of(lock, temporary):
+                raise UserError(f"{temporary} was removed while it was being filled: try again") from error
+            if not goes_on or isinstance(error, Exception):  # Else an interruption: that is gone on with.
+                remove_whole(temporary)
             raise
 
 
-def _remove_whole(folder: Path) -> None:
-    """Remove a folder that others may want to use: to them it is there with its lock, or it is gone."""
-    doomed = folder.with_name(f"{folder.stem}.{secrets.token_hex(4)}")
+def _lock(folder: Path) -> IO[bytes] | None:
+    """The folder's lock, held while this is open; None where another has it, or the disk has no locks."""
+    with ExitStack() as closed_if_not_held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = closed_if_not_held.enter_context(open(folder / LOCK, "ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in FULL or error.errno in FORBIDDEN:
+                raise
+            return None
+        if not _is_of(lock, folder):
+            return None
+        closed_if_not_held.pop_all()
+        return lock
+
+
+def _is_of(lock: IO[bytes], folder: Path) -> bool:
+    """Whether this is the lock that lies in the folder: another process may have finished or removed it."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK))
+    except FileNotFoundError:
+        return False
+
+
+def remove_unused(folder: Path) -> bool:
+    """Remove a folder that :func:`resumable_folder` made, finished or left, unless a process works on it."""
+    if not (folder / LOCK).exists():
+        remove_whole(folder)
+        return True
+    lock = _lock(folder)
+    if lock is None:
+        return False
+    with lock:
+        remove_whole(folder)
+    return True
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder that others may want to use: to them it is there, with its lock, or it is gone."""
+    key = folder.name.strip(".").partition(".")[0]
+    doomed = folder.with_name(f".{key}.{secrets.token_hex(4)}")
     with suppress(OSError):
         os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)

@@ -12,7 +12,7 @@ import pytest
 
 from iq_offline import files
 from iq_offline.errors import UserError
-from iq_offline.files import new_folder, read_json, write_atomically
+from iq_offline.files import read_json, resumable_folder, write_atomically
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -67,7 +67,7 @@ def test_who_may_read_is_as_the_user_says(umask: int, tmp_path: Path):
     try:
         write_atomically(tmp_path / "file", "one")
         write_atomically(tmp_path / "file", "two")
-        with new_folder(tmp_path / "folder") as folder:
+        with resumable_folder(tmp_path / "folder") as folder:
             (folder / "inside").write_text("three")
     finally:
         os.umask(before)

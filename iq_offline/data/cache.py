@@ -15,7 +15,6 @@ whole one, and what a killed process left is gone on with.
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +27,17 @@ from torch import Tensor
 
 from iq_offline.data.ingest import Progress, ingest, require_finite
 from iq_offline.data.spaces import Leaf
-from iq_offline.data.stream import Source, learnable_leaves
+from iq_offline.data.stream import UNREADABLE, Source, learnable_leaves
 from iq_offline.errors import UserError
-from iq_offline.files import LOCK, cache_folder, disk_errors, resumable_folder, write_atomically
+from iq_offline.files import (
+    LOCK,
+    cache_folder,
+    disk_errors,
+    remove_unused,
+    remove_whole,
+    resumable_folder,
+    write_atomically,
+)
 
 LAYOUT = 4
 MANIFEST = "manifest.json"
@@ -81,28 +88,25 @@ def cached(source: Source, on_progress: Progress = lambda done, total: None) -> 
         "file holds them)"
     )
     for _ in range(3):  # Another process may remove a damaged cache just when this one has mended it.
-        manifest = _whole_manifest(folder)
-        if manifest is not None:
-            break
+        found = _opened(source, folder)
+        if found is not None:
+            return found
         with disk_errors("caching " + source.id, cache_folder(), promise):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists() and _opened(source, folder) is None:
+                remove_whole(folder)
             with resumable_folder(folder) as temporary:
                 facts = ingest(source, temporary, on_progress)
                 sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir()) if file.name != LOCK}
                 write_atomically(temporary / MANIFEST, json.dumps(fingerprint | facts | {"files": sizes}))
-    else:
-        raise UserError(f"the cache {folder} is damaged as soon as it is written: check the disk")
-    mapped = TensorDict.load_memmap(folder)
-    steps = {str(name): mapped[name].as_subclass(Tensor) for name in mapped.keys()}  # noqa: SIM118
-    return CachedSource(source, steps, np.array(manifest["lengths"], np.int64), manifest)
+    raise UserError(f"the cache {folder} is damaged as soon as it is written: check the disk")
 
 
 def clear() -> int:
-    """Delete every cache, also half-written ones. Returns the bytes freed."""
-    freed = size()
+    """Delete every cache, also half-written ones, but those that a process is filling. Returns the bytes freed."""
+    before = size()
     for cache in _caches():
-        shutil.rmtree(cache)
-    return freed
+        remove_unused(cache)
+    return before - size()
 
 
 def size() -> int:
@@ -126,11 +130,15 @@ def _fingerprint(source: Source) -> dict[str, Any]:
     return about if source.view is None else about | {"view": list(source.view)}
 
 
-def _whole_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, if every file it names is there with its size."""
+def _opened(source: Source, folder: Path) -> CachedSource | None:
+    """The cache, if every file that its manifest names is there with its size and can be read."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
-    except (OSError, ValueError, KeyError):
+        if sizes != manifest["files"]:
+            return None
+        mapped = TensorDict.load_memmap(folder)
+        steps = {str(name): mapped[name].as_subclass(Tensor) for name in mapped.keys()}  # noqa: SIM118
+        return CachedSource(source, steps, np.array(manifest["lengths"], np.int64), manifest)
+    except UNREADABLE:
         return None
-    return manifest if sizes == manifest["files"] else None

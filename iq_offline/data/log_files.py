@@ -1,5 +1,6 @@
 """Reading logs: Parquet, CSV, NDJSON and npz files become batches of records, never whole in memory."""
 
+import glob
 import re
 import zipfile
 import zlib
@@ -52,7 +53,8 @@ def open_files(sources: Sequence[str], columns: Columns) -> list[LogFile]:
         raise UserError(f"{' and '.join(sorted(kinds))} files at once: give files of one kind")
     if kinds == {"npz"}:
         return [ArrayFile(path, columns) for path in paths]
-    return [TableFile(path, number, columns) for number, path in enumerate(paths)]
+    zoned: set[bool] = set()
+    return [TableFile(path, number, columns, zoned) for number, path in enumerate(paths)]
 
 
 def _flags(path: Path, name: str, values: np.ndarray) -> np.ndarray:
@@ -75,21 +77,28 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 class TableFile:
-    """A Parquet, CSV or NDJSON file, read through polars' streaming engine."""
+    """A Parquet, CSV or NDJSON file, read through polars' streaming engine.
 
-    def __init__(self, path: Path, number: int, columns: Columns) -> None:
+    Args:
+        path: of the file.
+        number: of the file in the log.
+        columns: what is read of it.
+        zoned: whether times have a zone, as far as the log's files have been read; shared by all of them.
+    """
+
+    def __init__(self, path: Path, number: int, columns: Columns, zoned: set[bool]) -> None:
         self.path = path
         self._number = number
         self._text = kind_of(path) == "CSV"
-        self._zoned: set[bool] = set()
+        self._zoned = zoned
         with _readable(path):
             match kind_of(path):
                 case "Parquet":
                     self._frame = pl.scan_parquet(path, glob=False)
                 case "CSV":  # As text: polars would read the whole file into memory to find the types of its columns.
                     self._frame = pl.scan_csv(path, infer_schema=False, null_values=list(NULL_WORDS), glob=False)
-                case _:
-                    self._frame = pl.scan_ndjson(path, infer_schema_length=None)
+                case _:  # It has no glob=False: log[1].ndjson would be log1.ndjson.
+                    self._frame = pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
             self._schema = dict(self._frame.collect_schema())
         numbers = dict.fromkeys(name for names in columns.fields().values() for name in names)
         if columns.time is not None:
@@ -229,6 +238,8 @@ class TableFile:
                 values = self._parsed(values, str(layout.columns.time))
             elif values.dtype == pl.Date:
                 values = values.cast(pl.Datetime("ns"))
+            else:
+                self._note_zones({getattr(values.dtype, "time_zone", None) is not None}, str(layout.columns.time))
             values = values.dt.cast_time_unit("ns").to_physical()
         times = values.cast(pl.Int64, strict=False)
         if times.null_count() > values.null_count():
@@ -256,13 +267,17 @@ class TableFile:
                 f"{self.path}: {bad[0]!r} in column {name!r} is no ISO 8601 time, such as 2024-12-31 23:59:59.5 or "
                 f"2024-12-31T23:59:59+01:00, of the years {YEARS[0]} to {YEARS[1]}"
             )
-        self._zoned |= set(parts.filter(day.is_not_null()).select(zone.is_not_null().unique()).to_series())
+        self._note_zones(set(parts.filter(day.is_not_null()).select(zone.is_not_null().unique()).to_series()), name)
+        return times
+
+    def _note_zones(self, found: set[bool], name: str) -> None:
+        """Stop where times with a zone meet times without, in whichever of the files."""
+        self._zoned |= found
         if len(self._zoned) > 1:
             raise UserError(
-                f"{self.path}: column {name!r} holds times with a zone and times without, and nothing says which is "
-                "first: give all of them one, such as +01:00, or none"
+                f"{self.path}: in this file or beside those before it, column {name!r} holds times with a zone and "
+                "times without, and nothing says which is first: give all of them one, such as +01:00, or none"
             )
-        return times
 
 
 def _no_name(path: Path, name: str, what: str) -> UserError:
@@ -362,7 +377,14 @@ class ArrayFile:
             if columns.time is not None:
                 times = self._array(archive, columns.time)
                 if times.dtype.kind in "Mm":
-                    times = times.astype(f"{times.dtype.kind}8[ns]").view(np.int64)
+                    whole = times.astype(f"{times.dtype.kind}8[ns]")
+                    wrapped = times[(whole.astype(times.dtype) != times) & ~np.isnat(times)]
+                    if len(wrapped):
+                        raise UserError(
+                            f"{self.path}: {wrapped[0]} in {columns.time!r} is of none of the years {YEARS[0]} to "
+                            f"{YEARS[1]}"
+                        )
+                    times = whole.view(np.int64)
                 elif layout.time == "timestamp":
                     raise UserError(f"{self.path}: column {columns.time!r} holds text; times are numbers or datetime64")
                 elif times.dtype == np.uint64 and (times > np.iinfo(np.int64).max).any():

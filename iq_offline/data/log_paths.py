@@ -8,8 +8,10 @@ from pathlib import Path
 from iq_offline.errors import UserError, nearest
 
 KINDS = {".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV", ".ndjson": "NDJSON", ".jsonl": "NDJSON", ".npz": "npz"}
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".zip", ".lz4", ".br", ".snappy")
 """Endings of files that may hold a log, and are not read."""
+RELATED = (".tsv", ".feather", ".arrow", ".avro", ".xlsx")
+"""Endings of kinds of logs that are not read: in a folder they are not passed over as notes and pictures are."""
 
 
 def kind_of(path: Path) -> str:
@@ -27,7 +29,8 @@ def find_files(sources: Sequence[str]) -> list[Path]:
         raise UserError(
             "no files given: name them before --observation and --action, which take every word that follows"
         )
-    return sorted({path for source in sources for path in _matching(source)}, key=_words)
+    found = {path.resolve(): path for source in sources for path in _matching(source)}  # By whatever names it has.
+    return sorted(found.values(), key=lambda path: (_words(path), str(path)))
 
 
 def _matching(source: str) -> list[Path]:
@@ -50,7 +53,7 @@ def _matching(source: str) -> list[Path]:
 
 
 def _refuse_passed_over(source: str, entries: Sequence[Path]) -> None:
-    """Stop where part of a log would be left out and nobody told: compressed, or in a folder inside."""
+    """Stop where part of a log would be left out unsaid: of another kind, compressed, or in a folder inside."""
     known = set(entries)
     for entry in sorted(entries, key=_words):
         inside = entry.rglob("*") if entry.is_dir() else ()
@@ -58,6 +61,11 @@ def _refuse_passed_over(source: str, entries: Sequence[Path]) -> None:
         for file in (entry, *shown):
             if file.suffix.lower() in COMPRESSED and kind_of(file.with_suffix("")):
                 raise UserError(f"{source}: {file} is compressed: unpack it, or name the files that are meant")
+            if file == entry and file.suffix.lower() in RELATED and file.is_file():
+                raise UserError(
+                    f"{source}: {file} is of a kind that is not read ({', '.join(KINDS)} are): make it one of these, "
+                    "or name the files that are meant"
+                )
             if file not in known and kind_of(file) and file.is_file():
                 folder, ending = entry.parent, f"*{file.suffix}"
                 raise UserError(

@@ -14,11 +14,9 @@ import h5py
 import numpy as np
 
 from iq_offline.data.spaces import is_learnable, part_of
-from iq_offline.data.stream import Source, hdf5_array, hdf5_places, learnable_leaves, storage_of
+from iq_offline.data.stream import UNREADABLE, Source, hdf5_array, hdf5_places, learnable_leaves, storage_of
 from iq_offline.errors import UserError
 
-TOLERATED = (OSError, LookupError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError, MemoryError)
-"""What h5py, pyarrow, Pillow and Minari raise over damaged data."""
 LABELS = ("rewards", "terminations", "truncations")
 
 
@@ -47,7 +45,7 @@ def raw_episodes(source: Source) -> Iterator[RawEpisode]:
     read = _hdf5_episodes if source.is_hdf5 else _arrow_episodes
     try:
         yield from read(source)
-    except TOLERATED as error:
+    except UNREADABLE as error:
         raise UserError(f"{source.id}: the file in {source.path} is cut or damaged ({error})") from error
 
 
@@ -77,7 +75,7 @@ def _read(reads: dict[str, Callable[[], Any]], unreadable: dict[str, str], prefi
     for name, read in reads.items():
         try:
             found[name] = _usable(read())
-        except TOLERATED as error:
+        except UNREADABLE as error:
             unreadable[prefix + name] = _reason(error)
     return found
 
@@ -91,7 +89,7 @@ def _hdf5_episodes(source: Source) -> Iterator[RawEpisode]:
             unreadable: dict[str, str] = {}
             try:
                 seed, promised = _metadata(file[group].attrs)
-            except TOLERATED as error:
+            except UNREADABLE as error:
                 yield RawEpisode(index, unreadable={"episode": _reason(error)})
                 continue
             reads = {name: partial(read, file, f"{group}/{path}") for name, (path, read) in places.items()}
@@ -110,7 +108,7 @@ def _arrow_episodes(source: Source) -> Iterator[RawEpisode]:
         try:
             seed, promised = _metadata(next(iter(storage.get_episode_metadata([index]))))
             stored: Any = next(iter(storage.get_episodes([index])))
-        except (*TOLERATED, StopIteration) as error:
+        except (*UNREADABLE, StopIteration) as error:
             yield RawEpisode(index, unreadable={"episode": _reason(error)})
             continue
         reads = {name: partial(part_of, stored["observations"], leaf.path) for name, leaf in leaves.items()}

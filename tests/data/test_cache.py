@@ -393,6 +393,20 @@ def test_clear() -> None:
     assert cache.clear() == 0
 
 
+@pytest.mark.parametrize("manifest", ["[]", "null", '{"files": []}', '{"files": {}}', "", None])
+def test_damaged_metadata_are_made_again(manifest: str | None) -> None:
+    source = small_dataset()
+    folder = folder_of(cached(source))
+    lengths = cached(source).lengths.tolist()
+    if manifest is None:  # Of its size, but not what tensordict reads.
+        (folder / "meta.json").write_text("x" * (folder / "meta.json").stat().st_size)
+    else:
+        (folder / "manifest.json").write_text(manifest)
+    assert cached(source).lengths.tolist() == lengths
+    assert json.loads((folder / "manifest.json").read_text())["lengths"] == lengths
+    assert folders() == [folder]
+
+
 def test_clear_removes_damaged_caches_too() -> None:
     folder = folder_of(cached(small_dataset()))
     (folder / "manifest.json").unlink()

@@ -1,5 +1,6 @@
 """Filling a cache that is killed, interrupted, shared, or lied to: whole in the end, or a clear error."""
 
+import errno
 import json
 import os
 import shutil
@@ -621,3 +622,46 @@ def test_a_lock_is_neither_in_a_finished_cache_nor_in_its_manifest() -> None:
     assert names == {"manifest.json", *data.manifest["files"]}
     assert names == {"manifest.json", "meta.json", *(f"{name}.memmap" for name in data.steps)}
     assert torch.equal(data.steps["terminated"].unique(), torch.tensor([0.0, 1.0]))
+
+
+def test_clear_leaves_what_is_being_filled() -> None:
+    """It would kill the training that fills it, or a third would begin to fill under the first one's hands."""
+    source = many()
+    whole = uninterrupted(source)
+    first, second = Process(source, 3), Process(source, 2)
+    finished = cache_folder() / ("0" * 20)
+    finished.mkdir()
+    (finished / "manifest.json").write_text("{}")
+    cache.clear()
+    assert not finished.exists()
+    assert len(list(cache_folder().iterdir())) == 2
+    first.go_on()
+    second.go_on()
+    assert contents() == whole
+
+
+def test_a_folder_that_is_removed_by_hand_while_it_is_filled(tmp_path: Path) -> None:
+    """Whoever comes next gets the name; the first one's work is not mixed with its."""
+    path, partial = tmp_path / "wanted", tmp_path / ".wanted.partial"
+
+    def fill() -> None:
+        with resumable_folder(path):
+            shutil.rmtree(partial)
+            with suppress(KeyboardInterrupt), resumable_folder(path) as other:
+                (other / "mine").write_text("half")
+                raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="was removed while it was being filled: try again"):
+        fill()
+    assert (partial / "mine").read_text() == "half"
+    assert not path.exists()
+
+
+def test_where_a_disk_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with resumable_folder(tmp_path / "wanted") as folder:
+        (folder / "file").write_text("whole")
+    assert (tmp_path / "wanted" / "file").read_text() == "whole"

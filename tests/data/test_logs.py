@@ -506,6 +506,61 @@ def test_times_with_and_without_a_zone(imports: Imports, monkeypatch: pytest.Mon
             imports(rows, CLOCK, ".csv")
 
 
+@pytest.mark.parametrize("ending", [".csv", ".ndjson", ".parquet"])
+def test_a_file_with_zones_beside_one_without(ending: str, tmp_path: Path) -> None:
+    times = [
+        [datetime.datetime(2024, 1, 1, 10, step, tzinfo=zone) for step in range(4)] for zone in (datetime.UTC, None)
+    ]
+    for number, some in enumerate(times):
+        some = some if ending == ".parquet" else [time.isoformat() for time in some]
+        write_rows(tmp_path / f"{number}{ending}", [row | {"t": t} for row, t in zip(simple(4), some, strict=True)])
+    with pytest.raises(UserError, match=r"1\.\w+: .*column 't' holds times with a zone and times without, and"):
+        import_log([str(tmp_path)], ID, CLOCK)
+
+
+@pytest.mark.parametrize("unit", ["s", "D", "ms"])
+def test_array_times_that_would_wrap_around(unit: str, tmp_path: Path) -> None:
+    """9999 stands for never in many a log; of nanoseconds 64 bits hold the years to 2262."""
+    times = np.array(["2024-01-01", "2024-01-02", "NaT", "9999-12-31"], f"M8[{unit}]")
+    np.savez(tmp_path / "log.npz", x=np.arange(4.0), u=np.arange(4.0), t=times)
+    with pytest.raises(UserError, match=r"9999-12-31\S* in 't' is of none of the years 1678 to 2261"):
+        import_log([str(tmp_path / "log.npz")], ID, CLOCK)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".ndjson", ".parquet", ".npz"])
+def test_a_name_with_brackets_is_that_file(ending: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / f"log1{ending}", [row | {"x": 999.0} for row in simple(4)])
+    wanted = write_rows(tmp_path / f"log[1]{ending}", simple(4))
+    imported = import_log([str(wanted)], ID, SIMPLE)
+    assert observed(imported) == [[row["x"] for row in simple(4)]]
+
+
+def test_a_file_by_two_names_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "logs").mkdir()
+    write_rows(tmp_path / "logs" / "1.csv", simple(4))
+    (tmp_path / "logs" / "link.csv").symlink_to(tmp_path / "logs" / "1.csv")
+    monkeypatch.chdir(tmp_path)
+    names = ["logs", str(tmp_path / "logs" / "1.csv"), "logs/../logs/1.csv"]
+    assert import_log(names, ID, SIMPLE).counts.transitions == 3
+
+
+def test_numbers_written_differently_have_one_order(tmp_path: Path) -> None:
+    names = ["2024-1-05.csv", "2024-1-5.csv", "2024-01-5.csv", "2024-01-05.csv"]
+    for name in names:
+        write_rows(tmp_path / name, simple(2))
+    found = [path.name for path in log_files.find_files([str(tmp_path)])]
+    assert found == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["more.csv.zip", "more.parquet.lz4", "more.tsv", "more.arrow"])
+def test_a_folder_with_a_log_that_is_not_read(name: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / "1.csv", simple(4))
+    (tmp_path / "notes.txt").write_text("passed over")
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=rf"{re.escape(name)} is (compressed|of a kind that is not read)"):
+        import_log([str(tmp_path)], ID, SIMPLE)
+
+
 def test_training_can_read_it(imports: Imports) -> None:
     data = cached(open_source(imports([*simple(5), *simple(4, "b")]).path))
     assert data.lengths.tolist() == [4, 3]
