@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -96,12 +97,33 @@ def make(environment: str | EnvSpec, count: int, **options: Any) -> list[gymnasi
     if name not in registry:
         register_installed()
     calm_mujoco()
+    environments: list[gymnasium.Env] = []
     try:
-        return [gymnasium.make(environment, **options) for _ in range(count)]
+        for _ in range(count):
+            environments.append(gymnasium.make(environment, **options))
+        return environments
     except Exception as error:
+        close(environments)
         extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
         remedy = f": pip install 'iq-offline[{extra}]'" if extra and name not in registry else f": {error}"
         raise UserError(f"cannot build the environment {name}{remedy}") from error
+
+
+@contextlib.contextmanager
+def built(environment: str | EnvSpec, count: int) -> Iterator[list[gymnasium.Env]]:
+    """As :func:`make`, and closed at the end."""
+    environments = make(environment, count)
+    try:
+        yield environments
+    finally:
+        close(environments)
+
+
+def close(environments: Sequence[gymnasium.Env]) -> None:
+    """Close them, whatever they say to that."""
+    for environment in environments:
+        with contextlib.suppress(Exception):
+            environment.close()
 
 
 def surroundings(source: Source) -> Surroundings:

@@ -21,7 +21,7 @@ from iq_offline.data.catalog import RANDOM, WAYPOINTS, Card, DatasetCard
 from iq_offline.data.ingest import Progress
 from iq_offline.data.spaces import leaves_of, part_of
 from iq_offline.data.writing import install, temporary_root
-from iq_offline.environments.make import make
+from iq_offline.environments.make import built
 from iq_offline.environments.rollout import Act, Episode, acting, acting_in_turns, acting_randomly, rollout
 from iq_offline.files import disk_errors, shipped
 from iq_offline.learning.policy import Policy
@@ -57,7 +57,6 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
     root, recording = catalog.minari_root(), "recording " + identifier
     with disk_errors(recording, root), temporary_root(root):
         pass  # Where nothing can be written nothing is recorded, which may take minutes.
-    environments = make(card.environment, SIDE_BY_SIDE)
     done: list[Episode] = []
 
     def finished(episode: Episode) -> None:
@@ -65,15 +64,16 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
         on_progress(len(done), about.episodes)
 
     seeds = range(about.seed, about.seed + about.episodes)
-    with one_thread():
+    with built(card.environment, SIDE_BY_SIDE) as environments, one_thread():
+        space = environments[0].observation_space
         episodes = list(rollout(environments, behaviour(about, environments[0]), seeds, finished))
     with disk_errors(recording, root), temporary_root(root) as temporary:
-        _write(identifier, card, about, episodes, environments[0].observation_space)
+        _write(identifier, card, about, episodes, space)
         path = install(identifier, temporary, root)
     return Recording(
         identifier,
         path,
-        content_hash(episodes, environments[0].observation_space),
+        content_hash(episodes, space),
         np.array([episode.total_return for episode in episodes]),
         np.array([len(episode.rewards) for episode in episodes]),
     )

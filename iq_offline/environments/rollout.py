@@ -1,5 +1,7 @@
 """Whole episodes of a policy in an environment: for recording and for scoring. The online stage steps its own."""
 
+import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +11,8 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from iq_offline.data.actions import ActionBranches
+from iq_offline.environments.copies import in_words
+from iq_offline.errors import UserError
 from iq_offline.learning.policy import Policy
 
 Act = Callable[[list[list[Any]], list[np.random.Generator]], np.ndarray]
@@ -72,9 +76,13 @@ def acting_in_turns(usual: Act, other: Act, every: int, shortest: int, longest: 
     return act
 
 
+class FaultError(UserError):
+    """An environment raised something."""
+
+
 @dataclass
 class Episode:
-    """One whole episode: T+1 observations, T of everything else."""
+    """One whole episode: T+1 observations, unless only the newest were kept; T of everything else."""
 
     seed: int
     observations: list[Any] = field(default_factory=list)
@@ -94,27 +102,43 @@ def rollout(
     act: Act,
     seeds: Sequence[int],
     on_episode: Callable[[Episode], None] = lambda episode: None,
+    frames: int | None = None,
 ) -> Iterator[Episode]:
     """Yield one whole episode for each seed, in the order of the seeds.
 
     Several environments step side by side so that the policy answers once for all of them. Each episode has a seed
     and a random generator of its own, and every episode is counted to its end, so short ones are not over-represented
     (as they are in vector environments that reset themselves).
+
+    Args:
+        environments: alike.
+        act: given the observations of each running episode.
+        seeds: of the environments' resets.
+        on_episode: told of each episode at its end.
+        frames: how many of an episode's observations are kept, the newest; all by default.
+
+    Raises:
+        FaultError: an environment raised something.
     """
     width = len(environments)
     for start in range(0, len(seeds), width):
         episodes = [Episode(seed) for seed in seeds[start : start + width]]
         generators = [np.random.default_rng(episode.seed) for episode in episodes]
         for environment, episode in zip(environments, episodes, strict=False):
-            episode.observations.append(environment.reset(seed=episode.seed)[0])
+            with _told(environment, "reset"):
+                observation = environment.reset(seed=episode.seed)[0]
+            episode.observations.append(copy.deepcopy(observation))  # It may be written over in the next step.
         running = list(range(len(episodes)))
         while running:
             actions = act([episodes[i].observations for i in running], [generators[i] for i in running])
             still_running = []
             for i, action in zip(running, actions, strict=True):
-                observation, reward, terminated, truncated, _ = environments[i].step(action)
+                with _told(environments[i], "step"):
+                    observation, reward, terminated, truncated, _ = environments[i].step(action)
                 episode = episodes[i]
-                episode.observations.append(observation)
+                episode.observations.append(copy.deepcopy(observation))
+                if frames is not None:
+                    del episode.observations[:-frames]
                 episode.actions.append(action)
                 episode.rewards.append(float(reward))
                 episode.terminations.append(bool(terminated))
@@ -125,3 +149,15 @@ def rollout(
                     still_running.append(i)
             running = still_running
         yield from episodes
+
+
+@contextlib.contextmanager
+def _told(environment: gymnasium.Env, doing: str) -> Iterator[None]:
+    """What an environment raises is one line."""
+    try:
+        yield
+    except (KeyboardInterrupt, UserError):
+        raise
+    except BaseException as error:
+        name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
+        raise FaultError(f"{name} {in_words(error, doing)}") from error

@@ -12,8 +12,8 @@ from iq_offline.data.catalog import References, card_names, known_references, lo
 from iq_offline.data.replay import Selection
 from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source, episode_returns
-from iq_offline.environments.make import make
-from iq_offline.environments.rollout import Episode, acting, rollout
+from iq_offline.environments.make import built
+from iq_offline.environments.rollout import Episode, rollout
 from iq_offline.errors import UserError
 from iq_offline.learning.policy import Policy
 
@@ -32,33 +32,45 @@ def evaluate(
     """Returns of ``episodes`` whole episodes with the mean action; episode i starts from seed ``seed + i``.
 
     Raises:
-        UserError: the environment cannot be built, it is not the one the policy was trained for, or a return is not
-            finite.
+        UserError: the environment cannot be built or raises something, it is not the one the policy was trained for, or
+            what it observes or a return is not finite.
     """
-    environments = make(environment, min(SIDE_BY_SIDE, episodes))
-    for name in ("observation_space", "action_space"):
-        theirs, ours = form_of(getattr(environments[0], name)), form_of(getattr(policy, name))
-        if theirs != ours:
-            raise UserError(f"the environment's {name.replace('_', ' ')} is {theirs}, the policy's {ours}")
+    name = environment if isinstance(environment, str) else environment.id
+
+    def act(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
+        try:
+            features = policy.encoder.encode(histories)
+        except ValueError as error:
+            raise UserError(f"what {name} observed is not in its space: {error}") from error
+        if not features.isfinite().all():
+            raise UserError(f"{name} observed values that are not finite")
+        return policy.from_features(features)
+
     seeds = range(seed, seed + episodes)
-    returns = [episode.total_return for episode in rollout(environments, acting(policy), seeds, on_episode)]
+    with built(environment, min(SIDE_BY_SIDE, episodes)) as environments:
+        for kind in ("observation_space", "action_space"):
+            theirs, ours = form_of(getattr(environments[0], kind)), form_of(getattr(policy, kind))
+            if theirs != ours:
+                raise UserError(f"the environment's {kind.replace('_', ' ')} is {theirs}, the policy's {ours}")
+        done = rollout(environments, act, seeds, on_episode, policy.encoder.frame_stack)
+        returns = [episode.total_return for episode in done]
     broken = [one for one, value in zip(seeds, returns, strict=True) if not np.isfinite(value)]
     if broken:
-        name = environment if isinstance(environment, str) else environment.id
         raise UserError(f"the return of the episode with seed {broken[0]} in {name} is not finite")
     return returns
 
 
 def random_return(environment: str | EnvSpec) -> float:
     """Mean return of uniformly random actions over 100 episodes."""
-    environments = make(environment, SIDE_BY_SIDE)
-    environments[0].action_space.seed(RANDOM_SEED)
-
-    def act(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
-        return np.stack([environments[0].action_space.sample() for _ in generators])
-
     seeds = range(RANDOM_SEED, RANDOM_SEED + RANDOM_EPISODES)
-    return float(np.mean([episode.total_return for episode in rollout(environments, act, seeds)]))
+    with built(environment, SIDE_BY_SIDE) as environments:
+        space = environments[0].action_space
+        space.seed(RANDOM_SEED)
+
+        def act(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
+            return np.stack([space.sample() for _ in generators])
+
+        return float(np.mean([episode.total_return for episode in rollout(environments, act, seeds, frames=1)]))
 
 
 def references(source: Source, environment: str | EnvSpec) -> References:

@@ -27,7 +27,7 @@ from iq_offline.data.catalog import locate
 from iq_offline.data.stream import open_source
 from iq_offline.data.views import parsed
 from iq_offline.environments.make import evaluation_environment, make
-from iq_offline.environments.rollout import acting, rollout
+from iq_offline.environments.rollout import FaultError, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.learning.policy import Policy
 
@@ -46,7 +46,7 @@ SHADOWS = 512
 """Size of MuJoCo's shadow map in place of 4096: without a graphics card pictures take a third of the time."""
 
 
-class CannotDrawError(Exception):
+class CannotDrawError(UserError):
     """The environment gives no pictures here."""
 
 
@@ -186,10 +186,10 @@ def do_order(order: dict[str, Any], path: Path, say: Callable[..., None]) -> Non
     say(share=0.0)
     try:
         say(done=make_clip(order, path, lambda share: say(share=share)))
+    except (CannotDrawError, FaultError) as error:
+        say(failed=" ".join(str(error).split()))
     except UserError as error:
         say(refused=" ".join(str(error).split()))
-    except CannotDrawError as error:
-        say(failed=" ".join(str(error).split()))
     except Exception as error:  # Whatever a driver raises.
         say(failed=" ".join(f"{type(error).__name__}: {error}".split()))
 

@@ -13,9 +13,10 @@ from gymnasium.spaces import Box
 from iq_offline.config import DataConfig, EvaluationConfig, RunConfig, TrainingConfig
 from iq_offline.data import catalog
 from iq_offline.data.catalog import References, load_card
+from iq_offline.data.spaces import ObservationEncoder, chosen_leaves
 from iq_offline.data.stream import open_source
+from iq_offline.environments import make
 from iq_offline.errors import UserError
-from iq_offline.evaluation import scores
 from iq_offline.evaluation.scores import (
     along_the_way,
     evaluate,
@@ -29,7 +30,7 @@ from iq_offline.experiment import Options, run
 from iq_offline.learning.networks import mlp
 from iq_offline.learning.policy import Policy
 from tests.data_helpers import change_metadata, counting_episodes
-from tests.environments.worlds import environment_dataset
+from tests.environments.worlds import environment_dataset, specification
 from tests.helpers import Episode, write_dataset
 
 
@@ -78,10 +79,73 @@ class Broken(gymnasium.Wrapper):
 
 
 def test_a_return_that_is_not_finite_is_no_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "make", lambda name, count: [Broken(gymnasium.make(name)) for _ in range(count)])
+    monkeypatch.setattr(make, "make", lambda name, count: [Broken(gymnasium.make(name)) for _ in range(count)])
     with pytest.raises(UserError, match="the episode with seed 9 in Pendulum-v1 is not finite"):
         evaluate(pendulum_policy(), "Pendulum-v1", 3, 7)
     assert len(evaluate(pendulum_policy(), "Pendulum-v1", 2, 7)) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "at", "words"),
+    [
+        ("raise", "build", "cannot build the environment Point-v0: a wheel came off"),
+        ("exit", "reset", "Point-v0 raised SystemExit in a reset: gave up"),
+        ("raise", "step", "Point-v0 raised ZeroDivisionError in a step: a wheel came off"),
+    ],
+)
+def test_an_environment_that_raises_is_one_line(fault: str, at: str, words: str, tmp_path: Path) -> None:
+    policy = Policy(mlp(4, 8, 2), Box(-np.inf, np.inf, (4,)), Box(-1.0, 1.0, (2,)))
+    faulty = specification(fault=fault, at=at, after=-1, while_there=str(tmp_path))
+    with pytest.raises(UserError, match=words):
+        evaluate(policy, faulty, 3, 0)
+
+
+def test_an_environment_that_observes_what_is_not_finite(tmp_path: Path) -> None:
+    policy = Policy(mlp(4, 8, 2), Box(-np.inf, np.inf, (4,)), Box(-1.0, 1.0, (2,)))
+    with pytest.raises(UserError, match="Point-v0 observed values that are not finite"):
+        evaluate(policy, specification(fault="nan", after=3, while_there=str(tmp_path)), 3, 0)
+
+
+class Reused(gymnasium.Env):
+    """Counts its steps, in one array that it writes over, and notes what is acted upon."""
+
+    observation_space = Box(0, 255, (8, 8), np.uint8)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+    closed = 0
+
+    def __init__(self) -> None:
+        self.seen = np.zeros((8, 8), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.seen[:] = 0
+        return self.seen, {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.seen += 1
+        return self.seen, 0.0, False, bool(self.seen[0, 0] == 6), {}
+
+    def close(self) -> None:
+        Reused.closed += 1
+
+
+def test_frames_are_those_that_were_there_and_no_more_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment may write over the array that it observes in; of long episodes the newest frames are enough."""
+    monkeypatch.setattr(make, "make", lambda name, count: [Reused() for _ in range(count)])
+    acted: list[list[int]] = []
+
+    class Noting(Policy):
+        def from_features(self, features: torch.Tensor) -> np.ndarray:
+            acted.append(features[0].reshape(3, 64)[:, 0].int().tolist())
+            return super().from_features(features)
+
+    encoder = ObservationEncoder(chosen_leaves(Reused.observation_space, (), "x"), frame_stack=3)
+    policy = Noting(mlp(3 * 64, 4, 1), Reused.observation_space, Reused.action_space, encoder=encoder)
+    kept: list[int] = []
+    Reused.closed = 0
+    evaluate(policy, "Reused-v0", 2, 0, lambda episode: kept.append(len(episode.observations)))
+    assert acted == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]]
+    assert kept == [3, 3]
+    assert Reused.closed == 2
 
 
 def test_a_policy_for_another_environment_is_refused() -> None:

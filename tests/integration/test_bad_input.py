@@ -47,6 +47,7 @@ from tests.data_helpers import (
     tmpfs,
     write_spaces_dataset,
 )
+from tests.environments.worlds import point_dataset
 from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 from tests.warm import warm_python
 
@@ -867,6 +868,22 @@ def test_cache_command(root: Path, output: Path, capsys: pytest.CaptureFixture[s
 
 
 # ---------------------------------------------------------------------------------------------- real processes
+
+
+def test_an_environment_that_fails_in_the_scoring(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The policies are there, the next learner is trained, and where it is mended the same command scores them."""
+    broken = tmp_path / "broken"
+    broken.touch()
+    point_dataset(fault="raise", after=3, while_there=str(broken))
+    command = train("--output", output, "--algorithms", "bc", "iq_learn", *NO_HELD_OUT, expert="test/point-v0")
+    _, notes = succeeds(command, capsys)
+    words = "trained, but not evaluated: Point-v0 raised ZeroDivisionError in a step: a wheel came off"
+    assert notes.count(words) == 1
+    summaries = [output / name / "summary.json" for name in ("bc", "iq_learn")]
+    assert [json.loads(file.read_text())["returns"] for file in summaries] == [[], []]
+    broken.unlink()
+    succeeds(command, capsys)
+    assert all(json.loads(file.read_text())["returns"] for file in summaries)
 
 
 def test_checkpoints_one_step_after_a_row(root: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
