@@ -158,10 +158,10 @@ def resumable_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, own = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with ExitStack() as stack:
-        lock = _lock(temporary)
+        lock = held(temporary)
         goes_on = lock is not None
         if lock is None:
-            temporary, lock = own, _lock(own)
+            temporary, lock = own, held(own)
         if lock is not None:
             stack.enter_context(lock)
         try:
@@ -187,7 +187,7 @@ def resumable_folder(path: Path) -> Iterator[Path]:
             raise
 
 
-def _lock(folder: Path) -> IO[bytes] | None:
+def held(folder: Path) -> IO[bytes] | None:
     """The folder's lock, held while this is open; None where another has it, or the disk has no locks."""
     with ExitStack() as closed_if_not_held:
         try:
@@ -217,7 +217,7 @@ def remove_unused(folder: Path) -> bool:
     if not (folder / LOCK).exists():
         remove_whole(folder)
         return True
-    lock = _lock(folder)
+    lock = held(folder)
     if lock is None:
         return False
     with lock:

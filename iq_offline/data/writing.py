@@ -5,8 +5,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from iq_offline.files import LOCK, held
+
+TEMPORARY = ".recording-"
+REPLACED = ".replaced"
+"""Inside the temporary root: a dataset that gives way to a new one, under its own name."""
 
 
 @contextmanager
@@ -25,10 +31,35 @@ def datasets_in(root: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_root(root: Path) -> Iterator[Path]:
-    """A hidden Minari root inside the real one, where Minari writes until a dataset is whole (:func:`install`)."""
+    """A hidden Minari root inside the real one, where Minari writes until a dataset is whole (:func:`install`).
+
+    What processes left that were killed goes; a dataset that one of them had just moved out of the way comes back.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".recording-") as name, datasets_in(Path(name)):
-        yield Path(name)
+    for left in root.glob(f"{TEMPORARY}*"):
+        _tidy(left, root)
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(dir=root, prefix=TEMPORARY))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        lock = held(folder)
+        if lock is not None:
+            stack.enter_context(lock)
+        stack.enter_context(datasets_in(folder))
+        yield folder
+
+
+def _tidy(left: Path, root: Path) -> None:
+    """Remove a temporary root, unless its process lives."""
+    lock = held(left) if (left / LOCK).exists() else None
+    if lock is None:
+        return
+    with lock:
+        for metadata in [*(left / REPLACED).rglob("data/metadata.json")]:
+            dataset = metadata.parent.parent
+            target = root / dataset.relative_to(left / REPLACED)
+            if not target.exists():
+                os.rename(dataset, target)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def install(identifier: str, temporary: Path, root: Path) -> Path:
@@ -37,11 +68,11 @@ def install(identifier: str, temporary: Path, root: Path) -> Path:
     Returns:
         The folder that holds the dataset's ``metadata.json``.
     """
-    target = root / identifier
+    target, replaced = root / identifier, temporary / REPLACED / identifier
     target.parent.mkdir(parents=True, exist_ok=True)
     _namespace_files(temporary, root)
-    replaced = temporary / "replaced"
-    if target.exists():
+    replaced.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):  # Nothing is there, or another process is replacing it.
         os.rename(target, replaced)
     try:
         os.rename(temporary / identifier, target)
