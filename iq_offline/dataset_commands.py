@@ -60,6 +60,13 @@ def print_import(imported: Imported, columns: Columns) -> None:
     console.print(f"observations {imported.observation_space}", soft_wrap=True)
     console.print(f"actions {imported.action_space}", soft_wrap=True)
     console.print(f"in {imported.path.parent}", soft_wrap=True)
+    counts = imported.counts
+    if columns.time and counts.episodes > 2 * counts.episodes_in_log and counts.gaps > counts.episodes_in_log:
+        console.print(
+            f"note: {counts.episodes_in_log:,} episodes became {counts.episodes:,}, as every step over "
+            f"{imported.max_gap:.4g} is a gap: --max-gap allows longer ones",
+            soft_wrap=True,
+        )
 
 
 def findings(imported: Imported, columns: Columns) -> list[tuple[str, int, str]]:

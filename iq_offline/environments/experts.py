@@ -160,7 +160,7 @@ def algorithm_of(name: str) -> Any:
         import sb3_contrib
         import stable_baselines3
     except ImportError as error:
-        raise UserError("training an expert needs stable-baselines3: pip install 'iq-offline[experts]'") from error
+        raise UserError("training an expert needs an extra: pip install '.[experts]' in the checkout") from error
     found = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name, None)
     if found is None:
         raise UserError(f"neither stable-baselines3 nor sb3-contrib has an algorithm {name!r}")

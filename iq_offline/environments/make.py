@@ -105,7 +105,7 @@ def make(environment: str | EnvSpec, count: int, **options: Any) -> list[gymnasi
     except Exception as error:
         close(environments)
         extra = next((extra for prefix, extra in EXTRAS.items() if name.startswith(prefix)), None)
-        remedy = f": pip install 'iq-offline[{extra}]'" if extra and name not in registry else f": {error}"
+        remedy = f": pip install '.[{extra}]' in the checkout" if extra and name not in registry else f": {error}"
         raise UserError(f"cannot build the environment {name}{remedy}") from error
 
 

@@ -180,7 +180,14 @@ def health(rows: Sequence[Row], online: bool = False) -> Health:
     held_out, labelled = last["held_out/error"], last["labelled/error"]
     if held_out > APART * max(labelled, LEARNED):
         return Health("overfitting", f"the held-out error is {held_out:.4g} where the labelled one is {labelled:.2g}")
-    return Health("healthy", f"the held-out error did not rise: {last['held_out/error']:.4g}")
+    lowest = min(row["held_out/error"] for row in rows)
+    if held_out <= STEADY * lowest:
+        return Health("healthy", f"the held-out error did not rise: {held_out:.4g}")
+    return Health("healthy", f"the held-out error is {held_out:.4g}, {lowest:.4g} at its lowest: too little to tell")
+
+
+STEADY = 1.05
+"""Times its lowest, up to which an error is said not to have risen."""
 
 
 def _rise(rows: Sequence[Row], name: str) -> str:

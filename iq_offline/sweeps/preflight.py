@@ -60,6 +60,7 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
     seen = set()
     idle_for: dict[str, set[str]] = {}
     wished: set[str] = set()
+    held_out: dict[str, set[int]] = {}
     with patient_progress("checking the runs") as progress:
         for number, run in enumerate(runs):
             parts = stages(run.config, run_folder(folder, run.name))
@@ -73,6 +74,8 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
             try:
                 others = [sources[part.dataset] for part in config.data.suboptimal]
                 data = choose_data(config, sources[config.data.expert], others)
+                left = 0 if data.held_out is None else len(data.held_out.trajectories)
+                held_out.setdefault(config.data.expert, set()).add(left)
                 idle = idle_keys(parts, data)
                 wished |= changed(config, idle)
                 idle_for[config.algorithm] = idle_for.get(config.algorithm, idle) & idle
@@ -80,13 +83,27 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
             except UserError as error:
                 raise UserError(f"run {run.name} cannot be trained: {error}; no run was started") from error
             progress(number + 1, len(runs))
-    for key in _varied(configs):
+    varied = _varied(configs)
+    if "data.held_out_trajectories" not in varied:
+        for name, counts in held_out.items():
+            if len(counts) > 1:
+                options.say(_other_held_out(name, min(counts), max(counts)))
+    for key in varied:
         readers = [idle for algorithm, idle in idle_for.items() if not is_others(key, algorithm)]
         idle = key in wished and all(key in idle for idle in readers)  # Or else it follows from what differs besides.
         if not idle and not key.startswith("evaluation."):
             continue
         why = "has no effect on what is trained here" if idle else "trains every learner again for each value"
         options.say(f"note: the runs differ in {key}, which {why}")
+
+
+def _other_held_out(name: str, least: int, most: int) -> str:
+    """That errors on held-out trajectories are not of the same ones, and what to do about that."""
+    remedy = f"--set data.held_out_trajectories={least} is as many for all" if least else "some runs have none"
+    return (
+        f"note: {least} to {most} trajectories of {name} are held out, those that are left beside the labelled ones: "
+        f"errors of different runs are not of the same trajectories ({remedy})"
+    )
 
 
 def _varied(configs: Sequence[RunConfig]) -> list[str]:

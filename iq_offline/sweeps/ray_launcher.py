@@ -65,7 +65,7 @@ class RayLauncher:
         try:
             import ray
         except ImportError as error:
-            raise UserError("the ray launcher needs an extra: pip install 'iq-offline[ray]'") from error
+            raise UserError("the ray launcher needs an extra: pip install '.[ray]' in the checkout") from error
         self.ray: Any = ray
         self.address = address
         self.cpus, self.gpus = cpus, gpus

@@ -145,5 +145,5 @@ def _summary_writer(folder: Path, from_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("--tensorboard needs an extra: pip install 'iq-offline[tensorboard]'") from error
+        raise UserError("--tensorboard needs an extra: pip install '.[tensorboard]' in the checkout") from error
     return SummaryWriter(str(folder), purge_step=from_step + 1)

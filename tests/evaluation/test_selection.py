@@ -256,8 +256,8 @@ def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Ro
     ("made", "verdict", "words"),
     [
         (rows([0.5, 0.2, 0.1], [0.5, 0.2, 0.1]), "healthy", "did not rise: 0.1"),
-        (rows([0.5, 0.1, 0.12], [0.5, 0.1, 0.01]), "healthy", "did not rise: 0.12"),
-        (rows([0.0, 0.0002], [0.0, 0.0]), "healthy", "did not rise: 0.0002"),
+        (rows([0.5, 0.1, 0.12], [0.5, 0.1, 0.01]), "healthy", "is 0.12, 0.1 at its lowest"),
+        (rows([0.0, 0.0002], [0.0, 0.0]), "healthy", "is 0.0002, 0 at its lowest"),
         (rows([0.5, 0.1, 0.2], [0.5, 0.1, 0.01]), "overfitting", "from 0.1 at step 200 to 0.2"),
         (rows([0.5, 0.1, 0.2], [0.5, 0.1, 0.2]), "diverging", "labelled data themselves rose from 0.1"),
         (rows([0.5, 0.4, 0.3], [0.5, 0.01, 0.4]), "diverging", "labelled data themselves rose from 0.01"),
@@ -277,7 +277,7 @@ def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Ro
         ([], "unknown", "less than two"),
         (rows([0.1, 0.1], [0.0, 0.04], **{"labelled/one_wrong": 0.04}), "healthy", "did not rise"),
         (rows([0.1, 0.1], [0.0, 0.16], **{"labelled/one_wrong": 0.04}), "diverging", "from 0 at step 100 to 0.16"),
-        (rows([0.1, 0.2], [0.1, 0.1], **{"held_out/one_wrong": 0.04}), "healthy", "did not rise: 0.2"),
+        (rows([0.1, 0.2], [0.1, 0.1], **{"held_out/one_wrong": 0.04}), "healthy", "is 0.2, 0.1 at its lowest"),
         (rows([0.1, 0.25], [0.1, 0.1], **{"held_out/one_wrong": 0.04}), "overfitting", "from 0.1 at step 100 to 0.25"),
     ],
 )

@@ -94,6 +94,18 @@ def test_a_second_time_needs_replace(log: Path, capsys: pytest.CaptureFixture[st
     assert minari.load_dataset(ID).total_episodes == 6
 
 
+def test_a_log_that_falls_to_pieces_is_told_why(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the clock is uneven the usual step says little about the longest that is none too long."""
+    frame = pl.read_parquet(log)
+    uneven = np.cumsum(np.tile([0.1, 0.1, 0.2], len(frame))[: len(frame)])
+    frame.with_columns(t=pl.Series(uneven)).write_parquet(log)
+    assert main(imported()) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"note: 6 episodes became \d+, as every step over 0.15 is a gap: --max-gap allows longer", printed)
+    assert main(imported("--replace", "--max-gap", "0.5")) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_in_a_process_of_its_own(log: Path) -> None:
     """A mistake while polars is reading does not leave the process hanging."""

@@ -54,6 +54,30 @@ def test_a_warm_up_as_long_as_the_budget_is_found_before_anything_starts(tmp_pat
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    ("counts", "held_out", "words"),
+    [
+        ((1, 2), 3, "note: 2 to 3 trajectories of test/expert-v0 are held out"),
+        ((1, 4), 3, "some runs have none"),
+        ((1, 2), 2, ""),
+    ],
+)
+def test_errors_that_are_not_of_the_same_trajectories(
+    counts: tuple[int, int], held_out: int, words: str, tmp_path: Path
+) -> None:
+    """Few trajectories are left beside many: what is measured on them changes with what is asked."""
+    said: list[str] = []
+    datas = [DataConfig(EXPERT, num_expert_trajectories=count, held_out_trajectories=held_out) for count in counts]
+    pairs = zip(runs(), datas, strict=True)
+    check_runs(
+        [PlannedRun(run.name, replace(run.config, data=data)) for run, data in pairs],
+        tmp_path,
+        Options(say=said.append),
+    )
+    assert [line for line in said if "held out" in line] == [line for line in said if words and words in line]
+    assert bool(said) == bool(words)
+
+
 def notes_on(configs: list[RunConfig], folder: Path) -> list[str]:
     """Which keys the runs are said to differ in without an effect."""
     said: list[str] = []

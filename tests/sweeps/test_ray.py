@@ -176,7 +176,7 @@ def test_without_ray_it_says_what_to_install():
     code = "import sys; sys.modules['ray'] = None; from iq_offline.sweeps.ray_launcher import RayLauncher as R; from "
     done = python("-c", code + "iq_offline.cli import guarded; sys.exit(guarded(R))")
     assert done.returncode == 2
-    assert done.stderr == "error: the ray launcher needs an extra: pip install 'iq-offline[ray]'\n"
+    assert done.stderr == "error: the ray launcher needs an extra: pip install '.[ray]' in the checkout\n"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
