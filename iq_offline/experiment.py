@@ -31,7 +31,7 @@ from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
 from iq_offline.evaluation.plots import plot_comparison
-from iq_offline.evaluation.selection import watches
+from iq_offline.evaluation.selection import read_diagnostics, watches
 from iq_offline.files import disk_errors
 from iq_offline.provenance import made_with
 from iq_offline.run import Run, Summary, require_same_run
@@ -353,4 +353,5 @@ def draw_comparison(folder: Path, summaries: Sequence[Summary]) -> None:
         UserError: it is another than the one that is there, and cannot be written.
     """
     with disk_errors("drawing the comparison", folder):
-        plot_comparison(folder / COMPARISON, summaries)
+        rows = [read_diagnostics(folder / summary["algorithm"]) for summary in summaries]
+        plot_comparison(folder / COMPARISON, summaries, rows)

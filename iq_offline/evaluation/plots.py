@@ -1,5 +1,6 @@
 """Pictures of a run: the policy's score along the training, and its losses."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -24,13 +25,19 @@ DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)), (0, (8, 2, 1, 
 SAME_BYTES: Any = {"svg.hashsalt": "iq_offline", "svg.fonttype": "none", "pdf.fonttype": 42}
 """The same figure is the same file; text stays text, in fonts that journals take."""
 DPI = 150
+TITLE = 64
+"""Letters that fit above a panel."""
 NO_DATE = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def plot_run(path: Path, summary: dict[str, Any], metrics: Sequence[Row], diagnostics: Sequence[Row]) -> None:
-    """Two panels: returns of the averaged policy at the snapshots; the losses, and its error on held-out data."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    _returns(left, [summary])
+    """Two panels: returns of the averaged policy at the snapshots; the losses, and its error on held-out data.
+
+    Without returns there is the second alone.
+    """
+    panels = 2 if summary["curve"] else 1
+    figure, axes = plt.subplots(1, panels, figsize=(4.5 * panels, 3.4), constrained_layout=True, squeeze=False)
+    right = axes[0, -1]
     for name in ("critic/loss", "actor/loss", "actor/squared_error"):
         points = [(row["gradient_steps"], row[name]) for row in metrics if name in row]
         if points:
@@ -38,17 +45,50 @@ def plot_run(path: Path, summary: dict[str, Any], metrics: Sequence[Row], diagno
     points = [(row["gradient_steps"], row["held_out/error"]) for row in diagnostics if "held_out/error" in row]
     if points:
         right.plot(*zip(*points, strict=True), "o-", label="held-out error", linewidth=1, markersize=3, color=COLORS[6])
-    right.set(xlabel="gradient steps", title="training")
-    right.set_yscale("symlog", linthresh=0.01)
+    right.set_xlabel("gradient steps")
+    if panels == 2:
+        _returns(axes[0, 0], [summary])
+        right.set_title("training")
+    else:
+        right.set_title(about(summary), fontsize=9)
+    right.set_yscale("symlog", linthresh=0.01, subs=range(2, 10))
+    lowest, highest = right.get_ylim()
+    if lowest > 0.01 and highest < 10 * lowest:  # There may be no power of ten in sight.
+        right.yaxis.set_minor_formatter("{x:g}")
     right.legend(frameon=False, fontsize=8)
     save(figure, path)
 
 
-def plot_comparison(path: Path, summaries: Sequence[dict[str, Any]]) -> None:
-    """One panel: the algorithms' returns along their training, on the same data."""
+def plot_comparison(path: Path, summaries: Sequence[dict[str, Any]], diagnostics: Sequence[Sequence[Row]]) -> None:
+    """One panel: the algorithms' returns along their training, on the same data; without returns their errors.
+
+    Args:
+        path: of the picture.
+        summaries: of the runs.
+        diagnostics: of each run its rows.
+    """
     figure, axes = plt.subplots(figsize=(5.6, 3.4), constrained_layout=True)
-    _returns(axes, summaries)
+    if any(summary["curve"] for summary in summaries):
+        _returns(axes, summaries)
+    else:
+        _errors(axes, summaries, diagnostics)
     save(figure, path)
+
+
+def _errors(axes: Any, summaries: Sequence[dict[str, Any]], diagnostics: Sequence[Sequence[Row]]) -> None:
+    looks = styles(summary["algorithm"] for summary in summaries)
+    for summary, rows in zip(summaries, diagnostics, strict=True):
+        points = [(row["gradient_steps"], row["held_out/error"]) for row in rows if "held_out/error" in row]
+        if points:
+            name = summary["algorithm"]
+            axes.plot(*zip(*points, strict=True), label=label(name), markersize=3.5, linewidth=1.5, **looks[name])
+    axes.set(xlabel="gradient steps", ylabel="error on held-out trajectories")
+    axes.set_title(about(summaries[0]), fontsize=9)
+    if axes.lines:
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "neither returns nor held-out trajectories", ha="center", transform=axes.transAxes)
 
 
 def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
@@ -66,19 +106,24 @@ def _returns(axes: Any, summaries: Sequence[dict[str, Any]]) -> None:
             axes.axhline(first[f"{name}_return"], color="black", linestyle=dashes, linewidth=1, label=name)
     if first.get("start") and first["curve"]:
         axes.axhline(first["curve"][0]["return_mean"], color="grey", linestyle="--", linewidth=1, label="offline")
-    count, subsample = first["num_expert_trajectories"], first["subsample"]
+    axes.set_title(about(first), fontsize=9)
+    steps = "environment steps" if first.get("env_steps") else "gradient steps"
+    axes.set(xlabel=steps, ylabel="return (mean, lowest to highest)")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def about(summary: dict[str, Any]) -> str:
+    """Of which data a run is, in lines that fit above a panel."""
+    count, subsample = summary["num_expert_trajectories"], summary["subsample"]
     plural = "trajectory" if count == 1 else "trajectories"
     seen = (
         f"{count} complete expert {plural}" if subsample == 1 else f"1 step in {subsample} of {count} expert {plural}"
     )
-    labelled, *others = first["dataset_ids"]
-    title = f"{labelled}\n{seen}, seed {first['seed']}"
+    labelled, *others = summary["dataset_ids"]
+    lines = [*(["fast: not a result"] if summary["fast"] else []), labelled, f"{seen}, seed {summary['seed']}"]
     if others:
-        title += f"\nwithout labels: {', '.join(others)}"
-    axes.set_title(title + (" (fast: not a result)" if first["fast"] else ""), fontsize=9)
-    steps = "environment steps" if first.get("env_steps") else "gradient steps"
-    axes.set(xlabel=steps, ylabel="return (mean, lowest to highest)")
-    axes.legend(frameon=False, fontsize=8)
+        lines.append(f"without labels: {', '.join(others)}")
+    return "\n".join(textwrap.fill(line, TITLE, break_on_hyphens=False) for line in lines)
 
 
 def style(position: int) -> dict[str, Any]:
