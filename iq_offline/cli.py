@@ -108,12 +108,18 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
         then = next_recipe(name)
         more = load_recipe(then)[0] if then else None
         _train(recipe.recipe, given, more and more.recipe)
-        if more and given.data == recipe.data and not given.online.env_steps:
+        if more and not _names_data(arguments) and not given.online.env_steps:
             output = given.output and given.output / more.recipe
             print()
             _train(more.recipe, dataclasses.replace(given, data=more.data, output=output))
 
     return guarded(command, "--debug" in arguments)
+
+
+def _names_data(arguments: Sequence[str]) -> bool:
+    """Whether data are chosen on the command line, be they those of the recipe."""
+    options = {word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")}
+    return not options.isdisjoint(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(DataConfig))
 
 
 def _say(line: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iq_offline import cli
 from iq_offline.config import RunConfig, from_table, load_recipe, read_toml, resolved
 from iq_offline.data.catalog import load_card
 from iq_offline.run import require_same_run
@@ -165,3 +166,24 @@ def test_fast(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert again.stdout == done.stdout
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("summary.json")} == times
+
+
+@pytest.mark.parametrize(
+    ("words", "questions"),
+    [
+        ([], ["hopper_offline", "hopper_mixture"]),
+        (["--gradient-steps", "5", "--seed", "3"], ["hopper_offline", "hopper_mixture"]),
+        (["--expert", "hopper/expert"], ["hopper_offline"]),
+        (["--num_expert_trajectories=1"], ["hopper_offline"]),
+        (["--expert", "walker2d/expert"], ["hopper_offline"]),
+        (["--online"], ["hopper_offline"]),
+    ],
+)
+def test_the_second_question_is_for_who_names_no_data(
+    words: list[str], questions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the recipe are named as well: a question for a paper is then asked alone."""
+    asked: list[str] = []
+    monkeypatch.setattr(cli, "_train", lambda recipe, *_: asked.append(recipe))
+    assert cli.run_recipe("hopper_offline", words) == 0
+    assert asked == questions
