@@ -165,7 +165,8 @@ def _import(given: ImportLog) -> None:
     from iq_offline.inspect_command import check
 
     observation, action = (
-        tuple(name for word in words for name in word.split(",") if name) for words in (given.observation, given.action)
+        tuple(name.strip() for word in words for name in word.split(",") if name.strip())
+        for words in (given.observation, given.action)
     )
     roles = (given.episode, given.time, given.terminal, given.truncated, given.reward, given.next_observation)
     actions = Actions(given.discrete, given.continuous, given.action_low, given.action_high)
