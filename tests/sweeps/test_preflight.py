@@ -67,8 +67,8 @@ def test_errors_that_are_not_of_the_same_trajectories(
 ) -> None:
     """Few trajectories are left beside many: what is measured on them changes with what is asked."""
     said: list[str] = []
-    datas = [DataConfig(EXPERT, num_expert_trajectories=count, held_out_trajectories=held_out) for count in counts]
-    pairs = zip(runs(), datas, strict=True)
+    choices = [DataConfig(EXPERT, num_expert_trajectories=count, held_out_trajectories=held_out) for count in counts]
+    pairs = zip(runs(), choices, strict=True)
     check_runs(
         [PlannedRun(run.name, replace(run.config, data=data)) for run, data in pairs],
         tmp_path,
