@@ -229,6 +229,9 @@ class RunConfig:
         return self.online.snapshot_steps if self.is_online else self.training.snapshot_steps
 
 
+BETTER_ALONE = ("valuedice",)
+"""Learners that act by one network where others act by several (``docs/results.md``)."""
+
 BEFORE: dict[str, Any] = {"training.activation": "relu", "training.actors": 1}
 """What runs of older versions had that lack a key; where it is not here, what is the default now."""
 
@@ -263,7 +266,7 @@ def resolved(config: RunConfig) -> RunConfig:
     config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed, config.is_online))
     if config.training.actors == "auto":
         begins_online = config.is_online and not config.online.start
-        actors = 1 if begins_online or config.algorithm == "valuedice" else 5
+        actors = 1 if begins_online or config.algorithm in BETTER_ALONE else 5
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, actors=actors))
     if config.algorithm == "iq_learn":
         if config.iq_learn.policy == "learned_reward" and not config.is_online:

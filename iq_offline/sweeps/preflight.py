@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from iq_offline.config import EvaluationConfig, RunConfig, flat, is_others, to_table
+from iq_offline.data.stream import Source
 from iq_offline.environments.make import CANNOT_EVALUATE, CANNOT_TRAIN, evaluation_environment
 from iq_offline.errors import UserError
 from iq_offline.experiment import Options, obtain, require_same_run, stages
@@ -86,7 +87,7 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
     varied = _varied(configs)
     if "data.held_out_trajectories" not in varied:
         for name, counts in held_out.items():
-            if len(counts) > 1:
+            if len(counts) > 1 and not _may_be_scored(sources[name].source, options):
                 options.say(_other_held_out(name, min(counts), max(counts)))
     for key in varied:
         readers = [idle for algorithm, idle in idle_for.items() if not is_others(key, algorithm)]
@@ -95,6 +96,15 @@ def _check(runs: Sequence[PlannedRun], folder: Path, options: Options, here: boo
             continue
         why = "has no effect on what is trained here" if idle else "trains every learner again for each value"
         options.say(f"note: the runs differ in {key}, which {why}")
+
+
+def _may_be_scored(source: Source, options: Options) -> bool:
+    """Whether there is an environment for its policies: then errors are not what its runs are compared by."""
+    try:
+        evaluation_environment(source, options.trust_env)
+    except UserError:
+        return False
+    return True
 
 
 def _other_held_out(name: str, least: int, most: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from iq_offline.config import ALGORITHMS, BEFORE, RunConfig, label, resolved
+from iq_offline.config import ALGORITHMS, BEFORE, BETTER_ALONE, RunConfig, label, resolved
 from iq_offline.errors import UserError
 from iq_offline.evaluation.rows import EPISODES, MEASURED, SUMMARY, configuration_row, is_finished
 from iq_offline.files import ONCE_MORE
@@ -24,6 +24,7 @@ METRICS = ("score", "return", "held_out_error")
 """What runs can be told apart by, the best first: the score needs an environment and references, the error neither."""
 TASK = EXPERT, SUBOPTIMAL
 """Keys that say what is learned from, besides the amount."""
+ACTORS = "training.actors"
 FIRST = ("algorithm", *TASK, COUNT, "data.subsample")
 """Keys that cells are named by before any other."""
 
@@ -147,9 +148,17 @@ def varied(runs: pl.DataFrame) -> list[str]:
     ordered = [key for key in FIRST if key in keys]
     ordered += [key for key in keys if key not in (*FIRST, "seed", "recipe")]
     own = [key for key in ordered if key.split(".")[0] in ALGORITHMS]
+    if _as_many_as_each_is_best_with(runs):
+        own = [key for key in ordered if key in (*own, ACTORS)]
     shared = _telling_apart(runs, [key for key in ordered if key not in ("algorithm", *own)], [])
     algorithm = ["algorithm"] * (runs["algorithm"].n_unique() > 1)
     return _telling_apart(runs, own, algorithm + shared)
+
+
+def _as_many_as_each_is_best_with(runs: pl.DataFrame) -> bool:
+    """Whether the learners differ in how many networks act because some are better alone, and for nothing else."""
+    alone = pl.col("algorithm").is_in(BETTER_ALONE)
+    return ACTORS in runs.columns and all(runs.filter(some)[ACTORS].n_unique() <= 1 for some in (alone, ~alone))
 
 
 def _telling_apart(runs: pl.DataFrame, keys: list[str], chosen: list[str]) -> list[str]:

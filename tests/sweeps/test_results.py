@@ -681,3 +681,26 @@ def test_tables_are_read_without_torch() -> None:
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert "polars" in loaded
     assert loaded.isdisjoint(heavy)
+
+
+@pytest.mark.parametrize(
+    ("actors", "cells"),
+    [
+        ({}, ["algorithm"]),
+        ({"bc": 1, "iq_learn": 1}, ["algorithm"]),
+        ({"bc": 1}, ["algorithm", "training.actors"]),
+    ],
+)
+def test_a_learner_that_is_better_alone_is_compared_all_the_same(
+    actors: dict[str, int], cells: list[str], tmp_path: Path
+) -> None:
+    """ValueDICE acts by one network where others act by five; that others differ in it is named."""
+    for algorithm in ("bc", "iq_learn", "valuedice"):
+        for seed in (0, 1):
+            own = {"algorithm": algorithm, "seed": seed, "training.actors": actors.get(algorithm, "auto")}
+            write_run(tmp_path / "runs" / f"{algorithm}{seed}", [0.5 + seed], own)
+    runs = runs_of(read_episodes(tmp_path))
+    assert varied(runs) == cells
+    assert comparisons_of(runs, cells, "score")["algorithm"].to_list() == (
+        ["iq_learn", "valuedice"] if cells == ["algorithm"] else ["valuedice"]
+    )
