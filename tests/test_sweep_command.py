@@ -202,6 +202,7 @@ def test_a_sweep_s_file_of_an_older_version_is_no_obstacle(tmp_path: Path, capsy
     assert note.startswith(f"note: runs that were not begun are not counted: {file}: unknown key")
 
 
+@pytest.mark.slow
 def test_a_run_of_two_stages_is_done_and_done_again(own_folders: None, tmp_path: Path) -> None:
     """The offline half has rows of its own; the same command finds everything finished."""
     environment_dataset("test/pole-v0", "CartPole-v1")

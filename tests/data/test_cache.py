@@ -224,6 +224,7 @@ def test_killed_while_filling() -> None:
     assert folders() == []
 
 
+@pytest.mark.slow
 def test_two_processes_fill_at_the_same_time() -> None:
     """Both are in the middle before either goes on; a third that comes late finds the same cache."""
     source = small_dataset(episodes=4)

@@ -56,7 +56,7 @@ def assert_all_right(cases: list[dict[str, Any]]) -> None:
 
 def test_damaged_at_random() -> None:
     pytest.importorskip("pyarrow")
-    assert_all_right(run(0, 30, KINDS))
+    assert_all_right(run(0, 20, KINDS))
 
 
 @pytest.mark.slow

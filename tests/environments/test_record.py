@@ -262,6 +262,7 @@ print(cached(open_source(recording.path)).steps["action"].double().sum().item())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_record_the_same_dataset(card: Card) -> None:
     """As a sweep does on a new machine: both find it missing, both end up with a whole one."""
     few = dataclasses.replace(card, datasets={"random": dataclasses.replace(card.datasets["random"], episodes=2)})

@@ -473,6 +473,7 @@ def test_recipe_files_are_followed(
 # ---------------------------------------------------------------------------------------------- output folders
 
 
+@pytest.mark.slow
 def test_without_a_compiler_nothing_is_compiled(root: Path, output: Path) -> None:
     """One line before anything is trained, in a process of its own: what torch finds once it remembers."""
     given = train("--compile", "--gradient-steps", "20", "--algorithms", "bc")

@@ -367,8 +367,10 @@ IN_SAMPLE = {"value": "expectile", "value_states": "suboptimal"}
     [
         *((policy, {}) for policy in ("lookahead", "best_episodes")),
         *(pytest.param(policy, {}, marks=pytest.mark.slow) for policy in ("survival", "weighted")),
-        *(("soft_actor_critic", terms) for terms in ({}, IN_SAMPLE)),
-        *(("advantage_weighted", terms) for terms in ({}, IN_SAMPLE)),
+        ("soft_actor_critic", {}),
+        ("advantage_weighted", IN_SAMPLE),
+        pytest.param("soft_actor_critic", IN_SAMPLE, marks=pytest.mark.slow),
+        pytest.param("advantage_weighted", {}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -28,6 +28,7 @@ def datasets(own_folders: None) -> None:
     write_datasets()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = tmp_path / "sweep"
     environment = []
