@@ -104,14 +104,14 @@ LS_IQ: dict[str, Any] = {"expert_term": "fixed_target", "clip_targets": True, "a
 CASES = [
     ("bc", False, {}),
     ("iq_learn", False, {}),
-    ("iq_learn", False, {"value_states": "initial"}),
+    pytest.param("iq_learn", False, {"value_states": "initial"}, marks=pytest.mark.slow),
     ("iq_learn", True, {"policy": "soft_actor_critic"}),
     ("iq_learn", True, {"policy": "lookahead"}),
-    ("valuedice", False, {}),
+    pytest.param("valuedice", False, {}, marks=pytest.mark.slow),
     ("valuedice", True, {"start_states": "initial"}),
     ("sqil", True, {}),
     ("iq_learn", False, {"layer_norm": "all", "activation": "elu", "weight_decay": 0.1, "input_decay": 2.0}),
-    ("iq_learn", True, {"policy": "soft_actor_critic", **LS_IQ}),
+    pytest.param("iq_learn", True, {"policy": "soft_actor_critic", **LS_IQ}, marks=pytest.mark.slow),
     ("iq_learn", True, {"policy": "advantage_weighted", "value": "expectile", **LS_IQ}),
 ]
 

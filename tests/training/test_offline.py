@@ -151,7 +151,7 @@ def wait_for_checkpoint(program: Started, file: Path) -> None:
     assert program.poll() is None, f"ended too early: {program.communicate()}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_ended_at_a_random_moment_and_resumed_a_run_ends_as_if_nothing_had_happened(
     number: signal.Signals, tmp_path: Path
 ):

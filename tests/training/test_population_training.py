@@ -204,7 +204,7 @@ def test_everyone_is_scored_and_what_is_finished_is_not_run_again(tmp_path: Path
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_population_ended_at_a_random_moment_goes_on_as_if_nothing_had_happened(
     number: signal.Signals, tmp_path: Path
 ):

@@ -122,7 +122,7 @@ def test_interrupted_at_every_step_and_resumed(tmp_path: Path):
     assert rows_without_time(tmp_path / "broken") == rows_without_time(tmp_path / "straight")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_process_that_is_ended_from_outside(number: signal.Signals, tmp_path: Path):
     config = configuration(suboptimal=True, gradient_steps=300, log_every=7, checkpoint_every=25, snapshots=5)
     run_training(config, tmp_path / "straight")
