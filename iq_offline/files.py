@@ -212,17 +212,13 @@ def _is_of(lock: IO[bytes], folder: Path) -> bool:
         return False
 
 
-def remove_unused(folder: Path) -> bool:
+def remove_unused(folder: Path) -> None:
     """Remove a folder that :func:`resumable_folder` made, finished or left, unless a process works on it."""
     if not (folder / LOCK).exists():
         remove_whole(folder)
-        return True
-    lock = held(folder)
-    if lock is None:
-        return False
-    with lock:
-        remove_whole(folder)
-    return True
+    elif lock := held(folder):
+        with lock:
+            remove_whole(folder)
 
 
 def remove_whole(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from iq_offline.config import LABELS, DataConfig, RunConfig
 from iq_offline.data.irregularity import few
 from iq_offline.data.stream import Source
 from iq_offline.environments.fit import check_fit
-from iq_offline.environments.make import evaluation_environment, make, wrappers_left_out
+from iq_offline.environments.make import built, evaluation_environment, wrappers_left_out
 from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_run
@@ -119,9 +118,9 @@ def _other_box(
 ) -> UserError | None:
     """Why the environment's actions may mean something else than the dataset's: they are of another box."""
     name = environment if isinstance(environment, str) else environment.id
-    with closing(make(environment, 1)[0]) as built:
+    with built(environment, 1) as (one,):
         try:
-            check_fit(name, built, source, data, left_out)
+            check_fit(name, one, source, data, left_out)
         except UserError as error:
             return error
     return None

@@ -39,11 +39,9 @@ def plot_run(path: Path, summary: dict[str, Any], metrics: Sequence[Row], diagno
     figure, axes = plt.subplots(1, panels, figsize=(4.5 * panels, 3.4), constrained_layout=True, squeeze=False)
     right = axes[0, -1]
     for name in ("critic/loss", "actor/loss", "actor/squared_error"):
-        points = [(row["gradient_steps"], row[name]) for row in metrics if name in row]
-        if points:
+        if points := _points(metrics, name):
             right.plot(*zip(*points, strict=True), label=name, linewidth=1)
-    points = [(row["gradient_steps"], row["held_out/error"]) for row in diagnostics if "held_out/error" in row]
-    if points:
+    if points := _points(diagnostics, "held_out/error"):
         right.plot(*zip(*points, strict=True), "o-", label="held-out error", linewidth=1, markersize=3, color=COLORS[6])
     right.set_xlabel("gradient steps")
     if panels == 2:
@@ -75,11 +73,14 @@ def plot_comparison(path: Path, summaries: Sequence[dict[str, Any]], diagnostics
     save(figure, path)
 
 
+def _points(rows: Sequence[Row], name: str) -> list[tuple[Any, Any]]:
+    return [(row["gradient_steps"], row[name]) for row in rows if name in row]
+
+
 def _errors(axes: Any, summaries: Sequence[dict[str, Any]], diagnostics: Sequence[Sequence[Row]]) -> None:
     looks = styles(summary["algorithm"] for summary in summaries)
     for summary, rows in zip(summaries, diagnostics, strict=True):
-        points = [(row["gradient_steps"], row["held_out/error"]) for row in rows if "held_out/error" in row]
-        if points:
+        if points := _points(rows, "held_out/error"):
             name = summary["algorithm"]
             axes.plot(*zip(*points, strict=True), label=label(name), markersize=3.5, linewidth=1.5, **looks[name])
     axes.set(xlabel="gradient steps", ylabel="error on held-out trajectories")
