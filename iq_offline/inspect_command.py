@@ -71,6 +71,7 @@ def print_facts(seen: Survey, facts: Facts, built: Surroundings | str) -> None:
     ends = ", ".join(f"{count:,} {name}" for name, count in facts.ends.items())
     lines = {
         "storage": f"{facts.storage}, {facts.bytes / 1e6:,.1f} MB in {source.path}",
+        "log": facts.log,
         "environment": _environment_words(built) if isinstance(built, Surroundings) else built,
         "episodes": f"{len(seen.episodes):,}; at the end {ends}",
         "steps": f"{seen.episodes['steps'].sum():,}",

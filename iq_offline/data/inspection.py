@@ -12,9 +12,12 @@ import polars as pl
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from iq_offline.data.catalog import References, known_references
-from iq_offline.data.irregularity import number
+from iq_offline.data.irregularity import few, number
 from iq_offline.data.spaces import leaves_of, word
 from iq_offline.data.survey import Survey
+
+MAX_COLUMNS = 24
+"""Names of columns that are listed one by one."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Facts:
     """The format in words."""
     bytes: int
     """Of all files."""
+    log: str
+    """What the columns of the log were that it was imported from, in words; empty where it was not."""
     references: References | None
     """What normalised scores are measured against, where the card or the metadata say."""
 
@@ -78,6 +83,7 @@ def facts_of(survey: Survey) -> Facts:
         repeated_episodes=len(episodes.filter(pl.col("repeats").is_not_null())),
         storage=storage_words(source.metadata, any(spread.leaf.is_image for spread in survey.observations.values())),
         bytes=sum(file.stat().st_size for file in source.path.rglob("*") if file.is_file()),
+        log=log_words(source.metadata),
         references=known_references(source.id, source.metadata),
     )
 
@@ -174,6 +180,24 @@ def storage_words(metadata: dict[str, Any], images: bool) -> str:
     words = {"hdf5": "HDF5", "arrow": "Arrow", "parquet": "Parquet"}.get(name, name)
     jpeg = images and metadata.get("jpeg_encoding", True)
     return words + (", images of 32 x 32 and more as JPEG (lossy)" if jpeg else "")
+
+
+def log_words(metadata: dict[str, Any]) -> str:
+    """The columns that ``datasets import`` made the numbers of, in their order, and how many episodes it cut."""
+    log = metadata.get("log")
+    if not isinstance(log, dict):
+        return ""
+    words = []
+    for field in ("observation", "action"):
+        if isinstance(names := log.get(field), list):
+            words.append(f"{field} {few([_printable(name) for name in names], MAX_COLUMNS)}")
+    if isinstance(pieces_of := log.get("pieces_of"), list):
+        words.append(f"{len(pieces_of):,} episodes are pieces of {len(set(map(str, pieces_of))):,}")
+    return "; ".join(words)
+
+
+def _printable(name: object) -> str:
+    return str(name) if str(name).isprintable() else repr(name)
 
 
 def time_limit_of(metadata: dict[str, Any]) -> int | None:

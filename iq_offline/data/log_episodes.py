@@ -93,6 +93,8 @@ class Episode(NamedTuple):
     rewards: np.ndarray
     terminated: bool
     truncated: bool
+    recording: int = 0
+    """Which of the log's episodes it is a piece of, in the order in which they begin."""
 
 
 class Grouped:

@@ -253,10 +253,11 @@ def _episodes(
     on_progress: Callable[[int, int], None],
 ) -> Iterator[Episode]:
     done = total // 2
-    for records in grouped:
+    for number, records in enumerate(grouped):
         done += len(records)
         ordered = records if layout.time == "none" else unique_in_time(records, counts)
-        yield from pieces(ordered, gaps(ordered["time"], max_gap, unit), counts)
+        for piece in pieces(ordered, gaps(ordered["time"], max_gap, unit), counts):
+            yield piece._replace(recording=number)
         on_progress(done, total)
 
 
@@ -301,18 +302,26 @@ def _write(
     counts: Counts,
 ) -> None:
     """Write episodes as they come; Minari takes any iterable and keeps none of them."""
+    pieces_of: list[int] = []
+
+    def buffers() -> Iterator[EpisodeBuffer]:
+        for episode in episodes:
+            pieces_of.append(episode.recording)
+            yield _buffer(episode, action_space)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Minari asks for an author, an environment and a permanent link.
         dataset = minari.create_dataset_from_buffers(
             identifier,
-            (_buffer(episode, action_space) for episode in episodes),  # type: ignore[arg-type]
+            buffers(),  # type: ignore[arg-type]
             observation_space=observation_space,
             action_space=action_space,
             description=description,
             data_format="hdf5",
         )
     names = {field: layout.names(field) for field in ("observation", "action")}
-    dataset.storage.update_metadata({"log": names | {"counts": counts.table()}})
+    belong = {"pieces_of": pieces_of} if len(set(pieces_of)) < len(pieces_of) else {}
+    dataset.storage.update_metadata({"log": names | {"counts": counts.table()} | belong})
 
 
 def _losses(counts: Counts) -> str:

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -67,6 +67,21 @@ class Source:
     def episode_ids(self) -> Sequence[int]:
         """Ids in the storage, in order."""
         return range(self.total_episodes) if self.view is None else self.view
+
+    def with_other_pieces(self, ids: Collection[int]) -> set[int]:
+        """These episodes and all others of the same recordings, by their ids in the storage.
+
+        Where a log has a hole, ``datasets import`` cuts an episode into pieces, and its metadata say which belong
+        together: they share a driver, a day and a road, so that one tells too much of the other. Of other datasets each
+        episode is its own.
+        """
+        log = self.metadata.get("log")
+        pieces_of = log.get("pieces_of") if isinstance(log, dict) else None
+        if not isinstance(pieces_of, list) or len(pieces_of) != int(self.metadata["total_episodes"]):
+            return set(ids)
+        recordings = [str(recording) for recording in pieces_of]
+        chosen = {recordings[index] for index in ids}
+        return {index for index, recording in enumerate(recordings) if recording in chosen}
 
     @property
     def is_hdf5(self) -> bool:

@@ -111,11 +111,13 @@ def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[Ca
 
     taken = _stored(labelled)
     held_out = None
-    spare = min(options.held_out_trajectories, int((expert.lengths > 0).sum()) - len(taken))
+    known = source.with_other_pieces(taken)
+    seen = [position for position, stored in enumerate(source.episode_ids) if stored in known]
+    spare = min(options.held_out_trajectories, int((np.delete(expert.lengths, seen) > 0).sum()))
     if spare:
         own = np.random.default_rng(seed)
-        held_out = select(expert, spare, 1, own, without=labelled.trajectories.tolist(), from_end=True)
-        taken |= _stored(held_out)
+        held_out = select(expert, spare, 1, own, without=seen, from_end=True)
+        taken |= source.with_other_pieces(_stored(held_out))
     others = []
     expert.require_finite(leaves)
     for part, data in zip(options.suboptimal, suboptimal, strict=True):

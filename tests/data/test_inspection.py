@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from iq_offline.data import spread as spread_module
 from iq_offline.data.catalog import known_references
-from iq_offline.data.inspection import bounds_words, facts_of, rewards_note, time_limit_of
+from iq_offline.data.inspection import bounds_words, facts_of, log_words, rewards_note, time_limit_of
 from iq_offline.data.spaces import Leaf
 from iq_offline.data.spread import Spread, count_repeats, hash_rows
 from iq_offline.data.stream import open_source
@@ -214,3 +214,21 @@ def test_a_dataset_without_an_environment_or_with_an_odd_one() -> None:
     folder = write_dataset(NAME, random_episodes(np.random.default_rng(0), [4]))
     change_metadata(folder, env_spec='{"id": "Nothing-v7", "entry_point": "nothing:Nothing"}')
     assert facts_of(survey(open_source(folder))).references is None
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ({"observation": ["speed", "lane"], "action": ["steer"]}, "observation speed, lane; action steer"),
+        (
+            {"observation": [f"x{i}" for i in range(30)], "action": ["u\x1b[2J"], "pieces_of": [0, 0, 1]},
+            f"observation {', '.join(f'x{i}' for i in range(24))} and 6 more; action 'u\\x1b[2J'; "
+            "3 episodes are pieces of 2",
+        ),
+        ({"observation": "damaged", "pieces_of": 3}, ""),
+        ("damaged", ""),
+    ],
+)
+def test_the_columns_of_a_log_in_words(log: object, words: str) -> None:
+    assert log_words({"log": log}) == words
+    assert log_words({}) == ""

@@ -9,6 +9,7 @@ import os
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -408,6 +409,24 @@ def test_episodes_that_go_on_in_another_file(tmp_path: Path) -> None:
     assert lines["episodes that go on in another file"] == 2
     assert "episodes that go on in another file" not in {what for what, *_ in findings(imported, SIMPLE)}
     assert import_log([str(paths[1])], ID, columns, replace=True).counts.episodes_continued == 0
+
+
+def test_pieces_of_one_episode_are_known_as_such(imports: Imports) -> None:
+    rows = [row for name in "abc" for row in simple(9, name) if (name, row["t"]) not in (("a", 3.0), ("c", 6.0))]
+    cut = open_source(imports(rows).path)
+    assert cut.metadata["log"]["pieces_of"] == [0, 0, 1, 2, 2]
+    assert cut.with_other_pieces({1, 2}) == {0, 1, 2}
+    assert cut.with_other_pieces({3}) == {3, 4}
+    whole = open_source(imports(simple(4) + simple(4, "b")).path)
+    assert "pieces_of" not in whole.metadata["log"]
+    assert whole.with_other_pieces({1}) == {1}
+
+
+@pytest.mark.parametrize("log", ["damaged", {"pieces_of": "damaged"}, {"pieces_of": [0, 0]}, {"pieces_of": None}])
+def test_pieces_that_the_metadata_say_badly_are_nobody_s(imports: Imports, log: Any) -> None:
+    source = open_source(imports([row for row in simple(9) if row["t"] != 3.0] + simple(4, "b")).path)
+    assert source.with_other_pieces({0}) == {0, 1}
+    assert replace(source, metadata=source.metadata | {"log": log}).with_other_pieces({0}) == {0}
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".ndjson"])

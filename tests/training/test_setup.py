@@ -1,5 +1,6 @@
 """From a configuration and data to a training: who is labelled, and how a batch is shared out."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,33 @@ def test_labelled_trajectories_are_never_among_the_suboptimal_ones():
     assert len(labelled) == 2
     assert sorted(labelled + hidden) == [0, 1, 2, 3]
     assert sorted(data.suboptimal[1].trajectories.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pieces_of_a_recording_are_held_out_together_or_not_at_all(seed: int):
+    """Of eight episodes in four recordings two are labelled and two held out; what is left may be suboptimal."""
+    path = write_dataset("test/cut-v0", counting_episodes([3] * 8))
+    metadata = json.loads((path / "metadata.json").read_text())
+    recordings = [0, 1, 2, 3, 3, 2, 1, 0]
+    (path / "metadata.json").write_text(json.dumps(metadata | {"log": {"pieces_of": recordings}}))
+
+    def of(selection: Selection) -> set[int]:
+        return {recordings[index] for index in selection.trajectories}
+
+    config = configuration()
+    options = replace(config.data, expert="test/cut-v0", suboptimal=(Suboptimal("test/cut-v0"),))
+    config = replace(config, seed=seed, data=replace(options, num_expert_trajectories=2, held_out_trajectories=2))
+    expert = obtain("test/cut-v0")
+    data = choose_data(config, expert, [expert])
+    assert data.held_out is not None
+    assert len(data.held_out.trajectories) == 2
+    assert not of(data.held_out) & (of(data.expert) | of(data.suboptimal[0]))
+    for count in (5, 7):  # Of at least three of the four, and of all.
+        many = replace(config, data=replace(config.data, num_expert_trajectories=count, suboptimal=()))
+        data = choose_data(many, expert, [])
+        left = set(recordings) - of(data.expert)
+        assert bool(left) == (data.held_out is not None)
+        assert data.held_out is None or of(data.held_out) <= left
 
 
 def test_suboptimal_data_of_which_nothing_is_left_is_a_user_error():
