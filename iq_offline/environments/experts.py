@@ -23,7 +23,7 @@ from torch import nn
 from iq_offline.config import Activation
 from iq_offline.data.catalog import ExpertTraining
 from iq_offline.environments.expert_state import load_state, state_of
-from iq_offline.environments.make import make
+from iq_offline.environments.make import close, make
 from iq_offline.environments.rollout import Act, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.files import write_atomically
@@ -103,12 +103,15 @@ def train_expert(
             return True
 
     watch = Watch()
-    while steps < training.steps:
-        model = _model(algorithm, environment_id, training, steps, tensors)
-        _disturb(model, training, steps)
-        until = min([start for start, _ in training.later_arguments if start > steps], default=training.steps)
-        model.learn(until - steps, callback=watch, reset_num_timesteps=False)
-        tensors, steps = save(model), model.num_timesteps
+    try:
+        while steps < training.steps:
+            model = _model(algorithm, environment_id, training, steps, tensors)
+            _disturb(model, training, steps)
+            until = min([start for start, _ in training.later_arguments if start > steps], default=training.steps)
+            model.learn(until - steps, callback=watch, reset_num_timesteps=False)
+            tensors, steps = save(model), model.num_timesteps
+    finally:
+        close(judges)
     return rows
 
 
