@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iq_offline.cli import main
 from iq_offline.config import DataConfig, RunConfig, Suboptimal, TrainingConfig
 from iq_offline.data.d4rl import qlearning_dataset
 from iq_offline.data.views import name_of, parsed, short
@@ -20,7 +21,6 @@ from iq_offline.experiment import Options, obtain, run
 from iq_offline.files import as_file_name
 from tests.data_helpers import counting_episodes
 from tests.helpers import write_dataset
-from tests.warm import warm_python
 
 
 def view_with(ids: list[int], total: int) -> Any:
@@ -95,22 +95,22 @@ def test_a_run_learns_from_a_view_and_says_which(tmp_path: Path) -> None:
     assert stored["suboptimal"] == {0, 1, 2, 3, 4}
 
 
-def test_a_view_on_the_command_line(tmp_path: Path) -> None:
+def test_a_view_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Quoted as every shell wants it; the folder's name has no brackets."""
+    monkeypatch.chdir(tmp_path)
     write_dataset("test/viewed-v0", counting_episodes([4, 5, 6, 7]))
     options = ["--gradient-steps", "2", "--hidden-sizes", "4", "--batch-size", "4", "--algorithms", "bc"]
     parts = ["--expert", "test/viewed-v0[2-3]", "--suboptimal", "test/viewed-v0[0,1]:1"]
-    done = warm_python("-m", "iq_offline", "train", "hopper_offline", *parts, *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert main(["train", "hopper_offline", *parts, *options]) == 0
     (folder,) = (tmp_path / "runs" / "hopper_offline").iterdir()
     assert folder.name == "test-viewed-v0-2-3-n1-k1-seed0-test-viewed-v0-0-11"
-    shown = warm_python("-m", "iq_offline", "datasets", "check", "test/viewed-v0[1-2]", cwd=tmp_path)
-    assert "test/viewed-v0: 2 episodes, 11 steps" in shown.stdout
-    wrong = warm_python(
-        "-m", "iq_offline", "train", "hopper_offline", "--expert", "test/viewed-v0[9]", *options, cwd=tmp_path
-    )
-    assert wrong.returncode == 2
-    assert wrong.stderr == "error: test/viewed-v0 holds the episodes 0 to 3: there is no 9\n"
+    capsys.readouterr()
+    assert main(["datasets", "check", "test/viewed-v0[1-2]"]) == 0
+    assert "test/viewed-v0: 2 episodes, 11 steps" in capsys.readouterr().out
+    assert main(["train", "hopper_offline", "--expert", "test/viewed-v0[9]", *options]) == 2
+    assert capsys.readouterr().err == "error: test/viewed-v0 holds the episodes 0 to 3: there is no 9\n"
 
 
 def test_code_written_for_d4rl_reads_views_too() -> None:
