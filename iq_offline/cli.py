@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from iq_offline.command import guarded, parse, run_command, split_debug
+from iq_offline.command import guarded, parse, run_command, split_debug, without_sections
 from iq_offline.config import (
     ALGORITHMS,
     LABELS,
@@ -30,7 +30,7 @@ from iq_offline.config import (
     next_recipe,
     saved_config,
 )
-from iq_offline.config.iq_learn import undecided
+from iq_offline.config.iq_learn import decided, undecided
 from iq_offline.config.online import MEETS_ENVIRONMENTS
 from iq_offline.data.views import short
 from iq_offline.dataset_cli import Datasets, run_dataset_command
@@ -92,7 +92,7 @@ OF_A_RUN = ("seed", "fast", "data", "training", *ALGORITHMS, "online", "evaluati
 
 def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
     """A training command: the recipe of that name with overrides from the command line. Returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = without_sections(sys.argv[1:] if arguments is None else arguments, ("data", "training"))
 
     def command() -> None:
         recipe, algorithms = load_recipe(name)
@@ -175,13 +175,14 @@ class FinetuneArguments:
 
 def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
     """``iq-offline finetune RUN_DIR``: an offline run goes on in the environment. Returns the exit code."""
+    arguments = without_sections(arguments, ("online", "training"))
 
     def command() -> None:
         offline = offline_run(folder)
         online = OnlineConfig(FINE_TUNING, str(folder.resolve()))
         default = FinetuneArguments(
             online=online,
-            training=offline.training,
+            training=dataclasses.replace(offline.training, prefetch=0),  # Fixed data's alone, and changes no result.
             iq_learn=undecided(offline.iq_learn),
             evaluation=offline.evaluation,
             fast=offline.fast,
@@ -196,9 +197,9 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
         options = Options(given.download, given.trust_env, given.tensorboard, _say)
         name = "-".join(folder.resolve().parts[-2:]) + ("-fast" if given.fast else "")
         target = given.output or Path("runs") / "finetune" / name
-        for note in _on_the_start(folder, offline, target):
+        for note in (*_on_the_start(folder, offline, target), *_decided_anew(offline, given.iq_learn)):
             _say(f"note: {note}")
-        print_table([run(config, target, options)])
+        print_table([run(config, target, options)], config.data.suboptimal)
         print(f"the run, its curve and its policy: {target}")
 
     return guarded(command, "--debug" in arguments)
@@ -220,6 +221,17 @@ def _on_the_start(folder: Path, offline: RunConfig, target: Path) -> Iterator[st
             "the run as online.start: iq-offline train RUN_DIR/config.toml --online.start RUN_DIR --online.env-steps "
             f"{FINE_TUNING}"
         )
+
+
+def _decided_anew(offline: RunConfig, given: IQLearnConfig) -> Iterator[str]:
+    """What was set for the offline run, and is left to be decided for the environment."""
+    before = offline.iq_learn
+    for name in (field.name for field in dataclasses.fields(before) if field.default == "auto"):
+        by_itself = decided(dataclasses.replace(before, **{name: "auto"}), bool(offline.data.suboptimal))
+        value = getattr(before, name)
+        if offline.algorithm == "iq_learn" and value != getattr(by_itself, name) and getattr(given, name) == "auto":
+            option = f"--iq-learn.{name.replace('_', '-')}"
+            yield f"iq_learn.{name} = {value} is the offline run's; here it is decided anew ({option} sets it)"
 
 
 def offline_run(folder: Path) -> RunConfig:

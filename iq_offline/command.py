@@ -89,6 +89,12 @@ def _let_go_of_output() -> None:
         os.close(nowhere)
 
 
+def without_sections(arguments: Sequence[str], sections: Sequence[str]) -> list[str]:
+    """``--data.frame-stack`` as ``--frame-stack``: files, notes and errors name the section, these options do not."""
+    prefix = re.compile(rf"--(?:{'|'.join(sections)})\.")
+    return [prefix.sub("--", word, count=1) if prefix.match(word) else word for word in arguments]
+
+
 def parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> Arguments_:
     """What tyro reads from the command line, its complaints as one line."""
     complaint = io.StringIO()

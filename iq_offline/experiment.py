@@ -90,10 +90,12 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
     The online run then starts from its folder, and says so in its configuration, which is a recipe of its own. Where a
     run goes on with another's networks, as many of them act as acted there.
     """
-    whole = resolved(config)
     if not has_offline_half(config):
+        whole = resolved(config)
         start = saved_start(config) if config.training.actors == "auto" else None
         return (_with_actors_of(start, whole) if start else whole,)
+    # Drawing ahead is for fixed data alone, and changes no result.
+    whole = resolved(replace(config, training=replace(config.training, prefetch=0)))
     online = replace(whole.online, start=str((folder / OFFLINE).absolute()))
     terms = {"policy": "learned_reward", "absorbing_value": "raised"}  # Fixed data cannot have them: they are online's.
     if not config.data.suboptimal:

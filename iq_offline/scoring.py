@@ -25,6 +25,7 @@ from iq_offline.evaluation.scores import (
     references,
     score_error,
     why_unscored,
+    with_time_limit,
 )
 from iq_offline.evaluation.selection import health, read_diagnostics
 from iq_offline.files import disk_errors
@@ -32,7 +33,7 @@ from iq_offline.learning.policy import Policy
 from iq_offline.provenance import made_with
 from iq_offline.run import Run, Summary
 from iq_offline.training.offline import seconds_and_commit
-from iq_offline.training.tracking import progress_bar, read_metrics
+from iq_offline.training.tracking import patient_progress, progress_bar, read_metrics
 
 UNSURE = 0.03
 """A standard error of a score beyond which it is said: whoever compares two such scores compares episodes."""
@@ -50,7 +51,16 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
     left_out = wrappers_left_out(source, trust_env)
     try:
         environment = evaluation_environment(source, trust_env)
-        known = references(source, environment)
+        longest = int(data.expert.data.lengths.max())
+        limited = with_time_limit(environment, longest)
+        if limited is not environment:
+            say(
+                f"note: {source.environment_id} has no time limit: episodes are cut after {longest:,} steps, as many "
+                "as the longest recorded one has"
+            )
+        environment = limited
+        with patient_progress("random actions, for the scores") as progress:
+            known = references(source, environment, progress)
         returns, curve = _score_all(config, policy, environment, folder)
     except UserError as error:
         if run.scored():  # By another evaluation: those scores are better than none.

@@ -526,3 +526,25 @@ def test_nearest() -> None:
     assert nearest("qqq", ["expert", "random"]) == ""
     assert nearest("a", []) == ""
     assert nearest("hopper_x", ["hopper_a", "hopper_b"], 1).count("'") == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        ({"policy": "soft_actor_critic"}, "raised"),
+        ({"policy": "soft_actor_critic", "value_states": "initial"}, "raised"),
+        ({"policy": "soft_actor_critic", "value_states": "suboptimal"}, "bound"),
+        ({"value": "expectile"}, "bound"),
+        ({"policy": "soft_actor_critic", "chi2_states": "expert"}, "zero"),
+    ],
+)
+def test_rewards_are_raised_where_that_makes_none_negative(given: dict[str, Any], end: str) -> None:
+    """V over the others alone has rewards down to -2 alpha over their share, which 2 alpha do not make up for."""
+    config = RunConfig(iq_learn=IQLearnConfig(**given), online=OnlineConfig(5_000))
+    assert resolved(config).iq_learn.absorbing_value == end
+
+
+def test_raised_rewards_do_not_go_with_a_value_of_the_others_alone() -> None:
+    given = IQLearnConfig(policy="soft_actor_critic", value_states="suboptimal", absorbing_value="raised")
+    with pytest.raises(UserError, match="value_states = 'suboptimal': use 'bound' or 'zero'"):
+        resolved(RunConfig(iq_learn=given, online=OnlineConfig(5_000)))

@@ -135,7 +135,8 @@ class TrainingConfig:
     activation: Activation = "elu"
     """Between the layers of the network that acts. Other networks have relu."""
     layer_norm: Normed = "none"
-    """Where hidden layers are normalised: in all networks, or in those that do not act."""
+    """Where hidden layers are normalised: in all networks, or in those that do not act. Networks that act together have
+    gain and bias of it in common."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Adam's, decoupled: all weights shrink by this share of the learning rate at every step."""
     input_decay: Annotated[float, Field(ge=0)] = 0.0

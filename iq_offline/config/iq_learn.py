@@ -96,7 +96,8 @@ class IQLearnConfig:
     absorbing_value: Literal["auto", "zero", "bound", "raised"] = "auto"
     """Value after a termination. bound (LS-IQ): r / (1 - discount), r the upper bound of rewards where it was the
     expert's and the lower one elsewhere. raised: the same where all rewards are raised by 2 chi2_alpha, so that none is
-    negative and the worst end is worth 0, where Q begins. auto: zero; online, with soft_actor_critic, raised."""
+    negative and the worst end is worth 0, where Q begins. auto: zero; online, with soft_actor_critic, raised, or bound
+    where V is over suboptimal data alone."""
     smoothness_penalty: Annotated[float, Field(ge=0)] = 10.0
     """Online soft_actor_critic, actions in a box: weight of E[max(0, |dr| / largest_slope - 1)²] between the expert's
     transitions and online ones, r the implied reward."""
@@ -138,8 +139,12 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     if policy == "auto":
         in_reward = "learned_reward" if online else "lookahead" if mixed else "soft_actor_critic"
         policy = "soft_actor_critic" if asked else in_reward
-    raised = online and policy == "soft_actor_critic" and plain and config.chi2_states != "expert"
     states = "mixture" if mixed else "expert"
+    value_states = "suboptimal" if config.value == "expectile" else states
+    ends_count = online and policy == "soft_actor_critic" and plain and config.chi2_states != "expert"
+    # By 2 alpha, with which no reward is negative where V is over the mixture; over the others alone some would be.
+    over_others = "suboptimal" in (value_states, config.value_states)
+    end = "zero" if not ends_count else "bound" if over_others else "raised"
     anchor = config.behavior_anchor
     if anchor == "auto":
         alike = 4 * config.chi2_alpha / (1 - config.discount)  # Q, where nobody could tell the policy from the expert.
@@ -148,10 +153,10 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     cloning = imitates and not mixed  # Then what is between this and behavior cloning is the Q-term alone.
     imitating = policy not in (*FROM_Q, "learned_reward")
     defaults: dict[str, str | float] = {
-        "value_states": "suboptimal" if config.value == "expectile" else states,
+        "value_states": value_states,
         "chi2_states": states,
         "policy": policy,
-        "absorbing_value": "raised" if raised else "zero",
+        "absorbing_value": end,
         "behavior_anchor": anchor,
         "actor_learning_rate": 3e-4 if online or cloning or imitating else 1e-3,
         "adam_beta1": 0.9 if cloning else 0.5,
@@ -207,6 +212,11 @@ def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
         raise UserError(
             "iq_learn.absorbing_value = 'raised' does not go with the bounds of iq_learn.clip_targets and "
             "iq_learn.expert_term = 'fixed_target': use 'bound' or 'zero'"
+        )
+    if config.absorbing_value == "raised" and config.value_states == "suboptimal":
+        raise UserError(
+            "iq_learn.absorbing_value = 'raised' raises rewards by what makes none negative where V is over the "
+            "mixture, and iq_learn.value_states = 'suboptimal': use 'bound' or 'zero'"
         )
     if config.value == "expectile" and config.value_states != "suboptimal":
         raise UserError(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from iq_offline.data.actions import ActionBox
+from iq_offline.data.actions import ActionBox, ActionEncoder
 from iq_offline.data.replay import ROWS_AT_ONCE, Selection, Table
 from iq_offline.learning.policy import Policy
 
@@ -25,6 +25,20 @@ class HeldOutError:
     def table(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+
+def constant_error(labelled: Selection, held_out: Selection, actions: ActionEncoder) -> float:
+    """The error on held-out transitions of one action for all states.
+
+    Of the labelled expert's mean action in the unit box, or its commonest choice: who is no better has learned nothing
+    that the observations tell.
+    """
+    known, asked = (one.data.steps["action"][torch.from_numpy(one.rows)].numpy() for one in (labelled, held_out))
+    if not isinstance(actions, ActionBox):
+        choices, counts = np.unique(known, axis=0, return_counts=True)
+        return float((asked != choices[counts.argmax()]).any(-1).mean())
+    mean = actions.to_unit(known).mean(0)
+    return float(np.square(actions.to_unit(asked) - mean).sum(-1).mean())
 
 
 def held_out_error(policy: Policy, selection: Selection) -> HeldOutError:

@@ -1,14 +1,17 @@
 """Scoring finished policies: whole episodes, returns, and returns normalised by named references."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from iq_offline.data.catalog import References, card_names, known_references, load_card
+from iq_offline.data.ingest import Progress
 from iq_offline.data.replay import Selection
 from iq_offline.data.spaces import form_of
 from iq_offline.data.stream import Source, episode_returns
@@ -60,7 +63,20 @@ def evaluate(
     return returns
 
 
-def random_return(environment: str | EnvSpec) -> float:
+def with_time_limit(environment: str | EnvSpec, longest: int) -> str | EnvSpec:
+    """The environment; where its specification has no time limit, cut after ``longest`` steps.
+
+    A policy that never fails would otherwise be scored for ever.
+    """
+    specification = gymnasium.spec(environment) if isinstance(environment, str) else environment
+    if specification.max_episode_steps is not None:
+        return environment
+    limited = copy.deepcopy(specification)
+    limited.max_episode_steps = longest
+    return limited
+
+
+def random_return(environment: str | EnvSpec, on_progress: Progress = lambda done, total: None) -> float:
     """Mean return of uniformly random actions over 100 episodes."""
     seeds = range(RANDOM_SEED, RANDOM_SEED + RANDOM_EPISODES)
     with built(environment, SIDE_BY_SIDE) as environments:
@@ -70,10 +86,16 @@ def random_return(environment: str | EnvSpec) -> float:
         def act(histories: list[list[Any]], generators: list[np.random.Generator]) -> np.ndarray:
             return np.stack([space.sample() for _ in generators])
 
-        return float(np.mean([episode.total_return for episode in rollout(environments, act, seeds, frames=1)]))
+        returns = []
+        for episode in rollout(environments, act, seeds, frames=1):
+            returns.append(episode.total_return)
+            on_progress(len(returns), RANDOM_EPISODES)
+        return float(np.mean(returns))
 
 
-def references(source: Source, environment: str | EnvSpec) -> References:
+def references(
+    source: Source, environment: str | EnvSpec, on_progress: Progress = lambda done, total: None
+) -> References:
     """What 0 and 1 mean for a dataset: its card's, else its metadata's, else measured.
 
     Measured means: expert, the mean return of the dataset's own episodes; random, the card's value for the same
@@ -90,7 +112,7 @@ def references(source: Source, environment: str | EnvSpec) -> References:
     for card in map(load_card, card_names()):
         if card.environment == name:
             return References(own, card.references.random_return, f"{measured}; random from the card of {name}")
-    return References(own, random_return(environment), f"{measured}; 100 random episodes")
+    return References(own, random_return(environment, on_progress), f"{measured}; 100 random episodes")
 
 
 def mean_return(selections: Sequence[Selection]) -> float:

@@ -4,7 +4,7 @@ Nobody with fixed data alone can choose by return. Expert trajectories that trai
 the suboptimal data are looked at again and again while it goes on; nothing is chosen by it, no update depends on it.
 How well each number ranks the true returns of trained policies is measured in ``docs/results.md``.
 
-    training, data -> rows of numbers along the training -> healthy, overfitting or diverging
+    training, data -> rows of numbers along the training -> healthy, under- or overfitting, or diverging
 """
 
 import json
@@ -20,6 +20,7 @@ from tensordict import TensorDict
 
 from iq_offline.data.actions import ActionBranches
 from iq_offline.data.replay import Kinds, Replay, Selection, tables_of
+from iq_offline.evaluation.held_out import constant_error
 from iq_offline.files import disk_errors, read_json, write_atomically
 from iq_offline.learning.agents import Metrics
 from iq_offline.training.setup import Data
@@ -40,6 +41,8 @@ APART, LEARNED = 100, 3e-4
 """A held-out error so many times the labelled one, or this where that is less, is of what was learned by heart."""
 BEYOND = 2.0
 """Values this many times what bounded rewards can add up to have left the data."""
+NO_BETTER = 0.9
+"""Of the error of one action for all states: whoever errs more has learned next to nothing from the states."""
 NEAR_BOUND = 0.95
 """A reward beyond this share of its bound is saturated."""
 
@@ -50,7 +53,15 @@ def watches(trainings: Sequence[Training], data: Sequence[Data]) -> "list[Watch]
     mean = trainings[0].learner.parameters["normalizer", "mean"]
     tables = tables_of(kinds, data[0].observations, mean.dtype, str(mean.device))
     finite = isinstance(data[0].actions, ActionBranches)
-    return [Watch(training, Replay(of, {}, 0, tables), finite) for training, of in zip(trainings, kinds, strict=True)]
+    return [
+        Watch(training, Replay(of, {}, 0, tables), finite, _constant_error(of, one))
+        for training, of, one in zip(trainings, kinds, data, strict=True)
+    ]
+
+
+def _constant_error(of: Kinds, data: Data) -> float | None:
+    """On the held-out transitions that are looked at; None where there are none."""
+    return constant_error(of["labelled"][0], of["held_out"][0], data.actions) if "held_out" in of else None
 
 
 def watched(data: Data) -> Kinds:
@@ -78,12 +89,14 @@ class Watch:
         training: whose networks are looked at; the averaged policy in the place of the current one.
         replay: with the transitions. Kinds: ``labelled``, ``held_out`` and ``suboptimal``, those that there are.
         finite: whether actions are finitely many, so that an error is a share of wrong ones.
+        constant_error: of one action for all held-out states, where there are any.
     """
 
-    def __init__(self, training: Training, replay: Replay, finite: bool) -> None:
+    def __init__(self, training: Training, replay: Replay, finite: bool, constant_error: float | None) -> None:
         self.training = training
         self.replay = replay
         self.finite = finite
+        self.constant_error = constant_error
 
     @torch.no_grad()
     def look(self) -> Row:
@@ -97,6 +110,8 @@ class Watch:
         agent = self.training.learner.agent
         found = {kind: self._all(kind) for kind in self.replay.piles}
         row: Row = {"gradient_steps": self.training.learner.step}
+        if self.constant_error is not None:
+            row["held_out/constant_error"] = self.constant_error
         for kind, of in found.items():
             row |= {f"{kind}/{name}": float(value.double().mean()) for name, value in of.items()}
             row |= {f"{kind}/one_wrong": 1 / len(of["error"])} if self.finite else {}
@@ -145,7 +160,7 @@ def read_diagnostics(folder: Path) -> list[Row]:
 class Health:
     """What the diagnostics of a run come to."""
 
-    verdict: Literal["healthy", "overfitting", "diverging", "unknown"]
+    verdict: Literal["healthy", "underfitting", "overfitting", "diverging", "unknown"]
     reason: str
 
     def table(self) -> dict[str, Any]:
@@ -157,9 +172,10 @@ def health(rows: Sequence[Row], online: bool = False) -> Health:
     """A verdict on a training from its diagnostics, oldest first.
 
     Diverging: values beyond what bounded rewards can add up to, or errors that rose on labelled data themselves.
-    Overfitting: the error rose on held-out trajectories and not on labelled ones, or is far from theirs. Unknown:
-    nothing was held out, or there was one look only. Online it is unknown unless values diverge: who meets states of
-    its own leaves recorded actions for better reasons than these, and has returns to be judged by.
+    Overfitting: the error rose on held-out trajectories and not on labelled ones, or is far from theirs. Underfitting:
+    on held-out trajectories one action for all states would do as well. Unknown: nothing was held out, or there was one
+    look only. Online it is unknown unless values diverge: who meets states of its own leaves recorded actions for
+    better reasons than these, and has returns to be judged by.
     """
     last = rows[-1] if rows else {}
     of_bound = last.get("value_of_bound", 0.0)
@@ -180,6 +196,13 @@ def health(rows: Sequence[Row], online: bool = False) -> Health:
     held_out, labelled = last["held_out/error"], last["labelled/error"]
     if held_out > APART * max(labelled, LEARNED):
         return Health("overfitting", f"the held-out error is {held_out:.4g} where the labelled one is {labelled:.2g}")
+    constant = last.get("held_out/constant_error", math.inf)
+    if held_out > NO_BETTER * constant:
+        return Health(
+            "underfitting",
+            f"the held-out error is {held_out:.4g}, and that of the labelled expert's mean action in every state "
+            f"{constant:.4g}",
+        )
     lowest = min(row["held_out/error"] for row in rows)
     if held_out <= STEADY * lowest:
         return Health("healthy", f"the held-out error did not rise: {held_out:.4g}")

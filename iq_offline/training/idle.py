@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from iq_offline.config import RunConfig, flat, from_table, nested, resolved, saved_start, to_table
+from iq_offline.data.actions import ActionBranches
 from iq_offline.errors import UserError
 from iq_offline.learning.agents.soft_q import SoftActorCritic
 from iq_offline.training.setup import Data, make_agent
@@ -35,6 +36,8 @@ def _idle(config: RunConfig, data: Data) -> set[str]:
         idle.add("data.suboptimal_fraction")
     if not any(leaf.is_image for leaf in data.observations.leaves):
         idle.add("data.frame_stack")
+    if isinstance(data.actions, ActionBranches):
+        idle.add("training.actors")
     if config.training.layer_norm != "all" and {phase.group for phase in agent.phases} == {agent.averaged}:
         idle.add("training.layer_norm")  # "critics" is as good as "none" where all that is trained acts.
     if not config.is_online:

@@ -245,9 +245,10 @@ class _Run:
         broken += [PARTS[part] for part in broken_parts]
         if broken:
             kept = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step else "no checkpoint yet"
+            softer = " or a larger chi2_alpha" * hasattr(getattr(learner.agent, "config", None), "chi2_alpha")
             self.failure = UserError(
                 f"{', '.join(broken)} stopped being finite by step {learner.step:,}; {kept}: "
-                f"try lower learning rates or a larger chi2_alpha ({self.folder})"
+                f"try lower learning rates{softer} ({self.folder})"
             )
         return not broken
 

@@ -226,10 +226,10 @@ class OnlineTraining(Training):
         for lane in lanes:
             words = np.random.SeedSequence([self.seed, lane, int(self._episodes[lane])]).generate_state(1)
             seeds[lane] = int(words[0])
+            self._episodes[lane] += 1  # Before the reset: whose fails for this seed goes on with another.
         rows = self._rows(self._stepper().reset(seeds), lanes)
         self.table.begin(lanes, rows)
         for lane in lanes:
-            self._episodes[lane] += 1
             self._returns[lane] = self._lengths[lane] = 0
 
     def _draw_actions(self) -> Tensor:

@@ -14,7 +14,7 @@ from iq_offline.config import DataConfig, RunConfig, TrainingConfig, resolved
 from iq_offline.data.cache import cached
 from iq_offline.data.stream import open_source
 from iq_offline.evaluation import held_out
-from iq_offline.evaluation.held_out import held_out_error
+from iq_offline.evaluation.held_out import constant_error, held_out_error
 from iq_offline.training.setup import Data, choose_data, policy_of, prepare
 from tests.data_helpers import write_spaces_dataset
 from tests.space_helpers import at, expected_actions
@@ -96,3 +96,34 @@ def test_a_policy_that_knows_the_answers_makes_no_error() -> None:
 
         policy.from_features = knowing  # type: ignore[method-assign]
         assert held_out_error(policy, data.held_out).error == expected
+
+
+@pytest.mark.parametrize("low", [(), (-1.0, -0.5)], ids=["own", "given"])
+def test_the_error_of_one_amount_for_all_states(low: tuple[float, ...]) -> None:
+    """Of the labelled mean in [-1, 1], actions outside clipped to it."""
+    _, data = prepared(Box(-2, 2, (2,)), action_low=low)
+    assert data.held_out is not None
+    stored = list(minari.load_dataset("test/any-v0").iterate_episodes())
+    least = np.array(low or (-2.0, -2.0))
+
+    def unit(trajectories: np.ndarray) -> np.ndarray:
+        actions = np.concatenate([stored[index].actions for index in trajectories]).astype(np.float64)
+        return np.clip(2 * (actions - least) / (2 - least) - 1, -1, 1)
+
+    apart = unit(data.held_out.trajectories) - unit(data.expert.trajectories).mean(0)
+    found = constant_error(data.expert, data.held_out, data.actions)
+    assert found == pytest.approx(np.square(apart).sum(1).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("space", [Discrete(3, start=2), MultiDiscrete([3, 2], start=[1, 0])], ids=str)
+def test_the_error_of_one_choice_for_all_states(space: gymnasium.Space) -> None:
+    _, data = prepared(space)
+    assert data.held_out is not None
+    stored = list(minari.load_dataset("test/any-v0").iterate_episodes())
+    known, asked = (
+        [tuple(np.atleast_1d(action)) for index in part.trajectories for action in stored[index].actions]
+        for part in (data.expert, data.held_out)
+    )
+    commonest = [choice for choice in known if known.count(choice) == max(map(known.count, known))]
+    shares = {sum(choice != one for choice in asked) / len(asked) for one in commonest}
+    assert constant_error(data.expert, data.held_out, data.actions) in shares

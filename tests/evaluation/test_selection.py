@@ -267,6 +267,13 @@ def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Ro
         (rows([0.5, 0.04], [0.5, 0.00035]), "overfitting", "0.04 where the labelled one is 0.00035"),
         (rows([0.5, 0.031], [0.5, 0.0]), "overfitting", "0.031 where the labelled one is 0"),
         (rows([0.5, 0.029], [0.5, 0.0]), "healthy", "did not rise"),
+        (
+            rows([0.5, 0.3], [0.5, 0.29], **{"held_out/constant_error": 0.32}),
+            "underfitting",
+            "is 0.3, and that of the labelled expert's mean action in every state 0.32",
+        ),
+        (rows([0.5, 0.28], [0.5, 0.28], **{"held_out/constant_error": 0.32}), "healthy", "did not rise"),
+        (rows([0.5, 0.3], [0.5, 0.0], **{"held_out/constant_error": 0.3}), "overfitting", "0.3 where"),
         (rows([0.5], [0.5]), "unknown", "less than two"),
         ([{"gradient_steps": i, "labelled/error": 1.0} for i in (1, 2)], "unknown", "held_out_trajectories"),
         (

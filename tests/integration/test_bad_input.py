@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ from tests.data_helpers import (
     tmpfs,
     write_spaces_dataset,
 )
-from tests.environments.worlds import point_dataset
+from tests.environments.worlds import environment_dataset, point_dataset
 from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 from tests.warm import warm_python
 
@@ -960,3 +961,29 @@ def test_ctrl_c(root: Path, output: Path, tmp_path: Path, capsys: pytest.Capture
     assert_same_policies(output / "bc", tmp_path / "whole" / "bc")
     rows = [json.loads(line) for line in (output / "bc" / "metrics.ndjson").read_text().splitlines()]
     assert [row["gradient_steps"] for row in rows] == list(range(10, 601, 10))
+
+
+def test_an_environment_without_a_time_limit_is_scored_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], own_folders: None
+):
+    """The pendulum never ends by itself; its metadata name no limit, as where whoever recorded it stopped by hand."""
+    environment_dataset("test/swing-v0", "Pendulum-v1")
+    folder = catalog.locate("test/swing-v0")
+    assert folder is not None
+    specification = json.loads(json.loads((folder / "metadata.json").read_text())["env_spec"])
+    change_metadata(folder, env_spec=json.dumps(specification | {"max_episode_steps": None}))
+    given = ["--gradient-steps", "5", "--hidden-sizes", "4", "--batch-size", "4", "--algorithms", "bc"]
+    code = main(["train", "hopper_offline", "--expert", "test/swing-v0", *given, "--output", str(tmp_path / "runs")])
+    said = capsys.readouterr().err
+    assert code == 0, said
+    assert "note: Pendulum-v1 has no time limit: episodes are cut after 30 steps" in said
+    assert len(json.loads((tmp_path / "runs" / "bc" / "summary.json").read_text())["returns"]) == 10
+
+
+def test_options_may_name_their_section_as_files_do(tmp_path: Path, own_folders: None):
+    write_dataset("test/named-v0", random_episodes(np.random.default_rng(0), [5, 6]))
+    given = ["--data.expert", "test/named-v0", "--training.gradient-steps=5", "--training.hidden-sizes", "4"]
+    code = main(["train", "hopper_offline", *given, "--algorithms", "bc", "--output", str(tmp_path / "runs")])
+    assert code == 0
+    table = tomllib.loads((tmp_path / "runs" / "bc" / "config.toml").read_text())
+    assert (table["data"]["expert"], table["training"]["gradient_steps"]) == ("test/named-v0", 5)

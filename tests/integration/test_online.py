@@ -353,6 +353,25 @@ def test_fine_tuning_says_what_it_begins_with(tmp_path: Path, capsys: pytest.Cap
     assert "learner/parameters/nu/0.weight" in weights(tmp_path / "both" / "valuedice" / LATEST)
 
 
+def test_what_was_set_for_the_offline_half_and_is_decided_anew_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Two things were set: one is set here as well, the other is not."""
+    point_dataset()
+    own = ("--iq-learn.behavior-anchor", "0", "--iq-learn.temperature", "0.02")
+    train_offline(capsys, tmp_path / "runs", "--algorithms", "iq_learn", *own)
+    run = tmp_path / "runs" / "iq_learn"
+    given = ("--iq-learn.temperature", "0.05", "--training.log-every", "7")
+    _, notes = said(capsys, "finetune", run, *TUNED, *given, "--output", tmp_path / "tuned")
+    assert notes == [
+        "note: iq_learn.behavior_anchor = 0.0 is the offline run's; here it is decided anew "
+        "(--iq-learn.behavior-anchor sets it)"
+    ]
+    config = from_table(RunConfig, read_toml(tmp_path / "tuned" / "config.toml"), "test")
+    assert (config.iq_learn.behavior_anchor, config.iq_learn.temperature) == (100.0, 0.05)
+    assert config.training.log_every == 7
+
+
 def test_the_advice_on_mixtures_is_for_fixed_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """What it advises does not exist online."""
     point_dataset()

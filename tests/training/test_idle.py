@@ -41,7 +41,7 @@ def given(algorithm: str = "iq_learn", mixed: bool = False, finite: bool = False
     expert = FINITE if finite else EXPERT
     others = (Suboptimal(FINITE if finite else OTHER, 1),) * mixed
     data = replace(small.data, expert=expert, suboptimal=others, num_expert_trajectories=1, held_out_trajectories=0)
-    training = replace(small.training, gradient_steps=10_000, snapshots=10)
+    training = replace(small.training, gradient_steps=10_000, snapshots=10, actors="auto")
     return replace(small, data=data, training=training, iq_learn=IQLearnConfig(**iq_learn))
 
 
@@ -230,3 +230,9 @@ def test_of_two_stages_what_neither_reads_is_named_once(tmp_path: Path):
     assert [line for line in said if "no effect" in line] == [
         "note: iq_learn.lasting has no effect on what IQ-Learn learns from these data"
     ]
+
+
+def test_how_many_act_says_nothing_where_actions_are_finitely_many(finite_dataset: None):
+    for finite, said in ((True, ["training.actors"]), (False, [])):
+        config = given("bc", finite=finite)
+        assert in_vain(replace(config, training=replace(config.training, actors=3))) == said

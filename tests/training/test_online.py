@@ -32,6 +32,7 @@ from iq_offline.training.offline import LATEST, InterruptedTrainingError, step_r
 from iq_offline.training.online import OnlineTraining
 from iq_offline.training.setup import choose_data, prepare
 from iq_offline.training.tracking import read_metrics
+from iq_offline.training.training import StepError
 from tests.environments.worlds import as_given, environment_dataset, online_config, point_dataset
 from tests.helpers import point_mass_dataset
 from tests.training.program import QUIET, assert_same_run, weights, write_config
@@ -764,3 +765,38 @@ def test_a_stop_is_heard_while_the_first_steps_are_taken(tmp_path: Path):
     assert shown[-1] == (0, "10 env steps, 0/s"), "it says that it is under way"
     trained(config, folder)
     assert_same_run(straight, folder)
+
+
+def test_after_a_reset_that_failed_another_episode_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whose layout cannot be built for one seed is not asked for it for ever."""
+    point_dataset()
+    training = begun(online_config(), tmp_path / "run")
+    assert training.stepper is not None
+    asked: list[Sequence[int | None]] = []
+    reset = training.stepper.reset
+
+    def flaky(seeds: Sequence[int | None]) -> Any:
+        asked.append(seeds)
+        if len(asked) < 3:
+            raise StepError("no layout found")
+        return reset(seeds)
+
+    monkeypatch.setattr(training.stepper, "reset", flaky)
+    lanes = range(training.online.environments)
+    for _ in range(2):
+        with pytest.raises(StepError):
+            training._begin(lanes)
+    training._begin(lanes)
+    assert len({seeds[0] for seeds in asked}) == 3
+    training.close()
+
+
+@pytest.mark.parametrize("start", ["offline", ""])
+def test_drawing_ahead_is_for_the_offline_half(start: str, tmp_path: Path):
+    given = as_given(start=start)
+    given = replace(given, training=replace(given.training, prefetch=2))
+    if start:
+        assert [stage.training.prefetch for stage in stages(given, tmp_path)] == [2, 0]
+    else:
+        with pytest.raises(UserError, match="prefetch must be 0"):
+            stages(given, tmp_path)
