@@ -25,7 +25,7 @@ def test_data_without_rewards_are_scored_all_the_same(tmp_path: Path, monkeypatc
     unrewarded = [(one[0], one[1], np.full_like(one[2], math.nan), *one[3:]) for one in episodes]
     write_dataset(EXPERT, unrewarded)
     monkeypatch.setattr(scoring, "evaluation_environment", lambda source, trust: "Pendulum-v1")
-    monkeypatch.setattr(scoring, "references", lambda source, environment: References(2.0, 0.0, "made up"))
+    monkeypatch.setattr(scoring, "references", lambda source, environment, on_progress: References(2.0, 0.0, "made up"))
     monkeypatch.setattr(scoring, "_score_all", lambda *_: ([1.0], []))
     summary = run(configuration("bc", gradient_steps=5, snapshots=0), tmp_path / "run", QUIET)
     assert summary["data_return"] is None
