@@ -30,7 +30,7 @@ from iq_offline.config import (
     next_recipe,
     saved_config,
 )
-from iq_offline.config.iq_learn import decided, undecided
+from iq_offline.config.iq_learn import set_by_hand, undecided
 from iq_offline.config.online import MEETS_ENVIRONMENTS
 from iq_offline.data.views import short
 from iq_offline.dataset_cli import Datasets, run_dataset_command
@@ -197,7 +197,7 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
         options = Options(given.download, given.trust_env, given.tensorboard, _say)
         name = "-".join(folder.resolve().parts[-2:]) + ("-fast" if given.fast else "")
         target = given.output or Path("runs") / "finetune" / name
-        for note in (*_on_the_start(folder, offline, target), *_decided_anew(offline, given.iq_learn)):
+        for note in _on_the_start(folder, offline, given.iq_learn, target):
             _say(f"note: {note}")
         print_table([run(config, target, options)], config.data.suboptimal)
         print(f"the run, its curve and its policy: {target}")
@@ -205,7 +205,7 @@ def run_finetune(folder: Path, arguments: Sequence[str]) -> int:
     return guarded(command, "--debug" in arguments)
 
 
-def _on_the_start(folder: Path, offline: RunConfig, target: Path) -> Iterator[str]:
+def _on_the_start(folder: Path, offline: RunConfig, given: IQLearnConfig, target: Path) -> Iterator[str]:
     """What someone may not expect of how a run is fine-tuned, unless that has begun."""
     from iq_offline.training.offline import LATEST, step_reached
 
@@ -221,16 +221,10 @@ def _on_the_start(folder: Path, offline: RunConfig, target: Path) -> Iterator[st
             "the run as online.start: iq-offline train RUN_DIR/config.toml --online.start RUN_DIR --online.env-steps "
             f"{FINE_TUNING}"
         )
-
-
-def _decided_anew(offline: RunConfig, given: IQLearnConfig) -> Iterator[str]:
-    """What was set for the offline run, and is left to be decided for the environment."""
-    before = offline.iq_learn
-    for name in (field.name for field in dataclasses.fields(before) if field.default == "auto"):
-        by_itself = decided(dataclasses.replace(before, **{name: "auto"}), bool(offline.data.suboptimal))
-        value = getattr(before, name)
-        if offline.algorithm == "iq_learn" and value != getattr(by_itself, name) and getattr(given, name) == "auto":
-            option = f"--iq-learn.{name.replace('_', '-')}"
+    by_hand = set_by_hand(offline.iq_learn, bool(offline.data.suboptimal)) if offline.algorithm == "iq_learn" else ()
+    for name in by_hand:
+        if getattr(given, name) == "auto":
+            value, option = getattr(offline.iq_learn, name), f"--iq-learn.{name.replace('_', '-')}"
             yield f"iq_learn.{name} = {value} is the offline run's; here it is decided anew ({option} sets it)"
 
 

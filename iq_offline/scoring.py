@@ -13,7 +13,7 @@ from iq_offline.config import LABELS, DataConfig, RunConfig
 from iq_offline.data.irregularity import few
 from iq_offline.data.stream import Source
 from iq_offline.environments.fit import check_fit
-from iq_offline.environments.make import built, evaluation_environment, wrappers_left_out
+from iq_offline.environments.make import built, evaluation_environment, with_time_limit, wrappers_left_out
 from iq_offline.errors import UserError
 from iq_offline.evaluation.held_out import held_out_error
 from iq_offline.evaluation.plots import plot_run
@@ -25,7 +25,6 @@ from iq_offline.evaluation.scores import (
     references,
     score_error,
     why_unscored,
-    with_time_limit,
 )
 from iq_offline.evaluation.selection import health, read_diagnostics
 from iq_offline.files import disk_errors

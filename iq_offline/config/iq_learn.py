@@ -166,10 +166,24 @@ def decided(config: IQLearnConfig, mixed: bool, online: bool = False) -> IQLearn
     return dataclasses.replace(config, **own)
 
 
+DECIDED = tuple(field.name for field in dataclasses.fields(IQLearnConfig) if field.default == "auto")
+"""The keys in which ``auto`` may stand."""
+
+
 def undecided(config: IQLearnConfig) -> IQLearnConfig:
     """With ``auto`` again wherever it may stand: what was decided for one stage is not for the next."""
-    free = [field.name for field in dataclasses.fields(config) if field.default == "auto"]
-    return dataclasses.replace(config, **dict.fromkeys(free, "auto"))
+    return dataclasses.replace(config, **dict.fromkeys(DECIDED, "auto"))
+
+
+def set_by_hand(config: IQLearnConfig, mixed: bool) -> list[str]:
+    """The keys in which ``auto`` may stand, and which in an offline run's have another value than it would decide on.
+
+    Args:
+        config: of the run, with nothing left to ``auto``.
+        mixed: whether it has suboptimal data.
+    """
+    anew = {name: decided(dataclasses.replace(config, **{name: "auto"}), mixed) for name in DECIDED}
+    return [name for name, other in anew.items() if getattr(config, name) != getattr(other, name)]
 
 
 def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
@@ -215,8 +229,8 @@ def require_terms_that_fit(config: IQLearnConfig, mixed: bool) -> None:
         )
     if config.absorbing_value == "raised" and config.value_states == "suboptimal":
         raise UserError(
-            "iq_learn.absorbing_value = 'raised' raises rewards by what makes none negative where V is over the "
-            "mixture, and iq_learn.value_states = 'suboptimal': use 'bound' or 'zero'"
+            "iq_learn.absorbing_value = 'raised' leaves rewards under 0 where iq_learn.value_states = 'suboptimal': "
+            "use 'bound' or 'zero'"
         )
     if config.value == "expectile" and config.value_states != "suboptimal":
         raise UserError(

@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from iq_offline.data.catalog import References, known_references
 from iq_offline.data.irregularity import few, number
 from iq_offline.data.spaces import leaves_of, word
+from iq_offline.data.stream import log_of
 from iq_offline.data.survey import Survey
 
 MAX_COLUMNS = 24
@@ -184,10 +185,7 @@ def storage_words(metadata: dict[str, Any], images: bool) -> str:
 
 def log_words(metadata: dict[str, Any]) -> str:
     """The columns that ``datasets import`` made the numbers of, in their order, and how many episodes it cut."""
-    log = metadata.get("log")
-    if not isinstance(log, dict):
-        return ""
-    words = []
+    log, words = log_of(metadata), []
     for field in ("observation", "action"):
         if isinstance(names := log.get(field), list):
             words.append(f"{field} {few([_printable(name) for name in names], MAX_COLUMNS)}")

@@ -68,6 +68,10 @@ class Source:
         """Ids in the storage, in order."""
         return range(self.total_episodes) if self.view is None else self.view
 
+    def positions_of(self, ids: Collection[int]) -> list[int]:
+        """Where the episodes with these ids in the storage are in the dataset, or in the view; others are left out."""
+        return [position for position, stored in enumerate(self.episode_ids) if stored in ids]
+
     def with_other_pieces(self, ids: Collection[int]) -> set[int]:
         """These episodes and all others of the same recordings, by their ids in the storage.
 
@@ -75,8 +79,7 @@ class Source:
         together: they share a driver, a day and a road, so that one tells too much of the other. Of other datasets each
         episode is its own.
         """
-        log = self.metadata.get("log")
-        pieces_of = log.get("pieces_of") if isinstance(log, dict) else None
+        pieces_of = log_of(self.metadata).get("pieces_of")
         if not isinstance(pieces_of, list) or len(pieces_of) != int(self.metadata["total_episodes"]):
             return set(ids)
         recordings = [str(recording) for recording in pieces_of]
@@ -96,6 +99,12 @@ class Source:
         except (ValueError, TypeError, AttributeError):  # Said where the environment is needed.
             return None
         return identifier if isinstance(identifier, str) else None
+
+
+def log_of(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What ``datasets import`` wrote of the log that a dataset was made from; empty for others."""
+    log = metadata.get("log")
+    return log if isinstance(log, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which environments may be built, and building them."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import importlib.util
@@ -57,6 +58,19 @@ def evaluation_environment(source: Source, trust: bool = False, without: str = C
             f"({known.entry_point}): give --trust-env to run it"
         )
     return specification
+
+
+def with_time_limit(environment: str | EnvSpec, longest: int) -> str | EnvSpec:
+    """The environment; where its specification has no time limit, cut after ``longest`` steps.
+
+    A policy that never fails would otherwise be scored for ever.
+    """
+    specification = gymnasium.spec(environment) if isinstance(environment, str) else environment
+    if specification.max_episode_steps is not None:
+        return environment
+    limited = copy.deepcopy(specification)
+    limited.max_episode_steps = longest
+    return limited
 
 
 def wrappers_left_out(source: Source, trust: bool = False) -> tuple[str, ...]:

@@ -1,12 +1,10 @@
 """Scoring finished policies: whole episodes, returns, and returns normalised by named references."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
@@ -61,19 +59,6 @@ def evaluate(
     if broken:
         raise UserError(f"the return of the episode with seed {broken[0]} in {name} is not finite")
     return returns
-
-
-def with_time_limit(environment: str | EnvSpec, longest: int) -> str | EnvSpec:
-    """The environment; where its specification has no time limit, cut after ``longest`` steps.
-
-    A policy that never fails would otherwise be scored for ever.
-    """
-    specification = gymnasium.spec(environment) if isinstance(environment, str) else environment
-    if specification.max_episode_steps is not None:
-        return environment
-    limited = copy.deepcopy(specification)
-    limited.max_episode_steps = longest
-    return limited
 
 
 def random_return(environment: str | EnvSpec, on_progress: Progress = lambda done, total: None) -> float:

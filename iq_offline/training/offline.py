@@ -245,7 +245,7 @@ class _Run:
         broken += [PARTS[part] for part in broken_parts]
         if broken:
             kept = f"the checkpoint of step {self.saved_step:,} is kept" if self.saved_step else "no checkpoint yet"
-            softer = " or a larger chi2_alpha" * hasattr(getattr(learner.agent, "config", None), "chi2_alpha")
+            softer = " or a larger chi2_alpha" * (("coefficients", "chi2_alpha") in learner.parameters.keys(True))
             self.failure = UserError(
                 f"{', '.join(broken)} stopped being finite by step {learner.step:,}; {kept}: "
                 f"try lower learning rates{softer} ({self.folder})"

@@ -111,8 +111,7 @@ def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[Ca
 
     taken = _stored(labelled)
     held_out = None
-    known = source.with_other_pieces(taken)
-    seen = [position for position, stored in enumerate(source.episode_ids) if stored in known]
+    seen = source.positions_of(source.with_other_pieces(taken))
     spare = min(options.held_out_trajectories, int((np.delete(expert.lengths, seen) > 0).sum()))
     if spare:
         own = np.random.default_rng(seed)
@@ -126,7 +125,7 @@ def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[Ca
         same = data.source.path == source.path
         if part.hidden and not same:
             raise UserError(f"{part.dataset} cannot be hidden: hidden trajectories are of the expert's, {source.id}")
-        without = [i for i, stored in enumerate(data.source.episode_ids) if stored in taken] if same else []
+        without = data.source.positions_of(taken) if same else []
         own = np.random.default_rng(seed) if part.hidden else generator
         chosen = select(data, part.episodes, 1, own, without, from_end=part.hidden)
         if same:
