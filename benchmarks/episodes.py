@@ -15,7 +15,7 @@ import torch
 
 from iq_offline.config import saved_config
 from iq_offline.data.catalog import References
-from iq_offline.environments.make import evaluation_environment
+from iq_offline.environments.make import evaluation_environment, with_time_limit
 from iq_offline.evaluation.scores import evaluate, normalized_score, score_error
 from iq_offline.experiment import obtain
 from iq_offline.learning.policy import Policy
@@ -37,7 +37,8 @@ def main() -> None:
         file = given / "policy.safetensors" if given.is_dir() else given
         folder = file.parent.parent if file.parent.name == SNAPSHOTS else file.parent
         config, summary = saved_config(folder / "config.toml"), json.loads((folder / "summary.json").read_text())
-        environment = evaluation_environment(obtain(config.data.expert).source)
+        data = obtain(config.data.expert)
+        environment = with_time_limit(evaluation_environment(data.source), data.longest)
         returns = evaluate(Policy.load(file), environment, options.episodes, options.seed)
         known = References(summary["expert_return"], summary["random_return"], summary["references"])
         score, error = normalized_score(float(np.mean(returns)), known), score_error(returns, known)

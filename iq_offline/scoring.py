@@ -50,12 +50,11 @@ def evaluate_run(run: Run, say: Callable[[str], None], trust_env: bool = False) 
     left_out = wrappers_left_out(source, trust_env)
     try:
         environment = evaluation_environment(source, trust_env)
-        longest = int(data.expert.data.lengths.max())
-        limited = with_time_limit(environment, longest)
-        if limited is not environment:
+        limited = with_time_limit(environment, data.expert.data.longest)
+        if isinstance(limited, EnvSpec) and limited is not environment:
             say(
-                f"note: {source.environment_id} has no time limit: episodes are cut after {longest:,} steps, as many "
-                "as the longest recorded one has"
+                f"note: {limited.id} has no time limit: episodes are cut after {limited.max_episode_steps:,} steps, as "
+                "many as the longest recorded one has"
             )
         environment = limited
         with patient_progress("random actions, for the scores") as progress:

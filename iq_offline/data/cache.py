@@ -68,6 +68,10 @@ class CachedSource:
         """
         require_finite(self.source, self.manifest, [leaf.name for leaf in leaves])
 
+    def longest(self) -> int:
+        """Transitions of the longest episode."""
+        return int(self.lengths.max())
+
     @cached_property
     def starts(self) -> np.ndarray:
         """Row of each episode's first observation, shape ``(episodes,)``."""

@@ -9,7 +9,7 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -60,16 +60,16 @@ def evaluation_environment(source: Source, trust: bool = False, without: str = C
     return specification
 
 
-def with_time_limit(environment: str | EnvSpec, longest: int) -> str | EnvSpec:
-    """The environment; where its specification has no time limit, cut after ``longest`` steps.
+def with_time_limit(environment: str | EnvSpec, longest: Callable[[], int]) -> str | EnvSpec:
+    """The environment; where its specification has no time limit, cut after ``longest()`` steps.
 
-    A policy that never fails would otherwise be scored for ever.
+    A policy that never fails would otherwise be acted out for ever.
     """
     specification = gymnasium.spec(environment) if isinstance(environment, str) else environment
     if specification.max_episode_steps is not None:
         return environment
     limited = copy.deepcopy(specification)
-    limited.max_episode_steps = longest
+    limited.max_episode_steps = longest()
     return limited
 
 

@@ -198,9 +198,10 @@ def health(rows: Sequence[Row], online: bool = False) -> Health:
         return Health("overfitting", f"the held-out error is {held_out:.4g} where the labelled one is {labelled:.2g}")
     constant = last.get("held_out/constant_error", math.inf)
     if held_out > NO_BETTER * constant:
+        action = "commonest" if "held_out/one_wrong" in last else "mean"
         return Health(
             "underfitting",
-            f"the held-out error is {held_out:.4g}, and that of the labelled expert's mean action in every state "
+            f"the held-out error is {held_out:.4g}, and that of the labelled expert's {action} action in every state "
             f"{constant:.4g}",
         )
     lowest = min(row["held_out/error"] for row in rows)

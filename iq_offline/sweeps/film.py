@@ -23,10 +23,11 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
+from iq_offline.data.cache import cached
 from iq_offline.data.catalog import locate
 from iq_offline.data.stream import open_source
 from iq_offline.data.views import parsed
-from iq_offline.environments.make import evaluation_environment, make
+from iq_offline.environments.make import evaluation_environment, make, with_time_limit
 from iq_offline.environments.rollout import FaultError, acting, rollout
 from iq_offline.errors import UserError
 from iq_offline.learning.policy import Policy
@@ -170,7 +171,8 @@ def make_clip(order: dict[str, Any], path: Path, on_step: Callable[[float], None
     if folder is None:
         raise UserError(f"the dataset {name}, which names the environment, is not on this machine")
     policy = Policy.load(Path(order["policy"]))
-    environment = drawable(evaluation_environment(open_source(folder)))
+    source = open_source(folder)
+    environment = drawable(with_time_limit(evaluation_environment(source), lambda: cached(source).longest()))
     found = film(policy, environment, order["seed"], on_step)
     content, shown = encoded(found["pictures"], found["milliseconds"])
     path.with_suffix(".avif").write_bytes(content)

@@ -3,6 +3,7 @@
 Registered where this is imported; ``python -c COMMAND ARGUMENTS`` is ``iq-offline`` with them.
 """
 
+import json
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from gymnasium.spaces import Box
 
 from iq_offline.config import DataConfig, RunConfig, TrainingConfig, resolved
 from iq_offline.config.online import OnlineConfig
+from iq_offline.data.catalog import minari_root
 from tests.data_helpers import change_metadata
 from tests.helpers import point_mass_dataset, point_mass_step
 
@@ -152,6 +154,14 @@ def point_dataset(identifier: str = "test/point-v0", **kwargs: Any) -> None:
     """A few expert episodes, recorded in the point mass with these arguments; scores are out of thin air."""
     folder = point_mass_dataset(identifier, 4, 25, seed=0)
     change_metadata(folder, env_spec=specification(**kwargs).to_json(), ref_min_score=-20.0, ref_max_score=0.0)
+
+
+def endless_dataset(identifier: str) -> None:
+    """Episodes of 30 steps of the pendulum, which never ends by itself; whoever recorded them stopped by hand."""
+    environment_dataset(identifier, "Pendulum-v1")
+    folder = minari_root() / identifier / "data"
+    specification = json.loads(json.loads((folder / "metadata.json").read_text())["env_spec"])
+    change_metadata(folder, env_spec=json.dumps(specification | {"max_episode_steps": None}))
 
 
 def environment_dataset(

@@ -272,6 +272,11 @@ def rows(held_out: list[float], labelled: list[float], **last: float) -> list[Ro
             "underfitting",
             "is 0.3, and that of the labelled expert's mean action in every state 0.32",
         ),
+        (
+            rows([0.5, 0.3], [0.5, 0.29], **{"held_out/constant_error": 0.3, "held_out/one_wrong": 0.01}),
+            "underfitting",
+            "is 0.3, and that of the labelled expert's commonest action in every state 0.3",
+        ),
         (rows([0.5, 0.28], [0.5, 0.28], **{"held_out/constant_error": 0.32}), "healthy", "did not rise"),
         (rows([0.5, 0.3], [0.5, 0.0], **{"held_out/constant_error": 0.3}), "overfitting", "0.3 where"),
         (rows([0.5], [0.5]), "unknown", "less than two"),

@@ -48,7 +48,7 @@ from tests.data_helpers import (
     tmpfs,
     write_spaces_dataset,
 )
-from tests.environments.worlds import environment_dataset, point_dataset
+from tests.environments.worlds import endless_dataset, point_dataset
 from tests.helpers import point_mass_dataset, point_mass_episodes, write_dataset
 from tests.warm import warm_python
 
@@ -966,12 +966,7 @@ def test_ctrl_c(root: Path, output: Path, tmp_path: Path, capsys: pytest.Capture
 def test_an_environment_without_a_time_limit_is_scored_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], own_folders: None
 ):
-    """The pendulum never ends by itself; its metadata name no limit, as where whoever recorded it stopped by hand."""
-    environment_dataset("test/swing-v0", "Pendulum-v1")
-    folder = catalog.locate("test/swing-v0")
-    assert folder is not None
-    specification = json.loads(json.loads((folder / "metadata.json").read_text())["env_spec"])
-    change_metadata(folder, env_spec=json.dumps(specification | {"max_episode_steps": None}))
+    endless_dataset("test/swing-v0")
     given = ["--gradient-steps", "5", "--hidden-sizes", "4", "--batch-size", "4", "--algorithms", "bc"]
     code = main(["train", "hopper_offline", "--expert", "test/swing-v0", *given, "--output", str(tmp_path / "runs")])
     said = capsys.readouterr().err

@@ -19,6 +19,7 @@ from iq_offline.sweeps import film, video
 from iq_offline.sweeps.exhibits import clips_of
 from iq_offline.sweeps.findings import findings_in
 from iq_offline.sweeps.video import Order, chosen_runs, make_clips
+from tests.environments.worlds import endless_dataset
 from tests.helpers import point_mass_episodes, write_dataset
 from tests.sweeps.frames import make_runs
 from tests.sweeps.html_check import Page
@@ -64,6 +65,18 @@ def test_the_first_seconds_of_a_whole_episode_are_filmed(length: int, pictures: 
     assert found["pictures"][0].size == (240, 240)
     assert found["pictures"][1].getpixel((0, 0)) == (1, 1, 1)
     assert shares == sorted(shares)
+
+
+def test_an_environment_without_a_time_limit_is_filmed_for_a_recorded_episode_s_length(
+    own_folders: None, tmp_path: Path
+) -> None:
+    endless_dataset("test/swing-v0")
+    policy = Policy(mlp(3, 1), Box(-np.inf, np.inf, (3,)), Box(-2, 2, (1,)))
+    policy.save(tmp_path / "policy.safetensors")
+    order = {"policy": str(tmp_path / "policy.safetensors"), "dataset": "test/swing-v0", "seed": 0}
+    found = film.make_clip(order, tmp_path / "clip", lambda share: None)
+    assert found["seconds"] == pytest.approx(1.0), "30 steps at 30 pictures a second"
+    assert (tmp_path / "clip.avif").stat().st_size > 0
 
 
 def test_fast_environments_are_not_filmed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
