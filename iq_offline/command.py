@@ -95,17 +95,42 @@ def without_sections(arguments: Sequence[str], sections: Sequence[str]) -> list[
     return [prefix.sub("--", word, count=1) if prefix.match(word) else word for word in arguments]
 
 
+def joined(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of an option that is given several times behind each other, and the names of such options.
+
+    Of ``--set a --set b`` the parser would keep b alone, in silence.
+    """
+    groups: list[list[str]] = [[]]
+    for word in arguments:
+        if word.startswith("--") and word != "--":
+            name, equals, value = word.partition("=")
+            groups.append([name.replace("_", "-"), *([value] if equals else [])])
+        else:
+            groups[-1].append(word)
+    names = [group[0] for group in groups[1:]]
+    again = sorted({name for name in names if names.count(name) > 1})
+    if not again:
+        return list(arguments), []
+    words: dict[str, list[str]] = {}
+    for name, *values in groups[1:]:
+        words.setdefault(name, []).extend(values)
+    return [*groups[0], *(word for name, values in words.items() for word in (name, *values))], again
+
+
 def parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> Arguments_:
     """What tyro reads from the command line, its complaints as one line."""
+    words, again = joined(arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(arguments), **options)
+            return tyro.cli(kind, args=words, **options)
     except ValidationError as error:
         raise UserError(explain(error, kind)) from error
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
+        if again:
+            raise UserError(f"{' and '.join(again)} given more than once: give it once, with all its values") from None
         raise UserError(_in_one_line(complaint.getvalue())) from None
 
 

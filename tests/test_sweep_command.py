@@ -76,6 +76,7 @@ def test_failures_are_named_also_where_there_is_nothing_to_compare(
         ("--cpus -1", "cpus = -1.0: input should be greater than or equal to 0"),
         ("--baseline gail", "sweep small has no runs of gail: give --baseline bc"),
         ("--set seed", "--set seed: must be KEY=VALUE"),
+        ("--set seed --set data.subsample=2", "--set seed: must be KEY=VALUE"),
         ("--ray-address auto", "--ray-address needs --launcher ray"),
         ("--cpus 2", "--cpus needs --launcher ray"),
         ("--launcher ray --workers 2", "--workers is for --launcher local"),
