@@ -68,7 +68,7 @@ def record(name: str, tier: str, card: Card, on_progress: Progress = lambda done
         space = environments[0].observation_space
         episodes = list(rollout(environments, behaviour(about, environments[0]), seeds, finished))
     with disk_errors(recording, root), temporary_root(root) as temporary:
-        _write(identifier, card, about, episodes, space)
+        write(identifier, card, about, episodes, space)
         path = install(identifier, temporary, root)
     return Recording(
         identifier,
@@ -126,9 +126,18 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in RECORDED_WITH}
 
 
-def _write(
+def write(
     identifier: str, card: Card, about: DatasetCard, episodes: list[Episode], observation_space: gymnasium.Space
 ) -> None:
+    """Let Minari write episodes as a dataset, into the root that it has now.
+
+    Args:
+        identifier: Minari's, with namespace and version.
+        card: the environment, and what scores are held against.
+        about: who acted.
+        episodes: whole, in order.
+        observation_space: of the environment.
+    """
     buffers = [
         EpisodeBuffer(
             id=index,
