@@ -281,9 +281,7 @@ def test_auto_with_suboptimal_data() -> None:
         *((online, "valuedice", 1) for online in (OnlineConfig(), OnlineConfig(5_000))),
     ],
 )
-def test_several_networks_act_but_where_one_is_better(
-    online: OnlineConfig, algorithm: Any, actors: int
-) -> None:
+def test_several_networks_act_but_where_one_is_better(online: OnlineConfig, algorithm: Any, actors: int) -> None:
     """ValueDICE is weaker with five."""
     data = DataConfig(suboptimal=(Suboptimal("hopper/medium"),) if algorithm == "sqil" else ())
     config = RunConfig(algorithm=algorithm, data=data, online=online)
