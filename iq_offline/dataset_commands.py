@@ -1,6 +1,7 @@
 """What ``iq-offline datasets …`` does, apart from reading its arguments."""
 
 import json
+import math
 from pathlib import Path
 
 from iq_offline.data import cache, catalog
@@ -72,7 +73,8 @@ def print_import(imported: Imported, columns: Columns) -> None:
 def findings(imported: Imported, columns: Columns) -> list[tuple[str, int, str]]:
     """What was found, how often, what became of it. Gaps, duplicates and nulls are named even where there are none."""
     counts = imported.counts
-    gap = f"gaps (a step over {imported.max_gap:.4g})" if columns.time else "gaps (not looked for: no --time)"
+    looked_for = "every episode is one row" if math.isnan(imported.max_gap) else f"a step over {imported.max_gap:.4g}"
+    gap = f"gaps ({looked_for})" if columns.time else "gaps (not looked for: no --time)"
     always = [
         ("rows", counts.rows, f"{counts.rows_written:,} used, in {counts.episodes:,} of Minari's episodes"),
         ("episodes", counts.episodes_in_log, f"{counts.terminated:,} of Minari's end in a terminal state"),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from iq_offline.config import ALGORITHMS, LABELS, OnlineConfig, RunConfig, resolved, saved_start
+from iq_offline.config import ALGORITHMS, LABELS, DataConfig, OnlineConfig, RunConfig, resolved, saved_start
 from iq_offline.config.online import OFFLINE, has_offline_half
 from iq_offline.data import catalog, views
 from iq_offline.data.actions import ActionBox, is_open
@@ -152,7 +152,7 @@ def run_together(
         require_device(run.config.training.device, run.config.training.compile)
         parts = [source(part.dataset) for part in run.config.data.suboptimal]
         run.data = choose_data(run.config, source(run.config.data.expert), parts)
-        say_what_is_special(run.data, run.config.data.subsample, say_once)
+        say_what_is_special(run.data, run.config.data, say_once)
         whole = (*run.before, run.config)
         for key in () if is_half else set_in_vain(whole, idle_keys(whole, run.data)):
             say_once(f"note: {key} has no effect on what {LABELS[run.config.algorithm]} learns from these data")
@@ -244,9 +244,16 @@ def obtain(name: str, options: Options = Options()) -> CachedSource:
         return cached(source, progress if source.total_steps > 200_000 else lambda done, total: None)
 
 
-def say_what_is_special(data: Data, subsample: int, say: Say) -> None:
+def say_what_is_special(data: Data, asked_for: DataConfig, say: Say) -> None:
     """One line for whatever their owner might not expect of these data, or of what training does to them."""
-    source = data.expert.data.source
+    source, subsample = data.expert.data.source, asked_for.subsample
+    for part, chosen in zip(asked_for.suboptimal, data.suboptimal, strict=True):
+        there = int((chosen.data.lengths > 0).sum())
+        if part.episodes is None and len(chosen.trajectories) < there:
+            say(
+                f"note: {len(chosen.trajectories)} of {there} episodes of {views.short(part.dataset)} are learned "
+                "from: the others are labelled, held out, or pieces of recordings that are"
+            )
     if better := better_distance(data.expert, data.observations, subsample):
         say(
             f"note: {source.id}: steps {subsample} apart show one phase of a motion that repeats itself, and vary less "

@@ -51,7 +51,7 @@ def disk_errors(doing: str, where: Path, full: str = "") -> Iterator[None]:
     """Turn a full or forbidden disk into one line that names the folder; ``full`` ends that of a full one."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py gives a full disk as a RuntimeError.
+    except (OSError, RuntimeError, ValueError) as error:  # h5py gives a full disk as one of the last two.
         if getattr(error, "errno", None) in FULL or "No space left" in str(error):
             message = f"no space left while {doing} in {where}: free some space or choose another folder{full}"
         elif getattr(error, "errno", None) in FORBIDDEN:

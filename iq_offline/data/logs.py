@@ -325,13 +325,16 @@ def _write(
 
 
 def _losses(counts: Counts) -> str:
+    cut = counts.gaps or counts.jumps or counts.ends_inside
+    cut = cut or counts.rows_without_observation or counts.rows_without_action
+    single = "single rows between cuts" if cut else "episodes of one row: --next-observation would name the next state"
     lost = {
         "no rows": int(counts.rows == 0),
         "without an episode": counts.rows_without_episode,
         "without a time": counts.rows_without_time,
         "without an observation": counts.rows_without_observation,
         "without an action": counts.rows_without_action,
-        "single rows between cuts": counts.short_pieces,
+        single: counts.short_pieces,
         "duplicates": counts.identical_duplicates + counts.contradicting_duplicates,
     }
     return f"{counts.rows} rows, " + ", ".join(f"{number} {what}" for what, number in lost.items() if number)

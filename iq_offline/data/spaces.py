@@ -225,7 +225,7 @@ def check_compatible(expert: Any, other: Any) -> None:
     """Whether the dataset ``other`` can be mixed with ``expert`` (both a ``stream.Source``).
 
     Raises:
-        UserError: observations, actions or environments differ (versions of one environment may).
+        UserError: observations, actions or environments differ (versions of one environment may), or logs' columns.
     """
     for name in ("observation_space", "action_space"):
         ours, theirs = getattr(expert, name), getattr(other, name)
@@ -233,6 +233,13 @@ def check_compatible(expert: Any, other: Any) -> None:
             raise UserError(
                 f"{other.id} cannot be mixed with {expert.id}: its {name.replace('_', ' ')} is {form_of(theirs)}, "
                 f"the expert's {form_of(ours)}"
+            )
+    for field in ("observation", "action"):
+        ours, theirs = (source.log.get(field) for source in (expert, other))
+        if ours and theirs and ours != theirs:
+            raise UserError(
+                f"{other.id} cannot be mixed with {expert.id}: the columns of its {field}s are {', '.join(theirs)}, "
+                f"the expert's {', '.join(ours)}: import it anew with --{field} in their order"
             )
     names = [re.sub(r"-v\d+$", "", source.environment_id or "") for source in (expert, other)]
     if all(names) and names[0] != names[1]:

@@ -79,12 +79,17 @@ class Source:
         together: they share a driver, a day and a road, so that one tells too much of the other. Of other datasets each
         episode is its own.
         """
-        pieces_of = log_of(self.metadata).get("pieces_of")
+        pieces_of = self.log.get("pieces_of")
         if not isinstance(pieces_of, list) or len(pieces_of) != int(self.metadata["total_episodes"]):
             return set(ids)
         recordings = [str(recording) for recording in pieces_of]
         chosen = {recordings[index] for index in ids}
         return {index for index, recording in enumerate(recordings) if recording in chosen}
+
+    @property
+    def log(self) -> dict[str, Any]:
+        """By :func:`log_of`."""
+        return log_of(self.metadata)
 
     @property
     def is_hdf5(self) -> bool:

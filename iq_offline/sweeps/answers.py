@@ -83,12 +83,18 @@ def _where_reached(count: int, counts: Sequence[int]) -> str:
 
 def overall(answers: Sequence[Answer]) -> str:
     """One sentence over the settings of a learner."""
+    if len(answers) == 1:
+        return answers[0].sentence
+    sure = [answer for answer in answers if answer.kind != "no interval"]
+    if not sure:
+        return f"no answer: only one seed in each of {len(answers)} settings, so there is no interval"
     reached = [answer.count for answer in answers if answer.count is not None]
+    unknown = f"; {len(answers) - len(sure)} have one seed and no interval" if len(sure) < len(answers) else ""
     if len(reached) == len(answers):
         return f"expert level from {trajectories(max(reached))} in all {len(answers)} settings"
     if not reached:
-        return f"expert level is not reached in any of {len(answers)} settings"
-    return f"expert level in {len(reached)} of {len(answers)} settings"
+        return f"expert level is not reached in any of {len(sure)} settings{unknown}"
+    return f"expert level in {len(reached)} of {len(sure)} settings{unknown}"
 
 
 def in_short(answer: Answer) -> str:

@@ -105,7 +105,8 @@ def _meaning(found: Findings) -> str:
     if len(references) != 1:
         return f"0 is a random policy, 1 the expert (see below for their returns). {which}"
     expert, random = references[0]
-    source = " and ".join(found.of_all("references"))
+    scored = found.runs.drop_nulls("expert_return")["run"]
+    source = " and ".join(dict.fromkeys(found.summaries[run]["references"] for run in scored))
     return f"0 is a random policy (return {random:.1f}), 1 the expert ({expert:.1f}); {source}. {which}"
 
 

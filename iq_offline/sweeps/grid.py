@@ -82,7 +82,7 @@ class Sweep:
     fixed: dict[str, Any]
     """The configuration of every run, as dotted keys, without those of the grid."""
     grid: dict[str, list[Any]]
-    """Dotted keys and their values, in the order of the file; ``together`` has tables of dotted keys."""
+    """Dotted keys and their values, in the order of the file; ``together``, with tables of dotted keys, is last."""
     published: tuple[Published, ...] = ()
     """Others' numbers, to draw beside."""
 
@@ -213,6 +213,8 @@ def sweep_of(table: dict[str, Any], source: str, name: str, changes: dict[str, A
         changed = [usual | {key: value} for key, choices in alone.items() for value in choices]
         tasks: list[dict[str, Any]] = values.get(TOGETHER, [{}])
         values[TOGETHER] = [task | setting for task in tasks for setting in (usual, *changed)]
+    if TOGETHER in values:  # Last, as in the file that is written: TOML has tables after all else.
+        values[TOGETHER] = values.pop(TOGETHER)
     varied = varied_by(values)
     sweep = Sweep(name, question, {key: fixed[key] for key in KEYS if key not in varied}, values, published)
     together = [each["algorithm"] for each in values.get(TOGETHER, []) if "algorithm" in each]

@@ -132,8 +132,8 @@ def choose_data(config: RunConfig, expert: CachedSource, suboptimal: Sequence[Ca
             taken |= _stored(chosen)
         if not len(chosen.rows):
             raise UserError(
-                f"{data.source.id} has no trajectories left: all are labelled expert or held out; lower "
-                "held_out_trajectories or num_expert_trajectories"
+                f"{data.source.id} has no trajectories left: all are labelled expert or held out, or pieces of such "
+                "recordings; lower held_out_trajectories or num_expert_trajectories"
             )
         others.append(chosen)
     return Data(labelled, tuple(others), held_out, observations, actions)

@@ -978,6 +978,13 @@ def test_columns_that_change_from_file_to_file(tmp_path: Path) -> None:
     assert observed(import_log([str(tmp_path)], ID, SIMPLE)) == [[0.0, 0.1, 0.2], [0.0, 1.0, 2.0]]
 
 
+def test_episodes_of_one_row_are_told_how_to_be_used(imports: Imports) -> None:
+    rows = [row | {"u": place / 2} for place, name in enumerate("abc") for row in simple(1, name)]
+    told = "3 rows, 3 episodes of one row: --next-observation would name the next state"
+    with pytest.raises(UserError, match=told):
+        imports(rows)
+
+
 def test_nothing_left(imports: Imports) -> None:
     rows = [row for name in "abc" for row in simple(1, name)]
     rows[2]["x"] = None

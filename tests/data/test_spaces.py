@@ -3,6 +3,7 @@
 import itertools
 import shutil
 from collections import abc
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -406,6 +407,16 @@ def source_of(observation_space: gymnasium.Space, action_space: gymnasium.Space,
 )
 def test_bounds_and_precision_do_not_keep_datasets_apart(one: gymnasium.Space, other: gymnasium.Space) -> None:
     check_compatible(source_of(one, Discrete(2)), source_of(other, Discrete(2), "test/other-v0"))
+
+
+@pytest.mark.parametrize("part", ["observation", "action"])
+def test_logs_with_their_columns_in_another_order_cannot_be_mixed(part: str) -> None:
+    columns = {"observation": ["speed", "gap"], "action": ["steer", "brake"]}
+    one = replace(source_of(Box(-1, 1, (2,)), Box(-1, 1, (2,))), metadata={"log": columns})
+    other = replace(one, id="test/two-v0", metadata={"log": columns | {part: columns[part][::-1]}})
+    check_compatible(one, replace(other, metadata={}))
+    with pytest.raises(UserError, match=f"the columns of its {part}s are {', '.join(columns[part][::-1])}, the expert"):
+        check_compatible(one, other)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,16 @@ def test_settings_are_summed_up() -> None:
     lost = answers(lambda row: 0.1, algorithms=("bc",), experts=experts, counts=(1, 3))
     assert overall(lost) == "expert level is not reached in any of 2 settings"
     assert overall([found[0], lost[0]]) == "expert level in 1 of 2 settings"
+    assert overall(found[:1]) == found[0].sentence
+
+
+def test_settings_with_one_seed_have_no_answer_together_either() -> None:
+    experts = ("hopper/expert", "ant/expert")
+    single = answers(lambda row: 1.0, algorithms=("bc",), experts=experts, counts=(1, 3), seeds=1)
+    assert overall(single) == "no answer: only one seed in each of 2 settings, so there is no interval"
+    lost = answers(lambda row: 0.1, algorithms=("bc",), experts=experts, counts=(1, 3))
+    unknown = "; 2 have one seed and no interval"
+    assert overall([*lost, *single]) == f"expert level is not reached in any of 2 settings{unknown}"
 
 
 def test_without_scores_the_errors_are_said() -> None:

@@ -297,13 +297,25 @@ def test_keys_in_one_table_change_together() -> None:
     assert data == {("a/b", 5), ("c/d", 20)}
     assert len(found.runs()) == 2 * 2 * (1 + 2)
     assert names(found)[:3] == [
-        "algorithm=bc,expert=a-b,subsample=5,seed=0",
-        "algorithm=bc,expert=c-d,subsample=20,seed=0",
-        "algorithm=iq_learn,expert=a-b,subsample=5,seed=0,temperature=0.1",
+        "algorithm=bc,seed=0,expert=a-b,subsample=5",
+        "algorithm=bc,seed=0,expert=c-d,subsample=20",
+        "algorithm=iq_learn,seed=0,temperature=0.1,expert=a-b,subsample=5",
     ]
     assert "data.expert" not in found.fixed
     again = sweep_of(tomllib.loads(found.to_toml()), "sweep.toml", "another")
     assert again.runs() == found.runs()
+
+
+def test_tables_too_long_for_one_line_do_not_change_the_names_of_the_runs(tmp_path: Path) -> None:
+    """In the file that is written they come after all other keys, wherever they stood."""
+    suboptimal = [f"company/{word}-v0" for word in ("first", "second", "third", "fourth", "fifth", "sixth")]
+    tables = [{"data.expert": expert, "data.suboptimal": suboptimal} for expert in ("a/b", "c/d")]
+    found = sweep_of({"grid": {"together": tables, "seeds": 2}}, "mine.toml", "mine")
+    assert "[[grid.together]]" in found.to_toml(), "else this tests nothing"
+    again = sweep_of(tomllib.loads(found.to_toml()), "sweep.toml", "another")
+    assert names(again) == names(found)
+    (tmp_path / FILE).write_text(found.to_toml())
+    assert claim_folder(found, tmp_path) is None
 
 
 def test_learners_may_change_together_with_their_settings() -> None:
