@@ -109,6 +109,15 @@ class Grouped:
         for count in self._counts:
             yield _read(self._file, self._dtype, int(count))
 
+    @property
+    def rows(self) -> int:
+        """Over all episodes."""
+        return int(self._counts.sum())
+
+    def __len__(self) -> int:
+        """Episodes of the log."""
+        return len(self._counts)
+
     def close(self) -> None:
         """Give the disk space back."""
         self._file.close()

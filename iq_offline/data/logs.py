@@ -29,7 +29,7 @@ from iq_offline.data.log_episodes import (
 )
 from iq_offline.data.log_files import open_files
 from iq_offline.data.log_records import Batch, Columns, Layout, LogFile, plan
-from iq_offline.data.writing import install, temporary_root
+from iq_offline.data.writing import install, temporary_root, while_they_fit
 from iq_offline.errors import UserError
 from iq_offline.files import disk_errors
 
@@ -111,8 +111,9 @@ def import_log(
         )
         found = _episodes(grouped, layout, unit, max_gap, counts, total, on_progress)
         checked = (_check_bounds(episode, space, layout, counts) for episode in found)
+        fitting = while_they_fit(checked, root, layout.dtype.itemsize, grouped.rows, len(grouped))
         about = f"{', '.join(file.path.name for file in files[:3])}{' and more' * (len(files) > 3)}"
-        _write(identifier, checked, observation_space, space, f"Imported from the log {about}.", layout, counts)
+        _write(identifier, fitting, observation_space, space, f"Imported from the log {about}.", layout, counts)
         grouped.close()
         if not counts.episodes:
             raise UserError(f"nothing is left of {about}: {_losses(counts)}")

@@ -4,15 +4,21 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from iq_offline.files import LOCK, held
 
 TEMPORARY = ".recording-"
 REPLACED = ".replaced"
 """Inside the temporary root: a dataset that gives way to a new one, under its own name."""
+AN_EPISODE = 15_000
+"""Bytes that Minari's HDF5 takes for an episode beside its arrays, and half a percent more."""
+UNWRITTEN = 40_000_000
+"""Bytes of an open HDF5 file that may wait in memory, about."""
+Episode = TypeVar("Episode")
 
 
 @contextmanager
@@ -60,6 +66,29 @@ def _tidy(left: Path, root: Path) -> None:
             if not target.exists():
                 os.rename(dataset, target)
         shutil.rmtree(left, ignore_errors=True)
+
+
+def while_they_fit(episodes: Iterable[Episode], root: Path, row: int, rows: int, count: int) -> Iterator[Episode]:
+    """Hand episodes on to Minari as long as they will fit on the disk.
+
+    A full disk that keeps HDF5 from closing its file ends the process by a fatal signal.
+
+    Args:
+        episodes: to be written in HDF5.
+        root: where.
+        row: bytes of a transition.
+        rows: how many there will be, about; what is beyond is looked at as it comes.
+        count: of the episodes, likewise.
+
+    Raises:
+        OSError: they do not fit.
+    """
+    expected = row * rows + AN_EPISODE * count
+    for number, episode in enumerate(episodes):
+        least = expected if number == 0 else min(UNWRITTEN, expected * max(count - number, 1) // max(count, 1))
+        if shutil.disk_usage(root).free < least:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
+        yield episode
 
 
 def install(identifier: str, temporary: Path, root: Path) -> Path:

@@ -20,7 +20,7 @@ from iq_offline.data import catalog
 from iq_offline.data.catalog import RANDOM, WAYPOINTS, Card, DatasetCard
 from iq_offline.data.ingest import Progress
 from iq_offline.data.spaces import leaves_of, part_of
-from iq_offline.data.writing import install, temporary_root
+from iq_offline.data.writing import install, temporary_root, while_they_fit
 from iq_offline.environments.make import built
 from iq_offline.environments.rollout import Act, Episode, acting, acting_in_turns, acting_randomly, rollout
 from iq_offline.files import disk_errors, shipped
@@ -150,11 +150,15 @@ def write(
         )
         for index, episode in enumerate(episodes)
     ]
+    rows = sum(len(episode.rewards) for episode in episodes)
+    parts = [part_of(episodes[0].observations[0], leaf.path) for leaf in leaves_of(observation_space)]
+    row = sum(np.asarray(part).nbytes for part in (*parts, episodes[0].actions[0], 0.0, False, False))
+    fitting = while_they_fit(buffers, catalog.minari_root(), row, rows, len(buffers))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Minari asks for an email address and a permanent link.
         minari.create_dataset_from_buffers(
             identifier,
-            buffers,
+            fitting,  # type: ignore[arg-type]
             env=card.environment,
             eval_env=card.environment,
             algorithm_name=card.training.algorithm if card.training and about.policy != RANDOM else about.policy,

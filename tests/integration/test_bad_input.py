@@ -752,6 +752,24 @@ def test_disks_of_every_size(root: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert len(set(outcomes)) >= 4, outcomes
 
 
+@pytest.mark.parametrize("size", ["1m", "4m"])
+def test_full_disk_while_importing_and_recording(size: str, tmp_path: Path) -> None:
+    """In processes of their own, which HDF5 would take down with it: it cannot close a file on a full disk."""
+    rows = [f"{trip},{time},{time / 7},{trip / 9}" for trip in range(120) for time in range(30)]
+    (tmp_path / "log.csv").write_text("\n".join(["trip,t,x,u", *rows]))
+    roles = ("--episode", "trip", "--time", "t", "--observation", "x", "--action", "u", "--id", "lab/log-v0")
+    with tmpfs(tmp_path / "disk", size) as disk:
+        environment = os.environ | {"MINARI_DATASETS_PATH": str(disk / "minari")}
+        for command in (("import", str(tmp_path / "log.csv"), *roles), ("build", "cartpole/expert")):
+            done = python("-m", "iq_offline", "datasets", *command, env=environment)
+            assert done.returncode == (0 if size == "4m" else 2), done.stderr
+            if done.returncode:
+                assert "no space left while" in the_error(done.stderr)
+                assert not [path for path in disk.rglob("*") if path.is_file()]
+            else:
+                shutil.rmtree(disk / "minari")
+
+
 def test_file_size_limit_while_logging(root: Path, output: Path) -> None:
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
     arguments = train("--output", output, "--algorithms", "bc", "--gradient-steps", 3000, "--log-every", 1)
