@@ -95,31 +95,45 @@ def without_sections(arguments: Sequence[str], sections: Sequence[str]) -> list[
     return [prefix.sub("--", word, count=1) if prefix.match(word) else word for word in arguments]
 
 
-def joined(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The values of an option that is given several times behind each other, and the names of such options.
+def repeated(arguments: Sequence[str]) -> list[str]:
+    """The options that stand there more than once."""
+    names = [_option(word) for word in arguments]
+    return [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
 
-    Of ``--set a --set b`` the parser would keep b alone, in silence.
-    """
+
+def joined(arguments: Sequence[str], option: str) -> list[str]:
+    """With all values of an option, ``--set a --set b``, behind its first place: ``--set a b``."""
     groups: list[list[str]] = [[]]
     for word in arguments:
-        if word.startswith("--") and word != "--":
-            name, equals, value = word.partition("=")
-            groups.append([name.replace("_", "-"), *([value] if equals else [])])
-        else:
-            groups[-1].append(word)
-    names = [group[0] for group in groups[1:]]
-    again = sorted({name for name in names if names.count(name) > 1})
-    if not again:
-        return list(arguments), []
-    words: dict[str, list[str]] = {}
-    for name, *values in groups[1:]:
-        words.setdefault(name, []).extend(values)
-    return [*groups[0], *(word for name, values in words.items() for word in (name, *values))], again
+        if _option(word):
+            groups.append([])
+        groups[-1] += [option, *word.split("=", 1)[1:]] if _option(word) == option else [word]
+    first, *others = (group for group in groups if group[:1] == [option])
+    if any(len(group) == 1 for group in (first, *others)):  # A value is missing: that is said.
+        return list(arguments)
+    first += [value for group in others for value in group[1:]]
+    return [word for group in groups if not any(group is other for other in others) for word in group]
+
+
+def _option(word: str) -> str:
+    """The name of the option that a word is; empty where it is a value."""
+    return word.partition("=")[0].replace("_", "-") if word.startswith("--") else ""
 
 
 def parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> Arguments_:
-    """What tyro reads from the command line, its complaints as one line."""
-    words, again = joined(arguments)
+    """What tyro reads from the command line, its complaints as one line.
+
+    Of an option that is repeated tyro takes the last values alone. Where it takes several, all of them were meant.
+    """
+    words = list(arguments)
+    for option in repeated(words):
+        with contextlib.suppress(UserError):
+            _parse(kind, together := joined(words, option), options)
+            words = together
+    return _parse(kind, words, options)
+
+
+def _parse(kind: type[Arguments_], words: list[str], options: dict[str, Any]) -> Arguments_:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -129,8 +143,6 @@ def parse(kind: type[Arguments_], arguments: Sequence[str], **options: Any) -> A
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        if again:
-            raise UserError(f"{' and '.join(again)} given more than once: give it once, with all its values") from None
         raise UserError(_in_one_line(complaint.getvalue())) from None
 
 

@@ -1,5 +1,6 @@
 """The command line of ``iq-offline datasets``: what each command takes, and which function does it."""
 
+import csv
 import dataclasses
 from pathlib import Path
 from typing import Annotated
@@ -79,7 +80,8 @@ class ImportLog:
     id: str
     """Of the new dataset: company/driving-v0"""
     observation: tuple[str, ...]
-    """Columns that make an observation: speed,lane,gap. A column of lists or a 2-D array gives several numbers."""
+    """Columns that make an observation: speed,lane,gap. A column of lists or a 2-D array gives several numbers; a name
+    with a comma in it stands in double quotes: '"pos,x",speed'."""
     action: tuple[str, ...]
     """Columns that make an action: steer,brake"""
     episode: str | None = None
@@ -165,7 +167,7 @@ def _import(given: ImportLog) -> None:
     from iq_offline.inspect_command import check
 
     observation, action = (
-        tuple(name.strip() for word in words for name in word.split(",") if name.strip())
+        tuple(name.strip() for line in csv.reader(words, skipinitialspace=True) for name in line if name.strip())
         for words in (given.observation, given.action)
     )
     roles = (given.episode, given.time, given.terminal, given.truncated, given.reward, given.next_observation)

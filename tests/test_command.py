@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from iq_offline.command import joined, parse
+from iq_offline.command import joined, parse, repeated
 from iq_offline.errors import UserError
 
 
@@ -23,15 +23,18 @@ def test_values_of_an_option_that_is_repeated_add_up() -> None:
     assert parse(Arguments, [*words, "--fast"]) == Arguments(("a=1", "b=2"), (-1.0, 3.0), 2, True)
 
 
-def test_an_option_with_one_value_is_given_once() -> None:
-    with pytest.raises(UserError, match=r"^--seed given more than once: give it once, with all its values$"):
-        parse(Arguments, ["--seed", "1", "--set", "a", "--seed", "2"])
+def test_of_an_option_with_one_value_the_last_counts() -> None:
+    words = ["--seed", "1", "--set", "a", "--seed", "2", "--set", "b"]
+    assert parse(Arguments, words) == Arguments(("a", "b"), seed=2)
 
 
-def test_what_is_typed_once_stays_as_it_is() -> None:
-    words = ["mine.toml", "--learning_rates=1", "--set", "a", "b", "--fast"]
-    assert joined(words) == (words, [])
-    assert joined(["mine.toml", "--set", "a", "--fast", "--set", "b"]) == (
-        ["mine.toml", "--set", "a", "b", "--fast"],
-        ["--set"],
-    )
+def test_what_is_wrong_is_said_of_what_was_typed() -> None:
+    with pytest.raises(UserError, match="--sede"):
+        parse(Arguments, ["--set", "a", "--sede", "2", "--set", "b"])
+
+
+def test_values_go_where_the_option_stood_first() -> None:
+    words = ["mine.toml", "--set=a", "b", "--fast", "--set", "c", "--learning_rates=1"]
+    assert repeated(words) == ["--set"]
+    assert joined(words, "--set") == ["mine.toml", "--set", "a", "b", "c", "--fast", "--learning_rates=1"]
+    assert joined(["--set", "a", "--set"], "--set") == ["--set", "a", "--set"], "a value is missing"

@@ -23,13 +23,14 @@ from iq_offline.data.log_records import (
     LogFile,
     missing,
     too_large,
+    without_blanks,
 )
 from iq_offline.errors import UserError
 
 PolarsType = Any
 """A ``pl.DataType``, whose name is not its repr: the tests' checks of annotations refuse it."""
 BATCH_ROWS = 50_000
-NULL_WORDS = ("", "NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan")
+NULLS = ["", "NA", "N/A", "n/a", "null", "NULL", "None", "NaN", "nan"]
 """What stands for no value in a CSV file, which has no other way to say it."""
 
 ISO_8601 = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2})(?:[.,](\d+))?)?(Z|[+-]\d{2}(?::?\d{2})?)?)?$"
@@ -96,7 +97,7 @@ class TableFile:
                 case "Parquet":
                     self._frame = pl.scan_parquet(path, glob=False)
                 case "CSV":  # As text: polars would read the whole file into memory to find the types of its columns.
-                    self._frame = pl.scan_csv(path, infer_schema=False, null_values=list(NULL_WORDS), glob=False)
+                    self._frame = without_blanks(pl.scan_csv(path, infer_schema=False, null_values=NULLS, glob=False))
                 case _:  # It has no glob=False: log[1].ndjson would be log1.ndjson.
                     self._frame = pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
             self._schema = dict(self._frame.collect_schema())

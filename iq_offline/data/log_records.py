@@ -222,4 +222,12 @@ def too_large(path: Path, name: str) -> UserError:
 def missing(path: Path, name: str, known: Sequence[str]) -> UserError:
     """The error for a column that a file does not have."""
     shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
-    return UserError(f"{path} has no column {name!r}{nearest(name, known) or f' (it has: {shown})'}")
+    quoted = "; a name with a comma in it stands in double quotes" if any("," in each for each in known) else ""
+    return UserError(f"{path} has no column {name!r}{nearest(name, known) or f' (it has: {shown})'}{quoted}")
+
+
+def without_blanks(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """With blanks around the names of columns gone, as they go around values: ``trip, speed`` names ``speed``."""
+    names = frame.collect_schema().names()
+    stripped = [name.strip() for name in names]
+    return frame.rename(dict(zip(names, stripped, strict=True))) if len(set(stripped)) == len(names) else frame

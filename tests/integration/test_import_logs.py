@@ -67,7 +67,7 @@ def test_a_log_becomes_a_dataset_that_trains(log: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--observation", "sped", "lane"], r"logs\.parquet has no column 'sped'; did you mean 'speed'"),
+        (["--observation", "sped"], r"logs\.parquet has no column 'sped'; did you mean 'speed'"),
         (["--observation", "trip_id"], r"column 'trip_id' holds no numbers but text \(String\), 'trip 0' in row 1"),
         (["--id", "driving"], r"--id 'driving' is no dataset id: namespace/name-vN"),
         (["--id", "t/x-v0"], r"namespace/name-vN \(letters, digits, - and _, the namespace two of them or more\)"),
@@ -84,6 +84,19 @@ def test_mistakes_are_one_line(
     assert printed.out == ""
     assert re.search(expected, the_error(printed.err)), printed.err
     assert snapshot(tmp_path) == before
+
+
+def test_names_with_blanks_around_them_and_with_commas_in_them(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{trip}, {time}, {trip / 9}, {time / 7}" for trip in range(2) for time in range(5)]
+    (log.parent / "blank.csv").write_text("\n".join(['trip, t, "pos,x", steer', *rows]).replace(', "', ',"'))
+    roles = ["--episode", "trip", "--time", "t", "--id", "company/blank-v0"]
+    command = ["datasets", "import", "blank.csv", *roles, "--observation", '"pos,x",t', "--action"]
+    assert main([*command, "steer"]) == 0
+    assert minari.load_dataset("company/blank-v0").storage.metadata["log"]["observation"] == ["pos,x", "t"]
+    capsys.readouterr()
+    assert main([*command, "pos,x", "--replace"]) == 2
+    told = "has no column 'pos'; did you mean 'pos,x'?; a name with a comma in it stands in double quotes"
+    assert told in capsys.readouterr().err
 
 
 def test_a_second_time_needs_replace(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
