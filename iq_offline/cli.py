@@ -101,6 +101,8 @@ def run_recipe(name: str, arguments: Sequence[str] | None = None) -> int:
         about = f"Train on fixed data, evaluate afterwards. Recipe {recipe.recipe}. Only --online meets an environment."
         prog = f"iq-offline train {name}"
         given = parse(RunArguments, arguments, prog=prog, description=about, default=default)
+        if "--no-online" in arguments and given.online.env_steps != recipe.online.env_steps:
+            raise UserError(f"--no-online and --online.env-steps {given.online.env_steps}: leave one of them out")
         if recipe.is_online and not given.meets_environment:
             given = dataclasses.replace(given, online=OnlineConfig())
         elif given.meets_environment and not (recipe.is_online or given.online.env_steps):
@@ -219,7 +221,7 @@ def _on_the_start(folder: Path, offline: RunConfig, given: IQLearnConfig, target
         yield (
             f"{learner}'s policy goes on by IQ-Learn; {learner} itself goes on, with its {critic}, where a recipe has "
             "the run as online.start: iq-offline train RUN_DIR/config.toml --online.start RUN_DIR --online.env-steps "
-            f"{FINE_TUNING}"
+            f"{FINE_TUNING}{' --prefetch 0' * bool(offline.training.prefetch)}"
         )
     by_hand = set_by_hand(offline.iq_learn, bool(offline.data.suboptimal)) if offline.algorithm == "iq_learn" else ()
     for name in by_hand:

@@ -26,7 +26,7 @@ from iq_offline.data.irregularity import few
 from iq_offline.data.replay import where
 from iq_offline.data.stream import open_source, view_of
 from iq_offline.data.subsampling import ALIKE, PLENTY, better_distance
-from iq_offline.environments.make import CANNOT_TRAIN, evaluation_environment, wrappers_left_out
+from iq_offline.environments.make import CANNOT_TRAIN, evaluation_environment, with_time_limit, wrappers_left_out
 from iq_offline.environments.record import record
 from iq_offline.environments.vector import VectorStepper
 from iq_offline.errors import UserError
@@ -92,7 +92,7 @@ def stages(config: RunConfig, folder: Path) -> tuple[RunConfig, ...]:
     """
     if not has_offline_half(config):
         whole = resolved(config)
-        start = saved_start(config) if config.training.actors == "auto" else None
+        start = saved_start(config) if config.is_online and config.training.actors == "auto" else None
         return (_with_actors_of(start, whole) if start else whole,)
     # Drawing ahead is for fixed data alone, and changes no result.
     whole = resolved(replace(config, training=replace(config.training, prefetch=0)))
@@ -210,6 +210,7 @@ def environments(run: Run, options: Options) -> VectorStepper:
     """
     source = run.data.expert.data.source
     environment = evaluation_environment(source, options.trust_env, CANNOT_TRAIN)
+    environment = with_time_limit(environment, run.data.expert.data.longest)
     stepper = VectorStepper(environment, source, run.config.online, run.config.data)
     if left_out := wrappers_left_out(source, options.trust_env):
         words = f"{stepper.name} is stepped without the wrappers {few(left_out)} that {source.id} names"

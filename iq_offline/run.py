@@ -138,15 +138,18 @@ def require_same_run(config: RunConfig, folder: Path) -> None:
         UserError: it holds another, or something that is no run at all.
     """
     file = folder / "config.toml"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --output")
     if not file.exists():
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run: choose another --output")
         return
     saved = saved_config(file)
     free = (*OF_NO_RESULT, "online.start") if _is_same_start(saved, config, folder) else OF_NO_RESULT
+    keys = [key for key in flat(to_table(config)) if key not in free]
     if (folder / LATEST).exists() or not (folder / SUMMARY).exists():  # It can be scored again, or never was.
-        free = (*free, "evaluation.")
-    different = _differences(saved, config, [key for key in flat(to_table(config)) if not key.startswith(free)])
+        keys = [key for key in keys if not key.startswith("evaluation.")]
+    different = _differences(saved, config, keys)
     if different:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise UserError(f"{folder} holds another configuration ({different[0]}{more}): choose another --output")
@@ -197,7 +200,7 @@ def require_same_data(data: Data, folder: Path, write: bool = True) -> None:
     Args:
         data: of the run.
         folder: of the run, or of one that must have been on the same data.
-        write: where there is none.
+        write: where there is none; else the folder is that of the run that this one starts from.
 
     Raises:
         UserError: the run was begun on other data.
@@ -208,6 +211,11 @@ def require_same_data(data: Data, folder: Path, write: bool = True) -> None:
     manifest = json.dumps([{"kind": kind} | _manifest(selection) for kind, selection in chosen], indent=2)
     file = folder / "data.json"
     if file.exists() and file.read_text() != manifest:
+        if not write:
+            raise UserError(
+                f"{folder} was trained on another selection of data than this run's: give both the same data.* and "
+                "seed, or another online.start"
+            )
         raise UserError(
             f"{folder} was begun on other data than {data.expert.data.source.id} holds now: choose another --output"
         )

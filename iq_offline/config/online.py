@@ -30,7 +30,7 @@ class OnlineConfig:
     """Copies of the environment, stepped side by side."""
     in_processes: Literal["auto", "yes", "no"] = "auto"
     """Each copy in a process of its own, or all in this one: the same result. auto: what a first look finds faster."""
-    updates_per_env_step: Annotated[float, Field(gt=0)] = 1.0
+    updates_per_env_step: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Gradient steps for each step in the environment, after the first ``start_steps``."""
     start_steps: Positive = 1_000
     """Steps before the first update: uniformly random from scratch, by the policy in fine-tuning."""
@@ -47,7 +47,7 @@ class OnlineConfig:
     evaluate_every: Positive = 5_000
     """Steps in the environment between averaged policies that are kept, and scored after training: at the first update
     from each multiple on, and at the end."""
-    time_limit: Annotated[float, Field(gt=0)] = 60.0
+    time_limit: Annotated[float, Field(gt=0, le=1e6)] = 60.0
     """Seconds that one step, or one reset, of all copies together may take. To build a copy may take as long, and 60 in
     any case."""
 

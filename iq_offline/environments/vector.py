@@ -117,10 +117,10 @@ class VectorStepper:
         if vector is None:
             return
         if self.in_processes:
+            for process in vector.processes:  # They ignore what is milder.
+                process.kill()
             with contextlib.suppress(Exception), _gymnasium_silent():
                 vector.close(terminate=True)
-            for process in vector.processes:  # Those of a vector that could not close itself.
-                process.terminate()
         else:
             _close(vector, self.config.time_limit)
         vector.closed = True
@@ -242,8 +242,8 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 
 def _work(*arguments: Any) -> None:
-    """A process: it leaves Ctrl-C to its parent, ends when that tells it to, and without a word when that is gone."""
+    """A process: it leaves signals to its parent, who may get them too, and ends without a word when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(EOFError, ConnectionError):
         _async_worker(*arguments)

@@ -111,7 +111,7 @@ def relevance(
     if missing <= 0:
         return weights
     spare = 1 - weights if possible is None else (1 - weights) * possible
-    behind = behind - behind[spare > 0].min()
+    behind = (behind - behind[spare > 0].min()).clamp(min=0)
     nearest = spare * torch.exp(-behind / scale)
     while nearest.sum() < missing:
         scale = 1.2 * scale

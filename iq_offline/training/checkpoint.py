@@ -60,16 +60,20 @@ def save_all(states: Mapping[Path, tuple[dict[str, Tensor], dict[str, Any]]]) ->
 def settle(paths: Sequence[Path]) -> None:
     """End what is left of a :func:`save_all`: kept if all had been written, dropped if one is missing.
 
+    They had been, if one was renamed already: then another path has that step. Others may be older, of runs that had
+    ended before.
+
     Raises:
         UserError: a file is damaged.
     """
     pending = [path for path in paths if _pending(path).exists()]
     if not pending:
         return
-    waiting = {load(_pending(path))[1]["step"] for path in pending}
+    waiting = {path: load(_pending(path))[1]["step"] for path in pending}
     renamed = {load(path)[1]["step"] if path.exists() else 0 for path in paths if path not in pending}
+    whole = len(pending) == len(paths) and len({*waiting.values()}) == 1
     for path in pending:
-        if len(waiting | renamed) == 1:
+        if whole or waiting[path] in renamed:
             os.replace(_pending(path), path)
         else:
             _pending(path).unlink()

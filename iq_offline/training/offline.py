@@ -138,6 +138,8 @@ def train_together(
                     _save(going, sums)
                 if stopping and going and step < total:
                     raise InterruptedTrainingError(step)
+            if stop_asked() and going:  # During the last update, or while its state was saved.
+                raise InterruptedTrainingError(learner.step)
         except StepError as fault:
             going = _finite(learner, going, sums, config.log_every)
             if going:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iq_offline.config import RunConfig
+from iq_offline.config import RunConfig, saved_config
 from iq_offline.errors import UserError
 from iq_offline.learning.agents import Agent
 from iq_offline.learning.agents.iq_learn import IQLearn
@@ -49,7 +49,7 @@ def start_from(learner: Learner, folder: Path) -> None:
     has_critic = has_critic and not isinstance(learner.agent, LearnedReward)  # Theirs is for rewards yet to be learned.
     has_critic = has_critic and _has_actor(saved) == _has_actor(own)  # Or what acted there is not the Q that acts here.
     taken = {name: value for name, value in saved.items() if name.startswith("parameters/normalizer/")}
-    scale, shift = _rescaling(saved, learner, has_critic)
+    scale, shift = _rescaling(saved, learner, has_critic and not _counts_from_zero(folder))
     if has_critic:
         skipped = "parameters/coefficients/", "average/", f"parameters/{averaged}/"
         taken |= {name: value for name, value in saved.items() if name != "step" and not name.startswith(skipped)}
@@ -77,14 +77,23 @@ def _has_actor(tensors: dict[str, Tensor]) -> bool:
     return any(name.startswith("parameters/actor/") for name in tensors)
 
 
-def _rescaling(saved: dict[str, Tensor], learner: Learner, has_critic: bool) -> tuple[float, float]:
+def _counts_from_zero(folder: Path) -> bool:
+    """Whether the lowest reward of an offline run was 0: raised ones are, and SQIL's."""
+    file = folder / "config.toml"
+    if not file.exists():
+        return False
+    config = saved_config(file)
+    return config.algorithm != "iq_learn" or config.iq_learn.absorbing_value == "raised"
+
+
+def _rescaling(saved: dict[str, Tensor], learner: Learner, moved: bool) -> tuple[float, float]:
     """By what the last layer of a Q is multiplied, and what is added to its bias.
 
-    The softmax stays the same at another temperature. Rewards that are counted from their lowest one (``raised``), as
-    those of fixed data never are, move every value with them.
+    The softmax stays the same at another temperature. Rewards that are counted from their lowest one (``raised``) move
+    every value with them, unless they were counted so already (``moved`` is false).
     """
     agent, parameters, scale, shift = learner.agent, learner.parameters, 1.0, 0.0
-    if has_critic and isinstance(agent, IQLearn):
+    if moved and isinstance(agent, IQLearn):
         shift = float(agent.raised(parameters)) / (1 - agent.discount)
     if isinstance(agent, SoftmaxOfQ):
         shift /= len(agent.actions.counts)  # Q is the sum of its branches.

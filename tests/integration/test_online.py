@@ -202,6 +202,21 @@ def test_what_an_online_recipe_is_without_its_environment(
     assert not (folder / "offline").exists()
 
 
+def test_what_the_command_line_contradicts_or_changes_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point_dataset()
+    command = ["train", "cartpole_online", "--expert", "test/point-v0", "--output", str(tmp_path / "run")]
+    for given, told in (
+        (["--no-online", "--online.env-steps", "30"], "--no-online and --online.env-steps 30: leave one of them out"),
+        (["--online.time-limit", "inf"], "time_limit = inf"),
+        (["--online.updates-per-env-step", "inf"], "updates_per_env_step = inf"),
+    ):
+        assert main([*command, *given]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrappers_are_missed_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """And once, though the environment is looked at before either half."""
     point_dataset()

@@ -132,6 +132,16 @@ def test_impossible_rows_do_not_even_fill_up():
     assert (weights[~possible] == 0).all()
 
 
+def test_likely_rows_far_behind_are_no_overflow():
+    """Of 900 rows at the level none is possible; the 100 that are lie six scales behind them."""
+    possible = torch.arange(1000) >= 900
+    score = torch.where(possible, -50.0, 10.0)
+    nobody = torch.zeros_like(possible)
+    weights = relevance(score, torch.tensor(10.0), torch.tensor(0.0), 40.0, 50, nobody, possible)
+    assert weights[possible].tolist() == pytest.approx([0.5] * 100)
+    assert (weights[~possible] == 0).all()
+
+
 @given(st.lists(NUMBERS, min_size=1, max_size=200), st.integers(1, 200))
 def test_outstanding_rows_are_enough_and_nearer_to_the_best(score: list[float], count: int):
     numbers, count = torch.tensor(score, dtype=torch.float64), min(count, len(score))

@@ -91,6 +91,16 @@ def settled(folder: Path, count: int = 3) -> list[int]:
     return [values["step"] for _, values in loaded]
 
 
+def test_one_that_had_ended_before_does_not_part_the_others(tmp_path: Path):
+    """Three are known; the third's run had failed at step 10, and the process was killed between two renames."""
+    save_many(tmp_path, 10)
+    save_many(tmp_path, 20, count=2)
+    second = tmp_path / "1" / "latest.safetensors"
+    second.rename(second.with_suffix(".pending"))
+    checkpoint.save(second, {"i": torch.tensor([1, 10])}, {"step": 10})
+    assert settled(tmp_path) == [20, 20, 10]
+
+
 class KilledError(BaseException):
     """As if the process had ended here."""
 

@@ -26,14 +26,20 @@ from iq_offline.errors import UserError
 from iq_offline.experiment import environments, obtain, run, stages, train_policies
 from iq_offline.learning.agents import normalized
 from iq_offline.learning.agents.learned_reward import LearnedReward
-from iq_offline.run import Run
+from iq_offline.run import Run, require_same_run
 from iq_offline.training import checkpoint
 from iq_offline.training.offline import LATEST, InterruptedTrainingError, step_reached, train
 from iq_offline.training.online import OnlineTraining
 from iq_offline.training.setup import choose_data, prepare
 from iq_offline.training.tracking import read_metrics
 from iq_offline.training.training import StepError
-from tests.environments.worlds import as_given, environment_dataset, online_config, point_dataset
+from tests.environments.worlds import (
+    as_given,
+    endless_dataset,
+    environment_dataset,
+    online_config,
+    point_dataset,
+)
 from tests.helpers import point_mass_dataset
 from tests.training.program import QUIET, assert_same_run, weights, write_config
 
@@ -590,8 +596,53 @@ def test_another_start_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="has other networks than this run"):
         begun(wider, tmp_path / "b")
     other = replace(wider, training=config.training, data=replace(config.data, num_expert_trajectories=2))
-    with pytest.raises(UserError, match="was begun on other data"):
+    with pytest.raises(UserError, match="was trained on another selection of data than this run's"):
         begun(other, tmp_path / "c")
+
+
+@pytest.mark.parametrize("absorbing_value", ["zero", "raised"])
+def test_rewards_are_raised_once(absorbing_value: Any, tmp_path: Path):
+    """An offline critic that counts from the lowest reward already is not moved again."""
+    point_dataset()
+    terms = IQLearnConfig(policy="soft_actor_critic", absorbing_value=absorbing_value)
+    given = as_given()
+    given = replace(given, data=replace(given.data, suboptimal=(Suboptimal("test/point-v0"),)))
+    (offline,) = stages(replace(given, online=OnlineConfig(), iq_learn=terms), tmp_path)
+    run(offline, tmp_path / "offline", QUIET)
+    online = replace(given.online, start=str(tmp_path / "offline"))
+    config = replace(given, online=online, iq_learn=IQLearnConfig(policy="soft_actor_critic"))
+    training = begun(stages(config, tmp_path)[-1], tmp_path / "tuned")
+    theirs = weights(tmp_path / "offline" / LATEST)["learner/parameters/critic/2.bias"]
+    moved = training.learner.state()["parameters/critic/2.bias"] - theirs
+    assert moved.tolist() == pytest.approx([0.0 if absorbing_value == "raised" else 100.0], abs=1e-4)
+    training.close()
+
+
+def test_an_environment_without_a_time_limit_is_cut_as_it_is_scored(tmp_path: Path):
+    endless_dataset("test/swing-v0")
+    config = online_config("test/swing-v0", environments=1, env_steps=80, start_steps=70)
+    training = begun(config, tmp_path / "run")
+    watched = Watched(training.stepper)
+    training.stepper = watched
+    for _ in range(70):
+        training.collect()
+    assert watched.ended == 2, "after 30 steps each, as the longest recorded one has"
+    training.close()
+
+
+def test_online_runs_are_told_apart_by_all_of_their_options(tmp_path: Path):
+    """``online.start_steps`` is no spelling of ``online.start``."""
+    config, folder = online_config(), tmp_path / "run"
+    folder.mkdir()
+    write_config(config, folder / "config.toml")
+    require_same_run(config, folder)
+    for name, value in (("start_steps", 30), ("start_anchor", 3.0)):
+        other = replace(config, online=replace(config.online, **{name: value}))
+        with pytest.raises(UserError, match=f"holds another configuration .online.{name} is"):
+            require_same_run(other, folder)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file: choose another --output"):
+        require_same_run(config, tmp_path / "file")
 
 
 def test_a_run_that_cannot_begin_leaves_no_environments_behind(tmp_path: Path):
