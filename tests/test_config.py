@@ -276,13 +276,13 @@ def test_auto_with_suboptimal_data() -> None:
     ("online", "algorithm", "actors"),
     [
         *((OnlineConfig(), algorithm, 5) for algorithm in ("bc", "iq_learn", "sqil")),
-        *((OnlineConfig(5_000), algorithm, 5) for algorithm in ("iq_learn", "sqil", "gail")),
+        *((OnlineConfig(5_000), algorithm, 1) for algorithm in ("iq_learn", "sqil", "gail")),
         (OnlineConfig(5_000, "some/run"), "iq_learn", 5),
         *((online, "valuedice", 1) for online in (OnlineConfig(), OnlineConfig(5_000))),
     ],
 )
-def test_several_networks_act_but_where_one_is_better(online: OnlineConfig, algorithm: Any, actors: int) -> None:
-    """ValueDICE is weaker with five."""
+def test_several_networks_act_but_where_one_is_as_good(online: OnlineConfig, algorithm: Any, actors: int) -> None:
+    """ValueDICE is weaker with five; in the environment they are better on Ant and worse on Walker2d."""
     data = DataConfig(suboptimal=(Suboptimal("hopper/medium"),) if algorithm == "sqil" else ())
     config = RunConfig(algorithm=algorithm, data=data, online=online)
     assert resolved(config).training.actors == actors

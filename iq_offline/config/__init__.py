@@ -131,7 +131,8 @@ class TrainingConfig:
     """Units in the hidden layers of every network."""
     actors: Positive | Literal["auto"] = "auto"
     """With actions in a box: networks that act together, by the mean of their actions. What each makes up where nothing
-    was shown cancels out. auto: 5; for ValueDICE 1; a run that goes on with another's networks has as many as that."""
+    was shown cancels out. auto: 5; for ValueDICE, and where the policy begins in the environment, 1; a run that goes on
+    with another's networks has as many as that."""
     activation: Activation = "elu"
     """Between the layers of the network that acts. Other networks have relu."""
     layer_norm: Normed = "none"
@@ -266,7 +267,8 @@ def resolved(config: RunConfig) -> RunConfig:
     mixed = bool(config.data.suboptimal) or config.is_online
     config = dataclasses.replace(config, iq_learn=decided(config.iq_learn, mixed, config.is_online))
     if config.training.actors == "auto":
-        actors = 1 if config.algorithm in BETTER_ALONE else 5
+        begins_online = config.is_online and not config.online.start
+        actors = 1 if begins_online or config.algorithm in BETTER_ALONE else 5
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, actors=actors))
     if config.algorithm == "iq_learn":
         if config.iq_learn.policy == "learned_reward" and not config.is_online:
