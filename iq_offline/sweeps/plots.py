@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from iq_offline.data import views
 from iq_offline.errors import UserError
 from iq_offline.evaluation.plots import rendered, styles
 from iq_offline.files import write_atomically
@@ -313,7 +314,7 @@ def _kept(rows: pl.DataFrame) -> str:
 
 def _dataset(rows: pl.DataFrame) -> str:
     """The expert's dataset, where no panel is named after it."""
-    experts = rows[EXPERT].unique().to_list()
+    experts = [views.short(expert) for expert in rows[EXPERT].unique()]
     return experts[0] if len(experts) == 1 and experts[0] not in rows["data"] else ""
 
 

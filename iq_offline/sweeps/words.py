@@ -78,7 +78,7 @@ def kinds_in_words(frame: pl.DataFrame) -> list[str]:
 
 def with_data(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with ``data``: what its rows are learned from, by what varies; the dataset where nothing does."""
-    kinds, experts = kinds_in_words(frame), frame[EXPERT].to_list()
+    kinds, experts = kinds_in_words(frame), [views.short(expert) for expert in frame[EXPERT]]
     several = frame[SUBOPTIMAL].n_unique() > 1, frame[EXPERT].n_unique() > 1
     kinds = ["no suboptimal data" if kind == "none" else kind for kind in kinds]
     if several[0] and several[1] and len(set(kinds)) > 1:
@@ -163,7 +163,7 @@ def _learner(algorithm: str, settings: list[str]) -> str:
 def _setting(key: str, value: Any, among: Sequence[str]) -> str:
     """``iq_learn.temperature`` at 0.01 is "temperature 0.01"; the section stays where two keys end alike."""
     if key == EXPERT:
-        return value
+        return views.short(value)
     if key == SUBOPTIMAL:
         return "no suboptimal data" if value == "none" else value
     if key in VALUES:

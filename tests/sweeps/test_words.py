@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from iq_offline.data.views import short
 from iq_offline.sweeps.words import as_words, kinds_in_words, with_data, with_lines
 from tests.sweeps.frames import make_runs
 
@@ -121,3 +122,14 @@ def test_a_change_that_decides_another_makes_no_name_longer() -> None:
         "IQ-Learn, chi2 alpha 1.5",
         "IQ-Learn, behavior anchor 0, adam beta1 0.5",
     }
+
+
+def test_long_views_are_named_by_where_they_begin() -> None:
+    """Their episodes one by one would fill a page, and no figure has room for that."""
+    even, odd = (f"hopper/expert[{','.join(map(str, range(first, 100, 2)))}]" for first in (0, 1))
+    runs = make_runs(experts=(even, odd))
+    shown = with_data(runs)["data"].unique().to_list()
+    assert sorted(shown) == sorted(map(short, (even, odd)))
+    assert max(map(len, shown)) < 40
+    lines = with_lines(runs, ["data.expert"])["line"].unique().to_list()
+    assert max(map(len, lines)) < 60
