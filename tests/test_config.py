@@ -282,7 +282,7 @@ def test_auto_with_suboptimal_data() -> None:
     ],
 )
 def test_several_networks_act_but_where_one_is_as_good(online: OnlineConfig, algorithm: Any, actors: int) -> None:
-    """ValueDICE is weaker with five; in the environment they are better on Ant and worse on Walker2d."""
+    """ValueDICE is weaker with five; in the environment they are better on Ant alone, and twice as dear."""
     data = DataConfig(suboptimal=(Suboptimal("hopper/medium"),) if algorithm == "sqil" else ())
     config = RunConfig(algorithm=algorithm, data=data, online=online)
     assert resolved(config).training.actors == actors
