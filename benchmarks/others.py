@@ -18,22 +18,18 @@ import torch
 from iq_offline.data.catalog import Card, DatasetCard, References, load_card, minari_root
 from iq_offline.data.writing import install, temporary_root
 from iq_offline.environments.make import built
-from iq_offline.environments.record import SIDE_BY_SIDE, write
-from iq_offline.environments.rollout import Episode, acting, acting_in_turns, acting_randomly, rollout
-from iq_offline.learning.policy import Policy
+from iq_offline.environments.record import SIDE_BY_SIDE, behaviour, write
+from iq_offline.environments.rollout import Episode, rollout
 
 EPISODES = 60
 SEEDS = {"expert": 700_000, "noisy": 800_000}
 
 
-def episodes_of(policy: Policy, tier: str, card: Card) -> list[Episode]:
+def episodes_of(about: DatasetCard, card: Card) -> list[Episode]:
     """As the policy acts, for ``noisy`` with random actions now and then."""
     with built(card.environment, SIDE_BY_SIDE) as environments:
-        act, stretches = acting(policy), card.datasets[tier].random_stretches
-        if stretches is not None:
-            randomly = acting_randomly(environments[0].action_space)
-            act = acting_in_turns(act, randomly, stretches.every, stretches.shortest, stretches.longest)
-        return list(rollout(environments, act, range(SEEDS[tier], SEEDS[tier] + EPISODES)))
+        act = behaviour(about, environments[0])
+        return list(rollout(environments, act, range(about.seed, about.seed + about.episodes)))
 
 
 def main() -> None:
@@ -43,19 +39,28 @@ def main() -> None:
     parser.add_argument("name", help="of the card whose environment it is: hopper, halfcheetah, walker2d")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    card, policy = load_card(options.name), Policy.load(options.run / "policy.safetensors")
+    card, policy = load_card(options.name), (options.run / "policy.safetensors").absolute()
     with built(card.environment, 1) as (environment,):
         space = environment.observation_space
-    recorded = {tier: episodes_of(policy, tier, card) for tier in SEEDS}
+    tiers = {
+        tier: DatasetCard(str(policy), EPISODES, seed, random_stretches=card.datasets[tier].random_stretches)
+        for tier, seed in SEEDS.items()
+    }
+    recorded = {tier: episodes_of(about, card) for tier, about in tiers.items()}
     returns = {tier: np.array([episode.total_return for episode in recorded[tier]]) for tier in SEEDS}
     whose = f"the policy of {options.run}"
     references = References(float(returns["expert"].mean()), card.references.random_return, whose)
     root = minari_root()
     for tier, episodes in recorded.items():
         identifier = f"others/{options.name}/{tier}-v0"
-        about = DatasetCard(policy=options.run.name, episodes=EPISODES, seed=SEEDS[tier])
         with temporary_root(root) as temporary:
-            write(identifier, dataclasses.replace(card, references=references, training=None), about, episodes, space)
+            write(
+                identifier,
+                dataclasses.replace(card, references=references, training=None),
+                tiers[tier],
+                episodes,
+                space,
+            )
             install(identifier, temporary, root)
         print(f"{identifier}: {returns[tier].mean():.1f} ± {returns[tier].std():.1f}, lowest {returns[tier].min():.1f}")
 

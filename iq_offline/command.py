@@ -108,11 +108,13 @@ def joined(arguments: Sequence[str], option: str) -> list[str]:
         if _option(word):
             groups.append([])
         groups[-1] += [option, *word.split("=", 1)[1:]] if _option(word) == option else [word]
-    first, *others = (group for group in groups if group[:1] == [option])
-    if any(len(group) == 1 for group in (first, *others)):  # A value is missing: that is said.
+    first, *others = own = [group for group in groups if group[:1] == [option]]
+    if any(len(group) == 1 for group in own):  # A value is missing: that is said.
         return list(arguments)
-    first += [value for group in others for value in group[1:]]
-    return [word for group in groups if not any(group is other for other in others) for word in group]
+    for group in others:
+        first += group[1:]
+        group.clear()
+    return [word for group in groups for word in group]
 
 
 def _option(word: str) -> str:

@@ -253,8 +253,13 @@ def saved_start(config: RunConfig) -> RunConfig | None:
     Raises:
         UserError: it cannot be read.
     """
-    file = Path(config.online.start) / "config.toml"
-    return saved_config(file) if config.online.start and file.exists() else None
+    return config_in(Path(config.online.start)) if config.online.start else None
+
+
+def config_in(folder: Path) -> RunConfig | None:
+    """The configuration of a run's folder, by :func:`saved_config`; None where it has none."""
+    file = folder / "config.toml"
+    return saved_config(file) if file.exists() else None
 
 
 def resolved(config: RunConfig) -> RunConfig:

@@ -136,9 +136,9 @@ def train_together(
                         on_snapshot(member, step)
                 if saving or stopping:
                     _save(going, sums)
-                if stopping and going and step < total:
-                    raise InterruptedTrainingError(step)
-            if stop_asked() and going:  # During the last update, or while its state was saved.
+                if stopping:
+                    break
+            if stop_asked() and going:
                 raise InterruptedTrainingError(learner.step)
         except StepError as fault:
             going = _finite(learner, going, sums, config.log_every)

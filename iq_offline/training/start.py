@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iq_offline.config import RunConfig, saved_config
+from iq_offline.config import RunConfig, config_in
 from iq_offline.errors import UserError
 from iq_offline.learning.agents import Agent
 from iq_offline.learning.agents.iq_learn import IQLearn
@@ -79,11 +79,8 @@ def _has_actor(tensors: dict[str, Tensor]) -> bool:
 
 def _counts_from_zero(folder: Path) -> bool:
     """Whether the lowest reward of an offline run was 0: raised ones are, and SQIL's."""
-    file = folder / "config.toml"
-    if not file.exists():
-        return False
-    config = saved_config(file)
-    return config.algorithm != "iq_learn" or config.iq_learn.absorbing_value == "raised"
+    config = config_in(folder)
+    return config is not None and (config.algorithm != "iq_learn" or config.iq_learn.absorbing_value == "raised")
 
 
 def _rescaling(saved: dict[str, Tensor], learner: Learner, moved: bool) -> tuple[float, float]:
